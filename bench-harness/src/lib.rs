@@ -1,0 +1,1 @@
+//! The load generator, its latency recorders and its reports.

@@ -1,0 +1,1 @@
+//! What a broker means: partitions, the catalog, shards and the mesh between them.

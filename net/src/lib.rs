@@ -1,0 +1,1 @@
+//! Wires: the io_uring driver, connections, and one room per protocol.
