@@ -1,1 +1,10 @@
 //! Durable bytes: the write-ahead log of one shard, its packs and segments, and their recovery.
+//!
+//! This crate decides what is written where and when it counts as durable; it performs no I/O
+//! itself. [`disk`] is the seam to whoever does.
+
+pub mod buf;
+pub mod disk;
+pub mod error;
+pub mod record;
+pub mod units;

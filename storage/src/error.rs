@@ -1,0 +1,107 @@
+//! What storage reports: the disk's failures and the disk's lies, told apart.
+
+use crate::disk::{DiskError, FileName};
+use crate::units::{FilePosition, Lsn, PartitionId, ShardId};
+
+/// Why a store cannot open, or had to stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// Acknowledged data is damaged. Nothing was changed on disk.
+    #[error(
+        "shard {shard}: acknowledged data is damaged from LSN {from} to {to} \
+         ({file} at byte {position}: {found}); the files are left as they are. \
+         To start without that range: --accept-loss {shard}:{from}-{to}"
+    )]
+    Quarantine {
+        /// The damaged shard.
+        shard: ShardId,
+        /// First damaged address.
+        from: Lsn,
+        /// End of what was acknowledged, exclusive.
+        to: Lsn,
+        /// Where the damage begins.
+        file: FileName,
+        /// Byte position in `file`.
+        position: FilePosition,
+        /// What stood there instead of a good block.
+        found: &'static str,
+    },
+    /// A file that other files refer to is damaged, missing or of an unknown format.
+    #[error("shard {shard}: {file} at byte {position}: {found}")]
+    Corrupt {
+        /// The shard.
+        shard: ShardId,
+        /// The damaged file.
+        file: FileName,
+        /// Byte position in `file`.
+        position: FilePosition,
+        /// What is wrong there.
+        found: &'static str,
+    },
+    /// An operation failed while the store was being opened.
+    #[error("shard {shard}: {file}: {error}")]
+    Io {
+        /// The shard.
+        shard: ShardId,
+        /// The file operated on, or the directory.
+        file: String,
+        /// The failure.
+        error: DiskError,
+    },
+    /// A WAL write or sync failed: nothing more is acknowledged, and the process must end.
+    #[error(
+        "shard {shard}: a write to the log failed ({error}); what it carried was not \
+         acknowledged, and nothing more will be: restart to recover"
+    )]
+    Poisoned {
+        /// The shard.
+        shard: ShardId,
+        /// The failure.
+        error: DiskError,
+    },
+}
+
+/// Why an append was not taken. The caller keeps the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Settling is behind: every WAL file holds data that is not in a pack yet. Try again after
+    /// completions; stop reading from producers meanwhile.
+    #[error("the log has no free file yet")]
+    WalFull,
+    /// The file system is down to its reserve.
+    #[error("the disk is full")]
+    DiskFull,
+    /// Larger than `batch_bytes_max`.
+    #[error("a batch of {bytes} bytes exceeds the limit of {bytes_max}")]
+    TooLarge {
+        /// The batch's size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A write to the log failed earlier.
+    #[error("the log is poisoned by a failed write")]
+    Poisoned,
+}
+
+/// Why a read gave nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No such log in this store.
+    #[error("unknown partition {0}")]
+    UnknownPartition(PartitionId),
+    /// Outside what the log holds.
+    #[error("offset out of range")]
+    OutOfRange,
+    /// What the disk returned is not what was written there.
+    #[error("stored data is damaged: {file} at byte {position}")]
+    Damaged {
+        /// The file.
+        file: FileName,
+        /// Byte position in `file`.
+        position: FilePosition,
+    },
+    /// The disk failed to read.
+    #[error("reading failed: {0}")]
+    Disk(DiskError),
+}
