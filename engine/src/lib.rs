@@ -1,1 +1,10 @@
 //! What a broker means: partitions, the catalog, shards and the mesh between them.
+//!
+//! A [`command::Command`] goes in, one [`event::Event`] comes out. Everything is synchronous and
+//! takes the time as an argument; threads, rings and files belong to the driver.
+
+pub mod catalog;
+pub mod command;
+pub mod event;
+pub mod jobs;
+pub mod report;

@@ -1,1 +1,6 @@
 //! Wires: the io_uring driver, connections, and one room per protocol.
+//!
+//! [`io`] is the seam to the driver, [`session`] the seam to the protocol rooms.
+
+pub mod io;
+pub mod session;

@@ -1,0 +1,29 @@
+//! What a shard tells the control thread about itself: a snapshot, copied out, never shared.
+
+use millrace_storage::units::{Offset, PartitionId, ShardId};
+
+/// One shard's state at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ShardReport {
+    /// Which shard.
+    pub shard: ShardId,
+    /// The catalog epoch that it has.
+    pub catalog_epoch: u64,
+    /// Its partitions.
+    pub partitions: Vec<PartitionReport>,
+    /// Counters by name, each monotone since start unless its name ends in `_now`.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// One partition's state.
+#[derive(Clone, Debug)]
+pub struct PartitionReport {
+    /// Which.
+    pub partition: PartitionId,
+    /// First offset held.
+    pub log_start: Offset,
+    /// First offset not yet readable.
+    pub high_watermark: Offset,
+    /// Bytes held.
+    pub bytes: u64,
+}

@@ -1,0 +1,125 @@
+//! What a protocol room gives the connection, and what it gets.
+//!
+//! A session turns bytes into commands and outcomes into bytes. It owns no socket and reads no
+//! clock: a transcript in, a transcript out.
+
+use std::net::SocketAddr;
+
+use millrace_engine::catalog::Catalog;
+use millrace_engine::command::Command;
+use millrace_engine::event::{Outcome, Refusal};
+use millrace_storage::units::{BootTime, Now, ShardId};
+
+/// A protocol's side of a connection.
+pub trait ProtocolSession {
+    /// Takes whole requests from the front of `input`. Called again with what was not taken, and
+    /// more behind it.
+    ///
+    /// # Errors
+    /// The peer broke the protocol: the connection closes once pending output is sent.
+    fn handle_input(
+        &mut self,
+        now: Now,
+        input: &[u8],
+        sink: &mut dyn CommandSink,
+    ) -> Result<Taken, ProtocolViolation>;
+
+    /// Takes the terminal outcome of the command submitted under `sequence`.
+    fn handle_outcome(
+        &mut self,
+        now: Now,
+        sequence: u64,
+        outcome: Result<Outcome, Refusal>,
+        sink: &mut dyn CommandSink,
+    );
+
+    /// The time came that `poll_timeout` asked for.
+    ///
+    /// # Errors
+    /// The peer did not do in time what the protocol asks of it.
+    fn handle_timeout(&mut self, now: Now) -> Result<(), ProtocolViolation>;
+
+    /// When to call `handle_timeout`.
+    fn poll_timeout(&self) -> Option<BootTime>;
+
+    /// Moves finished replies, in request order, to the end of `out`, until nothing is ready or
+    /// `out` holds `out_bytes_max`; one reply may exceed it.
+    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize);
+
+    /// Whether another request may be read now. `false` stops reading from the socket: the
+    /// pipeline is full, or an earlier request must end first.
+    fn wants_input(&self) -> bool;
+}
+
+/// What `handle_input` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes taken from the front of the input.
+    pub bytes: usize,
+    /// Bytes that the request now at the front needs in all, if known; already within the
+    /// protocol's limit. 0: unknown, or the session stopped by choice (`wants_input` is false).
+    pub need_bytes: usize,
+}
+
+/// Why a connection is closed on the peer's account. Logged, with the peer's address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ProtocolViolation {
+    /// What the peer did and what to do about it.
+    pub reason: String,
+}
+
+/// Where a session's commands go: the worker's shard.
+pub trait CommandSink {
+    /// Submits a command. Its outcome comes back under `sequence`, which the session chooses,
+    /// each one once; never before this call returns.
+    fn submit(&mut self, now: Now, sequence: u64, command: Command<'_>);
+
+    /// Withdraws a command whose outcome is no longer wanted; none will come.
+    fn cancel(&mut self, sequence: u64);
+
+    /// The shard's copy of the catalog.
+    fn catalog(&self) -> &Catalog;
+
+    /// Who answers where, as this connection should see it.
+    fn cluster(&self) -> &ClusterView;
+
+    /// The connection's own addresses.
+    fn addresses(&self) -> ConnectionAddresses;
+
+    /// Whether the log takes appends; `false`: leave produce requests in the socket.
+    fn accepts_appends(&self) -> bool;
+}
+
+/// A connection's two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionAddresses {
+    /// The client's.
+    pub peer: SocketAddr,
+    /// Ours, as the client reached it: what an unset advertised address stands for.
+    pub local: SocketAddr,
+}
+
+/// The broker as clients see it: one node, or one a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterView {
+    /// Kafka's cluster id: kept in the catalog from the first start on.
+    pub cluster_id: String,
+    /// The nodes in shard order; exactly one in one-port mode.
+    pub nodes: Vec<Node>,
+    /// Index into `nodes` of the one that this connection came in on.
+    pub own: usize,
+}
+
+/// A broker node as a Kafka client knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Node id: shard + 1; 1 in one-port mode.
+    pub id: i32,
+    /// The shard that it fronts; `None` in one-port mode, where one node fronts all.
+    pub shard: Option<ShardId>,
+    /// Advertised host; `None`: the address that the connection came in on.
+    pub host: Option<String>,
+    /// Advertised port.
+    pub port: u16,
+}
