@@ -172,9 +172,9 @@ pub struct DiskDone {
 /// What a successful operation gives back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOutcome {
-    /// Nothing beyond success.
+    /// Success; of a read or a write, all of the buffer.
     Done,
-    /// Bytes transferred: less than asked for a read at the file's end, or for a short write.
+    /// A read or a write moved only so many bytes: the file's end, or a short write.
     Transferred(usize),
     /// The directory's files.
     Listed(Listing),
