@@ -7,7 +7,7 @@
 //! |     12 |     4 | i32  | partition leader epoch | set by the log; outside the checksum        |
 //! |     16 |     1 | i8   | magic                  | 2                                           |
 //! |     17 |     4 | u32  | checksum               | CRC-32C of everything after it              |
-//! |     21 |     2 | i16  | attributes             | bits 0-2 codec, 3 append time, 4 txn, 5 control |
+//! |     21 |     2 | i16  | attributes             | 0-2 codec, 3 append time, 4 txn, 5 control  |
 //! |     23 |     4 | i32  | last offset delta      | records - 1, or more after compaction       |
 //! |     27 |     8 | i64  | base timestamp         | ms since the Unix epoch                     |
 //! |     35 |     8 | i64  | max timestamp          | ms since the Unix epoch                     |
