@@ -7,4 +7,6 @@ pub mod buf;
 pub mod disk;
 pub mod error;
 pub mod record;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod units;
