@@ -5,7 +5,7 @@ pub mod config;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use millrace_storage::units::{PartitionId, ShardId};
+use millrace_storage::units::{LeaderEpoch, PartitionId, ShardId};
 use uuid::Uuid;
 
 use config::TopicOverrides;
@@ -43,6 +43,8 @@ pub struct PartitionHome {
     pub id: PartitionId,
     /// Its owner.
     pub home: ShardId,
+    /// As of the last start, which alone can raise it.
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// Where in the catalog a partition stands.
