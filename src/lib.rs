@@ -1,0 +1,4 @@
+//! Millrace: a durable single-node message broker, as a library to embed and as the `millrace`
+//! command.
+
+pub mod config;
