@@ -14,6 +14,40 @@ use crate::units::{FilePosition, PackId, ShardId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskToken(pub u64);
 
+impl DiskToken {
+    /// The component that issued the token: the `tag` of its [`DiskTokens`].
+    #[must_use]
+    pub fn tag(self) -> u8 {
+        self.0.to_be_bytes()[0]
+    }
+}
+
+/// One component's supply of tokens. The tag in their top byte tells the store whose completion
+/// it holds, so components of one store number their operations independently.
+#[derive(Debug)]
+pub struct DiskTokens {
+    /// The next token; its top byte is the tag, the other seven count up.
+    next: u64,
+}
+
+impl DiskTokens {
+    /// A supply under `tag`, which no other component of the same store uses.
+    #[must_use]
+    pub const fn new(tag: u8) -> Self {
+        Self {
+            next: (tag as u64) << 56,
+        }
+    }
+
+    /// A token that this supply never gave before.
+    pub fn issue(&mut self) -> DiskToken {
+        let token = DiskToken(self.next);
+        self.next += 1;
+        assert_eq!(token.tag(), DiskToken(self.next).tag(), "2^56 operations");
+        token
+    }
+}
+
 /// A file of one shard's directory. Names from clients never reach the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileName {

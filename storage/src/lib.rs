@@ -4,8 +4,10 @@
 //! itself. [`disk`] is the seam to whoever does.
 
 pub mod buf;
+mod codec;
 pub mod disk;
 pub mod error;
+pub mod manifest;
 pub mod record;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
