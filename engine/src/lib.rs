@@ -4,7 +4,9 @@
 //! takes the time as an argument; threads, rings and files belong to the driver.
 
 pub mod catalog;
+pub mod codec;
 pub mod command;
 pub mod event;
 pub mod jobs;
+pub mod limits;
 pub mod report;

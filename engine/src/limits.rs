@@ -1,0 +1,94 @@
+//! Every bound of the engine, by name, with its unit, default and range; and the broker's defaults.
+
+use crate::catalog::config::TopicDefaults;
+
+/// What an engine is told before it starts. The same for every shard of a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Bounds of memory and work.
+    pub limits: Limits,
+    /// What a topic's settings are where it does not set its own.
+    pub topic_defaults: TopicDefaults,
+    /// Partitions of a topic that is created without saying how many; 1 to `partitions_max`.
+    /// Default 1.
+    pub default_partitions: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            topic_defaults: TopicDefaults::default(),
+            default_partitions: 1,
+        }
+    }
+}
+
+/// The engine's named bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Topics in the broker. Default 10,000; 1 and up.
+    pub topics_max: u32,
+    /// Partitions in the broker. Default 20,000; 1 and up. Each costs about 1 KiB in its home and
+    /// 100 bytes in every other shard.
+    pub partitions_max: u32,
+    /// Partitions in one fetch. Default 20,000; 1 and up. More is refused as busy.
+    pub fetch_partitions_max: usize,
+    /// Fetches of one shard's connections under way or parked. Default 65,536; 1 and up.
+    pub fetches_max: usize,
+    /// Requests of one shard's connections without an answer yet. Default 262,144; 1 and up.
+    pub requests_max: usize,
+    /// Appends of one shard that are not durable yet. Default 262,144; 1 and up.
+    pub waiters_max: usize,
+    /// Bytes of batches that a shard holds while its log has no free file. Default 64 MiB; at
+    /// least one batch is held whatever its size.
+    pub pending_append_bytes_max: usize,
+    /// Catalog requests waiting in the catalog's writer. Default 1,024; 1 and up.
+    pub catalog_queue_max: usize,
+    /// Idempotent producers remembered by a partition. Default 65,536; 1 and up. About 200 bytes
+    /// each. A new producer beyond it is refused until an idle one expires.
+    pub producers_per_partition_max: usize,
+    /// An idempotent producer is forgotten after this long without an append. Milliseconds,
+    /// default one day; 1,000 and up. A restart begins the period anew.
+    pub producer_expiry_ms: u64,
+    /// Searches for an offset by time under way in one shard. Default 1,024; 1 and up.
+    pub lookups_max: usize,
+    /// Requests to one other shard without an answer yet. Default 4,096; 1 and up. Bounds what
+    /// waits for room in a full ring.
+    pub mesh_requests_max: usize,
+    /// Slots of each ring between two shards. Default 1,024; a power of two, 2 and up.
+    pub mesh_ring_slots: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            topics_max: 10_000,
+            partitions_max: 20_000,
+            fetch_partitions_max: 20_000,
+            fetches_max: 65_536,
+            requests_max: 262_144,
+            waiters_max: 262_144,
+            pending_append_bytes_max: 64 << 20,
+            catalog_queue_max: 1_024,
+            producers_per_partition_max: 65_536,
+            producer_expiry_ms: 24 * 60 * 60 * 1_000,
+            lookups_max: 1_024,
+            mesh_requests_max: 4_096,
+            mesh_ring_slots: 1_024,
+        }
+    }
+}
+
+/// Records that a batch may declare for each of its bytes. A real batch stays far below it: even
+/// empty records that compress perfectly come to a few hundred. With this bound the bytes of a lost
+/// range of the log tell how many offsets can have been in it, so that none is used twice.
+pub(crate) const RECORDS_PER_BYTE_MAX: u64 = 1_024;
+
+/// Producer ids handed to a shard at a time. Ids of a block that a restart cuts short are skipped.
+pub(crate) const PRODUCER_ID_BLOCK: i64 = 1_000;
+
+/// Bytes of records that a search may look through when a batch is decompressed for it. Kafka's
+/// largest request is 100 MiB; a batch within it that unpacks to more than this is answered as
+/// unreadable by time.
+pub const SEARCH_BYTES_MAX: usize = 128 << 20;
