@@ -2,3 +2,8 @@
 //! command.
 
 pub mod config;
+pub mod exit;
+pub mod lock;
+pub mod topology;
+
+mod checks;

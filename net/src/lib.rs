@@ -2,6 +2,7 @@
 //!
 //! [`io`] is the seam to the driver, [`session`] the seam to the protocol rooms.
 
+pub mod control;
 pub mod io;
 pub mod session;
 pub mod uring;

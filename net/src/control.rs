@@ -1,0 +1,54 @@
+//! The seam between the control thread and a worker: requests come through the driver's inbox,
+//! replies go out by `poll_control`. Bounded by the control thread, which asks one thing at a time.
+
+use millrace_engine::catalog::Catalog;
+use millrace_engine::report::ShardReport;
+
+/// Something the control thread asks of one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlRequest {
+    /// Comes back with the reply.
+    pub token: u64,
+    /// What it wants.
+    pub ask: ControlAsk,
+}
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlAsk {
+    /// What the worker holds and has done.
+    Report,
+    /// A copy of its catalog.
+    Catalog,
+    /// Stop cleanly: close connections, make what was acknowledged and accepted durable, end the
+    /// thread. Not replied to: the thread's end is the answer.
+    Stop,
+}
+
+/// A worker's answer.
+#[derive(Clone, Debug)]
+pub struct ControlReply {
+    /// The request's token.
+    pub token: u64,
+    /// What was asked for.
+    pub answer: ControlAnswer,
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub enum ControlAnswer {
+    /// To [`ControlAsk::Report`].
+    Report(Box<WorkerReport>),
+    /// To [`ControlAsk::Catalog`].
+    Catalog(Box<Catalog>),
+}
+
+/// One worker's state at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerReport {
+    /// Its shard.
+    pub shard: ShardReport,
+    /// The connections' counters by name, each monotone since start unless its name ends in
+    /// `_now`.
+    pub counters: Vec<(&'static str, u64)>,
+}
