@@ -2,6 +2,7 @@
 //! command.
 
 pub mod config;
+pub mod control;
 pub mod exit;
 pub mod lock;
 pub mod topology;

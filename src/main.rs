@@ -1,3 +1,45 @@
 //! The `millrace` command.
 
-fn main() {}
+mod cli;
+mod commands;
+
+use std::process::ExitCode as ProcessExit;
+
+use clap::Parser;
+use millrace::exit::{ExitCode, Failure};
+
+use cli::{Cli, Verb};
+
+fn main() -> ProcessExit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let code = if error.use_stderr() {
+                ExitCode::Usage
+            } else {
+                ExitCode::Clean
+            };
+            return code.into();
+        }
+    };
+    match run(&cli.verb) {
+        Ok(()) => ExitCode::Clean.into(),
+        Err(failure) => {
+            eprintln!("millrace: {failure}");
+            failure.code().into()
+        }
+    }
+}
+
+fn run(verb: &Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Config(args) => commands::config(args),
+        Verb::Cores => {
+            commands::cores();
+            Ok(())
+        }
+        Verb::Status(args) => commands::status(args),
+        Verb::Topics(args) => commands::topics(args),
+    }
+}

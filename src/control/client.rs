@@ -1,0 +1,64 @@
+//! Asking a running broker: one GET over its control socket.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::SOCKET_FILE;
+use crate::exit::Failure;
+
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Gets `path` from the broker that runs on `directory`: the body of its answer.
+///
+/// # Errors
+/// [`Failure::Unavailable`] says why there is none.
+pub fn get(directory: &Path, path: &str) -> Result<String, Failure> {
+    let socket = directory.join(SOCKET_FILE);
+    let unavailable = |error: std::io::Error| {
+        Failure::Unavailable(format!(
+            "no broker answers on {} ({error}); is it running, and is this its --data-dir?",
+            socket.display()
+        ))
+    };
+    let answer = exchange(&socket, path).map_err(unavailable)?;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        return Err(Failure::Unavailable(format!(
+            "{}: the answer breaks off",
+            socket.display()
+        )));
+    };
+    if head.split(' ').nth(1) != Some("200") {
+        let status = head.lines().next().unwrap_or_default();
+        return Err(Failure::Unavailable(format!("{path}: {status}: {body}")));
+    }
+    Ok(body.to_owned())
+}
+
+fn exchange(socket: &Path, path: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nhost: millrace\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_without_a_broker_is_named() {
+        let refusal = get(Path::new("no-such-directory"), "/status").unwrap_err();
+        let text = refusal.to_string();
+        assert!(text.contains("no-such-directory/control.sock"), "{text}");
+        assert!(text.contains("is it running"), "{text}");
+    }
+}
