@@ -4,5 +4,6 @@
 
 pub mod control;
 pub mod io;
+pub mod reply_order;
 pub mod session;
 pub mod uring;
