@@ -69,7 +69,8 @@ pub enum IoDone<'a> {
     /// A [`IoOp::Receive`] ended, by request or for want of buffers; nothing more arrives until
     /// the next one.
     ReceiveStopped { connection: ConnectionId },
-    /// The peer closed its side, or the connection failed with this errno.
+    /// The peer closed its side, or the connection failed with this errno. Ends a
+    /// [`IoOp::Receive`] as [`IoDone::ReceiveStopped`] does.
     Ended {
         connection: ConnectionId,
         errno: Option<i32>,

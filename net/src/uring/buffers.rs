@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 use millrace_storage::buf::AlignedBuf;
-use millrace_storage::units::page_ceil;
+use millrace_storage::units::{PAGE_BYTES, page_ceil};
 
 use super::ring::Ring;
 
@@ -109,5 +109,12 @@ impl Buffers {
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
         self.buffer_bytes
+    }
+
+    /// Gives the memory up for good, for when the kernel may still write to it.
+    pub(super) fn leak(&mut self) {
+        for memory in [&mut self.entries, &mut self.memory] {
+            std::mem::forget(std::mem::replace(memory, AlignedBuf::zeroed(PAGE_BYTES)));
+        }
     }
 }

@@ -13,12 +13,16 @@
 //! sys       the system calls that have no place in a ring, each as a safe function
 //! files     one shard's directory: names, descriptors, and its operations one at a time
 //! disk      the same operations on the ring
+//! listener  listening sockets
+//! sockets   accepts, receives, sends and closes on the ring
 //! ```
 #![allow(unsafe_code)]
 
 pub mod buffers;
 pub mod disk;
 pub mod files;
+pub mod listener;
 pub mod ring;
+pub mod sockets;
 pub mod sys;
 pub mod token;

@@ -221,3 +221,52 @@ fn clock(id: libc::clockid_t) -> libc::timespec {
     assert_eq!(answer, 0, "the kernel has this clock");
     time
 }
+
+/// Sets how many connections may wait to be accepted.
+///
+/// # Errors
+/// The errno.
+pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> Errno<()> {
+    // SAFETY: no memory is passed.
+    checked(i64::from(unsafe {
+        libc::listen(socket.as_raw_fd(), backlog)
+    }))
+    .map(drop)
+}
+
+/// Accepts and drops one waiting connection: what is left to do when descriptors ran out.
+///
+/// # Errors
+/// The errno.
+pub fn accept_and_drop(listener: BorrowedFd<'_>) -> Errno<()> {
+    let (no_address, no_length) = (std::ptr::null_mut(), std::ptr::null_mut());
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: null pointers ask for no address.
+    let answer = unsafe { libc::accept4(listener.as_raw_fd(), no_address, no_length, flags) };
+    let raw = checked(i64::from(answer))?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    drop(unsafe { OwnedFd::from_raw_fd(raw as RawFd) });
+    Ok(())
+}
+
+/// A counter that wakes a ring when it is written.
+///
+/// # Errors
+/// The errno.
+pub fn event_counter() -> Errno<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let raw = checked(i64::from(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }))?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}
+
+/// Adds one to an event counter. It blocks only past 2^64 - 2 unread events.
+///
+/// # Errors
+/// The errno.
+pub fn count_event(counter: BorrowedFd<'_>) -> Errno<()> {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight readable bytes that live through the call.
+    let answer = unsafe { libc::write(counter.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    checked(answer as i64).map(drop)
+}
