@@ -156,6 +156,9 @@ pub enum Refusal {
     /// The batch is older than the last five of its producer.
     #[error("the batch was appended before and its offset is no longer remembered")]
     DuplicateSequence,
+    /// An idempotent producer that this partition does not know, in the middle of its sequence.
+    #[error("the producer is unknown here and its batch is not its first")]
+    UnknownProducer,
     /// A newer instance of the producer took over.
     #[error("producer epoch {received} is older than {current}")]
     ProducerFenced {
