@@ -79,6 +79,12 @@ impl DerefMut for AlignedBuf {
     }
 }
 
+impl AsRef<[u8]> for AlignedBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed only here.
@@ -114,6 +120,12 @@ impl BufferPool {
             free: Arc::new(ArrayQueue::new(buffers_max)),
             buffer_bytes,
         }
+    }
+
+    /// Bytes of each buffer.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
     }
 
     /// A buffer at full length. Its content is whatever its last user left.

@@ -1,14 +1,39 @@
 //! Durable bytes: the write-ahead log of one shard, its packs and segments, and their recovery.
 //!
 //! This crate decides what is written where and when it counts as durable; it performs no I/O
-//! itself. [`disk`] is the seam to whoever does.
+//! itself. [`disk`] is the seam to whoever does, [`Store`] the way in.
 
+pub mod block;
+mod blocking;
 pub mod buf;
 mod codec;
+mod commit;
+pub mod config;
 pub mod disk;
+pub mod entry;
 pub mod error;
+mod log_index;
 pub mod manifest;
+mod reads;
 pub mod record;
+mod recovery;
+mod request;
+mod slots;
+mod store;
+mod tail_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod units;
+mod wal;
+
+pub use commit::CommitCounters;
+#[cfg(feature = "testing")]
+pub use config::SeededBug;
+pub use config::{CommitBackend, LossRange, StoreConfig};
+pub use log_index::{LogConfig, LogStatus};
+pub use reads::ReadCounters;
+pub use request::{
+    Append, ReadOutcome, ReadRequest, ReadTicket, Records, Replayed, StoreEvent, TimePoint,
+    TimeRequest,
+};
+pub use store::{Store, StoreCounters};

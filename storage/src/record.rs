@@ -255,7 +255,7 @@ pub fn stamp(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A batch of one record, "hello", as librdkafka writes it without compression.

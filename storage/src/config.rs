@@ -1,0 +1,141 @@
+//! What a store is told when it opens. Every limit has a name, a unit and a default.
+
+use crate::disk::WriteSync;
+use crate::units::{Lsn, PAGE_BYTES, ShardId};
+
+/// How one shard's store is set up. Sizes that end up on disk are whole pages.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The shard whose directory this is.
+    pub shard: ShardId,
+    /// Bytes of each WAL file, header included.
+    pub wal_file_bytes: u64,
+    /// WAL files at most. One is kept back for the next recovery.
+    pub wal_files: u32,
+    /// Bytes of a commit group's buffer: one write at most, unless one entry is larger.
+    pub commit_buffer_bytes: usize,
+    /// Commit groups on their way to the disk at once.
+    pub groups_in_flight_max: usize,
+    /// Bytes of closed groups that are not durable yet, waiting ones included. Past it appends
+    /// are refused until completions come in.
+    pub commit_queue_bytes_max: usize,
+    /// How a commit group is made durable.
+    pub backend: CommitBackend,
+    /// Largest entry body.
+    pub batch_bytes_max: usize,
+    /// Memory for recently written blocks.
+    pub tail_cache_bytes: usize,
+    /// Memory for blocks read back from WAL files.
+    pub read_cache_bytes: usize,
+    /// Damaged ranges that the operator gives up, each exactly as a refusal named it.
+    pub accept_loss: Vec<LossRange>,
+    /// Seed for the generations of WAL files: fresh randomness at every start.
+    pub seed: u64,
+    /// A planted bug that the harness must find.
+    #[cfg(feature = "testing")]
+    pub seeded_bug: Option<SeededBug>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            shard: ShardId(0),
+            wal_file_bytes: 64 << 20,
+            wal_files: 8,
+            commit_buffer_bytes: 1 << 20,
+            groups_in_flight_max: 4,
+            commit_queue_bytes_max: 32 << 20,
+            backend: CommitBackend::Dsync,
+            batch_bytes_max: 16 << 20,
+            tail_cache_bytes: 64 << 20,
+            read_cache_bytes: 16 << 20,
+            accept_loss: Vec::new(),
+            seed: 0,
+            #[cfg(feature = "testing")]
+            seeded_bug: None,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Checks what the code relies on; a wrong value is a bug of whoever resolved the config.
+    pub(crate) fn assert_sound(&self) {
+        let page = PAGE_BYTES as u64;
+        assert!(self.wal_file_bytes.is_multiple_of(page) && self.wal_file_bytes >= 4 * page);
+        assert!(
+            self.wal_files >= WAL_FILES_MIN,
+            "active, next, and kept back"
+        );
+        assert!(self.commit_buffer_bytes.is_multiple_of(PAGE_BYTES));
+        assert!(self.commit_buffer_bytes >= PAGE_BYTES);
+        assert!(self.groups_in_flight_max >= 1);
+        let largest = crate::block::block_bytes_for(self.batch_bytes_max);
+        assert!(
+            largest as u64 + 2 * page <= self.wal_file_bytes,
+            "a WAL file holds its header, the largest batch and a seal"
+        );
+    }
+
+    /// Whether the harness planted `bug`.
+    #[cfg(feature = "testing")]
+    pub(crate) fn bug(&self, bug: SeededBug) -> bool {
+        self.seeded_bug == Some(bug)
+    }
+
+    /// No bug is planted outside the harness.
+    #[cfg(not(feature = "testing"))]
+    #[allow(clippy::unused_self)]
+    pub(crate) const fn bug(&self, _bug: SeededBug) -> bool {
+        false
+    }
+}
+
+/// Fewest WAL files that a store works with.
+pub const WAL_FILES_MIN: u32 = 3;
+
+/// How a commit group is made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CommitBackend {
+    /// One write with `RWF_DSYNC`.
+    #[default]
+    Dsync,
+    /// A write with an fdatasync linked behind it.
+    LinkedFdatasync,
+}
+
+impl CommitBackend {
+    pub(crate) fn write_sync(self) -> WriteSync {
+        match self {
+            Self::Dsync => WriteSync::Dsync,
+            Self::LinkedFdatasync => WriteSync::LinkedFdatasync,
+        }
+    }
+}
+
+/// A range of one shard's log that the operator accepts to lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossRange {
+    /// First lost address.
+    pub from: Lsn,
+    /// End of what was acknowledged, exclusive.
+    pub to: Lsn,
+}
+
+/// Bugs that the test harness plants to show that it would see them. Without the feature
+/// `testing` none can be chosen and each check is a constant `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
+pub enum SeededBug {
+    /// A group counts as durable when its write returned, although nothing synced it.
+    AckBeforeSync,
+    /// A failed commit is synced once more, and believed.
+    RetryAfterFailedSync,
+    /// Checksums are not seeded, and blocks are known by position and address alone.
+    NoGenerationInChecksum,
+    /// Recovery takes every bad block for the torn end of the log.
+    TruncateBelowDurable,
+    /// Recovery serves the tail that it found instead of writing it anew.
+    ServeWithoutRepersist,
+    /// A slot is reused under a reader, who does not check what came back.
+    ReadFromRecycledFile,
+}

@@ -1,0 +1,420 @@
+//! Reads of batches: from the cache at once, from WAL files through the disk.
+//!
+//! A read that misses the cache fetches the whole block, checks that it is the block that was
+//! written there in this life, and starts again through the index with the block at hand: whatever
+//! was settled or recycled in between, the index knows. Reads of one block share one fetch. A
+//! fetched file is pinned, so its slot is not reused under the fetch.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::block::{BLOCK_HEADER_BYTES, BlockHeader, Seeding};
+use crate::buf::AlignedBuf;
+use crate::config::{SeededBug, StoreConfig};
+use crate::disk::{DiskDone, DiskOp, DiskOutcome, DiskToken, DiskTokens, FileName};
+use crate::entry::{Entries, EntryKind};
+use crate::error::ReadError;
+use crate::log_index::{Log, LogIndex, Run};
+use crate::record::BatchHeader;
+use crate::request::{ReadOutcome, ReadTicket, Records, TimePoint};
+use crate::tail_cache::TailCache;
+use crate::units::{Lsn, Offset, PartitionId};
+use crate::wal::{BlockPlace, Wal};
+
+/// The tag of the reads' tokens.
+pub(crate) const READS_TAG: u8 = 18;
+
+/// What a read looks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    pub(crate) partition: PartitionId,
+    /// No batch at or above it.
+    pub(crate) end: Offset,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Batches { from: Offset, bytes_max: usize },
+    Time(TimePoint),
+}
+
+/// What reading needs of the store.
+pub(crate) struct ReadContext<'a> {
+    pub(crate) logs: &'a LogIndex,
+    pub(crate) cache: &'a mut TailCache,
+    pub(crate) wal: &'a mut Wal,
+    pub(crate) durable_lsn: Lsn,
+    pub(crate) ops: &'a mut VecDeque<DiskOp>,
+}
+
+/// Reads on their way.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    seeding: Seeding,
+    trust_anything: bool,
+    tokens: DiskTokens,
+    pending: BTreeMap<ReadTicket, Want>,
+    fetches: BTreeMap<DiskToken, Fetch>,
+    done: VecDeque<(ReadTicket, Result<Records, ReadError>)>,
+    pub(crate) counters: ReadCounters,
+}
+
+/// What reads did; counters only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadCounters {
+    /// Reads answered from memory alone.
+    pub cached: u64,
+    /// Reads that asked the disk.
+    pub cold: u64,
+    /// Blocks fetched from WAL files.
+    pub blocks: u64,
+    /// Bytes of those blocks.
+    pub block_bytes: u64,
+    /// Fetches that brought back something else than was written.
+    pub damaged: u64,
+}
+
+/// A block on its way from a WAL file.
+#[derive(Debug)]
+struct Fetch {
+    place: BlockPlace,
+    waiting: Vec<ReadTicket>,
+}
+
+/// How far a read came.
+enum Step {
+    Done(Records),
+    NeedBlock(Lsn),
+}
+
+/// Where blocks are found: one at hand, then the cache.
+struct Blocks<'a> {
+    at_hand: Option<(Lsn, &'a Bytes)>,
+    cache: &'a TailCache,
+}
+
+impl Blocks<'_> {
+    fn get(&self, lsn: Lsn) -> Option<&Bytes> {
+        match self.at_hand {
+            Some((at_hand, block)) if at_hand == lsn => Some(block),
+            _ => self.cache.get(lsn),
+        }
+    }
+}
+
+impl Reads {
+    pub(crate) fn new(config: &StoreConfig) -> Self {
+        Self {
+            seeding: crate::commit::seeding(config),
+            trust_anything: config.bug(SeededBug::ReadFromRecycledFile),
+            tokens: DiskTokens::new(READS_TAG),
+            pending: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            done: VecDeque::new(),
+            counters: ReadCounters::default(),
+        }
+    }
+
+    /// Answers from memory or starts a fetch.
+    pub(crate) fn read(
+        &mut self,
+        ticket: ReadTicket,
+        want: Want,
+        context: &mut ReadContext<'_>,
+    ) -> ReadOutcome {
+        assert!(!self.pending.contains_key(&ticket), "tickets are unique");
+        let step = serve(&want, None, context);
+        match step {
+            Ok(Step::Done(records)) => {
+                self.counters.cached += 1;
+                ReadOutcome::Ready(Ok(records))
+            }
+            Err(error) => ReadOutcome::Ready(Err(error)),
+            Ok(Step::NeedBlock(lsn)) => {
+                self.counters.cold += 1;
+                self.pending.insert(ticket, want);
+                self.fetch(lsn, ticket, context);
+                ReadOutcome::Pending
+            }
+        }
+    }
+
+    pub(crate) fn poll(&mut self) -> Option<(ReadTicket, Result<Records, ReadError>)> {
+        self.done.pop_front()
+    }
+
+    /// Gives a read up: no answer follows. Its fetch, if any, runs to its end.
+    pub(crate) fn cancel(&mut self, ticket: ReadTicket) {
+        self.pending.remove(&ticket);
+        self.done.retain(|(done, _)| *done != ticket);
+    }
+
+    /// Whether no fetch is in flight.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.fetches.is_empty()
+    }
+
+    fn fetch(&mut self, lsn: Lsn, ticket: ReadTicket, context: &mut ReadContext<'_>) {
+        let running = self.fetches.values_mut().find(|f| f.place.first_lsn == lsn);
+        if let Some(fetch) = running {
+            fetch.waiting.push(ticket);
+            return;
+        }
+        let place = context.wal.find(lsn).expect("an indexed run is in the WAL");
+        context.wal.slots.pin(place.slot);
+        let token = self.tokens.issue();
+        context.ops.push_back(DiskOp::Read {
+            token,
+            file: FileName::Wal(place.slot),
+            position: place.position,
+            buffer: AlignedBuf::zeroed(place.block_bytes),
+        });
+        let waiting = vec![ticket];
+        self.fetches.insert(token, Fetch { place, waiting });
+    }
+
+    /// Takes a fetch's completion and goes on with the reads that waited for it. Returns the
+    /// damage that it found.
+    pub(crate) fn handle(
+        &mut self,
+        done: DiskDone,
+        context: &mut ReadContext<'_>,
+    ) -> Option<(PartitionId, ReadError)> {
+        let fetch = self.fetches.remove(&done.token);
+        let Fetch { place, waiting } = fetch.expect("a completion belongs to a fetch");
+        context.wal.slots.unpin(place.slot, context.ops);
+        let block = self.check(&place, done, context.wal);
+        if let Ok(block) = &block {
+            self.counters.blocks += 1;
+            self.counters.block_bytes += block.len() as u64;
+            context.cache.keep_read(place.first_lsn, block.clone());
+        }
+        let mut damage = None;
+        for ticket in waiting {
+            let Some(want) = self.pending.remove(&ticket) else {
+                continue; // Cancelled meanwhile.
+            };
+            match &block {
+                Ok(block) => self.go_on(ticket, want, (place.first_lsn, block), context),
+                Err(error) => {
+                    damage = Some((want.partition, *error));
+                    self.done.push_back((ticket, Err(*error)));
+                }
+            }
+        }
+        self.counters.damaged += u64::from(block.is_err());
+        damage
+    }
+
+    fn go_on(
+        &mut self,
+        ticket: ReadTicket,
+        want: Want,
+        at_hand: (Lsn, &Bytes),
+        context: &mut ReadContext<'_>,
+    ) {
+        match serve(&want, Some(at_hand), context) {
+            Ok(Step::Done(records)) => self.done.push_back((ticket, Ok(records))),
+            Err(error) => self.done.push_back((ticket, Err(error))),
+            Ok(Step::NeedBlock(lsn)) => {
+                self.pending.insert(ticket, want);
+                self.fetch(lsn, ticket, context);
+            }
+        }
+    }
+
+    /// The block, if what came back is what was written there.
+    fn check(&self, place: &BlockPlace, done: DiskDone, wal: &Wal) -> Result<Bytes, ReadError> {
+        let damaged = ReadError::Damaged {
+            file: FileName::Wal(place.slot),
+            position: place.position,
+        };
+        match done.result {
+            Ok(DiskOutcome::Done) => {}
+            Ok(_) => return Err(damaged),
+            Err(error) => return Err(ReadError::Disk(error)),
+        }
+        let buffer = done.buffer.expect("a read's buffer comes back");
+        if !self.trust_anything {
+            let (header, _) = BlockHeader::decode(&buffer, self.seeding).map_err(|_| damaged)?;
+            if !place.is(&header, wal.shard()) {
+                return Err(damaged);
+            }
+            header.payload(&buffer, self.seeding).map_err(|_| damaged)?;
+        }
+        Ok(Bytes::from_owner(buffer))
+    }
+}
+
+/// Goes through the index as far as memory allows.
+fn serve(
+    want: &Want,
+    at_hand: Option<(Lsn, &Bytes)>,
+    context: &ReadContext<'_>,
+) -> Result<Step, ReadError> {
+    let log = context
+        .logs
+        .get(want.partition)
+        .ok_or(ReadError::UnknownPartition(want.partition))?;
+    let reader = LogReader {
+        log,
+        want,
+        blocks: Blocks {
+            at_hand,
+            cache: context.cache,
+        },
+        wal: context.wal,
+        durable_lsn: context.durable_lsn,
+    };
+    match want.what {
+        What::Batches { from, bytes_max } => reader.batches(from, bytes_max),
+        What::Time(TimePoint::AtLeast(timestamp_ms)) => reader.first_at_least(timestamp_ms),
+        What::Time(TimePoint::Max) => reader.first_with_max(),
+    }
+}
+
+/// One read on its way through one log.
+struct LogReader<'a> {
+    log: &'a Log,
+    want: &'a Want,
+    blocks: Blocks<'a>,
+    wal: &'a Wal,
+    durable_lsn: Lsn,
+}
+
+impl LogReader<'_> {
+    fn batches(&self, from: Offset, bytes_max: usize) -> Result<Step, ReadError> {
+        if from < self.log.start || from > self.log.end {
+            return Err(ReadError::OutOfRange);
+        }
+        let mut records = Records::default();
+        let mut bytes = 0;
+        for run in self.log.runs.range(self.log.run_at(from)..) {
+            if run.base_offset >= self.want.end || bytes >= bytes_max && bytes > 0 {
+                break;
+            }
+            let Some(batches) = self.run(run)? else {
+                if records.batches.is_empty() {
+                    return Ok(Step::NeedBlock(run.block));
+                }
+                break;
+            };
+            for (header, batch) in batches {
+                if header.next_offset() <= from {
+                    continue;
+                }
+                if bytes > 0 && bytes + batch.len() > bytes_max {
+                    return Ok(Step::Done(records));
+                }
+                bytes += batch.len();
+                records.batches.push(batch);
+            }
+        }
+        Ok(Step::Done(records))
+    }
+
+    fn first_at_least(&self, timestamp_ms: i64) -> Result<Step, ReadError> {
+        for run in &self.log.runs {
+            if run.base_offset >= self.want.end {
+                break;
+            }
+            if run.max_timestamp_ms < timestamp_ms {
+                continue;
+            }
+            let Some(batches) = self.run(run)? else {
+                return Ok(Step::NeedBlock(run.block));
+            };
+            let found = batches
+                .into_iter()
+                .find(|(header, _)| header.max_timestamp_ms >= timestamp_ms);
+            if let Some((_, batch)) = found {
+                return Ok(one(batch));
+            }
+        }
+        Ok(Step::Done(Records::default()))
+    }
+
+    /// The run with the largest timestamp has the batch, unless `end` cuts that run (the last
+    /// one), and then what is left of it may be beaten by an earlier run.
+    fn first_with_max(&self) -> Result<Step, ReadError> {
+        let end = self.want.end;
+        let mut whole: Option<&Run> = None;
+        let mut cut: Option<&Run> = None;
+        for run in self.log.runs.iter().filter(|run| run.base_offset < end) {
+            let best = whole.or(cut).map_or(i64::MIN, |best| best.max_timestamp_ms);
+            if whole.is_some() && run.max_timestamp_ms <= best {
+                continue;
+            }
+            if run.next_offset <= end {
+                whole = Some(run);
+            } else {
+                cut = Some(run);
+            }
+        }
+        let mut found: Option<(BatchHeader, Bytes)> = None;
+        for run in [whole, cut].into_iter().flatten() {
+            let Some(batches) = self.run(run)? else {
+                return Ok(Step::NeedBlock(run.block));
+            };
+            for (header, batch) in batches {
+                let best = found.as_ref().map_or(i64::MIN, |(h, _)| h.max_timestamp_ms);
+                if found.is_none() || header.max_timestamp_ms > best {
+                    found = Some((header, batch));
+                }
+            }
+        }
+        Ok(found.map_or(Step::Done(Records::default()), |(_, batch)| one(batch)))
+    }
+
+    /// The run's batches that the log still has and the reader may see; `None` when the block is
+    /// not in memory.
+    fn run(&self, run: &Run) -> Result<Option<Vec<(BatchHeader, Bytes)>>, ReadError> {
+        assert!(
+            run.block < self.durable_lsn,
+            "nothing above durable is ever visible"
+        );
+        let Some(block) = self.blocks.get(run.block) else {
+            return Ok(None);
+        };
+        let mut batches = Vec::new();
+        let payload = block
+            .get(BLOCK_HEADER_BYTES..BLOCK_HEADER_BYTES + run.end as usize)
+            .ok_or_else(|| self.damaged(run))?;
+        for entry in Entries::new(payload, run.start as usize) {
+            let entry = entry.map_err(|_| self.damaged(run))?;
+            let header = BatchHeader::parse(entry.body).map_err(|_| self.damaged(run))?;
+            let is_ours = entry.kind == EntryKind::Batch
+                && entry.id == u64::from(self.want.partition.0)
+                && header.batch_bytes == entry.body.len()
+                && header.base_offset >= run.base_offset
+                && header.next_offset() <= run.next_offset;
+            if !is_ours {
+                return Err(self.damaged(run));
+            }
+            if header.base_offset >= self.want.end {
+                break;
+            }
+            if header.next_offset() > self.log.start {
+                batches.push((header, block.slice_ref(entry.body)));
+            }
+        }
+        Ok(Some(batches))
+    }
+
+    fn damaged(&self, run: &Run) -> ReadError {
+        let place = self.wal.find(run.block);
+        let place = place.expect("an indexed run is in the WAL");
+        ReadError::Damaged {
+            file: FileName::Wal(place.slot),
+            position: place.position,
+        }
+    }
+}
+
+fn one(batch: Bytes) -> Step {
+    Step::Done(Records {
+        batches: vec![batch],
+    })
+}

@@ -1,0 +1,321 @@
+//! The WAL's files as slots: made and zero-filled ahead in the background, recycled, pinned.
+//!
+//! A slot is created preallocated, its name made durable, filled with zeros and synced before its
+//! first use, so that commits into it overwrite written blocks: a commit into unwritten extents
+//! costs a second journal flush. A recycled slot keeps its old content; the new life's generation
+//! tells the two apart.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::buf::AlignedBuf;
+use crate::disk::{
+    DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, DiskTokens, FileName, WriteSync,
+};
+use crate::units::{BootTime, FilePosition, Now};
+
+/// The tag of the slots' tokens.
+pub(crate) const SLOTS_TAG: u8 = 17;
+/// Free slots that the background keeps ready: two ahead of the active file, one for recovery.
+const FREE_AHEAD: usize = 3;
+/// Bytes of one zero-filling write.
+const FILL_BYTES: u64 = 1 << 20;
+/// How long to wait after the disk had no room for another slot.
+const NO_SPACE_RETRY_MS: u64 = 1000;
+
+/// Every WAL file of the shard and what it is good for.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    file_bytes: u64,
+    files_max: u32,
+    slots: BTreeMap<u32, Slot>,
+    making: Option<Making>,
+    /// Waiting for space until then.
+    retry_at: Option<BootTime>,
+    tokens: DiskTokens,
+    /// Removals of files of another size, in flight.
+    removing: Vec<DiskToken>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// The file's size: of the present configuration, or of an earlier one.
+    bytes: u64,
+    state: SlotState,
+    /// Reads that hold the file's present life.
+    pins: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SlotState {
+    /// May be put into use.
+    Free,
+    /// Its life is on the chain.
+    Used,
+    /// Its life is settled; reads still hold it.
+    Released,
+}
+
+/// A new slot on its way.
+#[derive(Debug)]
+struct Making {
+    slot: u32,
+    step: MakeStep,
+    token: DiskToken,
+}
+
+#[derive(Debug)]
+enum MakeStep {
+    Create,
+    SyncDirectory,
+    /// Zeros up to here are written or being written.
+    Fill {
+        to: u64,
+    },
+    Sync,
+    /// The disk had no room: the beginning goes away again.
+    Discard,
+}
+
+impl Slots {
+    pub(crate) fn new(file_bytes: u64, files_max: u32) -> Self {
+        Self {
+            file_bytes,
+            files_max,
+            slots: BTreeMap::new(),
+            making: None,
+            retry_at: None,
+            tokens: DiskTokens::new(SLOTS_TAG),
+            removing: Vec::new(),
+        }
+    }
+
+    /// Adds a slot found or made while opening.
+    pub(crate) fn add(&mut self, slot: u32, bytes: u64, used: bool) {
+        let state = if used {
+            SlotState::Used
+        } else {
+            SlotState::Free
+        };
+        let slot_before = self.slots.insert(
+            slot,
+            Slot {
+                bytes,
+                state,
+                pins: 0,
+            },
+        );
+        assert!(slot_before.is_none(), "a slot is added once");
+    }
+
+    /// Bytes of a file that a new life gets.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Bytes of the file in `slot`.
+    pub(crate) fn bytes_of(&self, slot: u32) -> u64 {
+        self.slots[&slot].bytes
+    }
+
+    /// Slots that a new life may take.
+    pub(crate) fn free(&self) -> usize {
+        self.slots
+            .values()
+            .filter(|slot| slot.state == SlotState::Free)
+            .count()
+    }
+
+    /// Bytes that the WAL's files take on the disk.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
+        self.slots.values().map(|slot| slot.bytes).sum()
+    }
+
+    /// Puts the lowest free slot into use.
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        let (number, slot) = self
+            .slots
+            .iter_mut()
+            .find(|(_, slot)| slot.state == SlotState::Free)?;
+        assert_eq!(slot.bytes, self.file_bytes, "other sizes are never free");
+        slot.state = SlotState::Used;
+        Some(*number)
+    }
+
+    /// A number for a slot that does not exist yet.
+    pub(crate) fn number_for_extra(&self) -> u32 {
+        let mut number = 0;
+        while self.slots.contains_key(&number)
+            || self.making.as_ref().is_some_and(|m| m.slot == number)
+        {
+            number += 1;
+        }
+        number
+    }
+
+    /// The life in `slot` is settled: the slot is free as soon as no read holds it.
+    pub(crate) fn release(&mut self, slot: u32, ops: &mut VecDeque<DiskOp>) {
+        let entry = self.slots.get_mut(&slot).expect("a used slot exists");
+        assert_eq!(entry.state, SlotState::Used, "a slot is released once");
+        entry.state = SlotState::Released;
+        self.free_if_unheld(slot, ops);
+    }
+
+    /// Frees `slot` although reads hold it: what a seeded bug does.
+    pub(crate) fn ignore_pins(&mut self, slot: u32) {
+        let entry = self.slots.get_mut(&slot).expect("a used slot exists");
+        if entry.state == SlotState::Released {
+            entry.state = SlotState::Free;
+        }
+    }
+
+    /// A read of the slot's present life begins.
+    pub(crate) fn pin(&mut self, slot: u32) {
+        let entry = self.slots.get_mut(&slot).expect("a read slot exists");
+        assert_ne!(entry.state, SlotState::Free, "a free slot holds nothing");
+        entry.pins += 1;
+    }
+
+    /// A read ended.
+    pub(crate) fn unpin(&mut self, slot: u32, ops: &mut VecDeque<DiskOp>) {
+        let entry = self.slots.get_mut(&slot).expect("a pinned slot exists");
+        entry.pins = entry.pins.checked_sub(1).expect("pins are paired");
+        self.free_if_unheld(slot, ops);
+    }
+
+    fn free_if_unheld(&mut self, slot: u32, ops: &mut VecDeque<DiskOp>) {
+        let entry = self.slots.get_mut(&slot).expect("the caller found it");
+        if entry.state != SlotState::Released || entry.pins > 0 {
+            return;
+        }
+        if entry.bytes == self.file_bytes {
+            entry.state = SlotState::Free;
+            return;
+        }
+        // Left by a start with another file size: of no further use.
+        self.slots.remove(&slot);
+        let token = self.tokens.issue();
+        self.removing.push(token);
+        let file = FileName::Wal(slot);
+        ops.push_back(DiskOp::Remove { token, file });
+    }
+
+    /// Whether operations are on their way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.making.is_none() && self.removing.is_empty()
+    }
+
+    /// When [`Slots::maintain`] has something to try again.
+    pub(crate) fn timeout(&self) -> Option<BootTime> {
+        self.retry_at
+    }
+
+    /// Starts to make another slot when too few are free.
+    pub(crate) fn maintain(&mut self, now: Now, ops: &mut VecDeque<DiskOp>) {
+        if self.retry_at.is_some_and(|at| at > now.boot) {
+            return;
+        }
+        self.retry_at = None;
+        let enough = self.free() >= FREE_AHEAD || self.slots.len() >= self.files_max as usize;
+        if enough || self.making.is_some() {
+            return;
+        }
+        let slot = self.number_for_extra();
+        let token = self.tokens.issue();
+        self.making = Some(Making {
+            slot,
+            step: MakeStep::Create,
+            token,
+        });
+        ops.push_back(DiskOp::Create {
+            token,
+            file: FileName::Wal(slot),
+            bytes: self.file_bytes,
+        });
+    }
+
+    /// Takes a completion. A disk without room is waited for.
+    ///
+    /// # Errors
+    /// Any other failure: what the file holds is unknown, and so is the disk's health.
+    pub(crate) fn handle(
+        &mut self,
+        now: Now,
+        done: DiskDone,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> Result<(), DiskError> {
+        if let Some(index) = self.removing.iter().position(|t| *t == done.token) {
+            self.removing.swap_remove(index);
+            return done.result.map(drop);
+        }
+        let making = self.making.take().expect("a slot is being made");
+        assert_eq!(making.token, done.token, "one operation at a time");
+        match done.result {
+            Ok(DiskOutcome::Done) => {
+                self.made(making, done.buffer, ops);
+                self.maintain(now, ops);
+                Ok(())
+            }
+            Err(DiskError::NoSpace) => {
+                self.retry_at = Some(now.boot.after_ms(NO_SPACE_RETRY_MS));
+                if !matches!(making.step, MakeStep::Create) {
+                    self.step(making.slot, MakeStep::Discard, None, ops);
+                }
+                Ok(())
+            }
+            Ok(_) => Err(SHORT_WRITE),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn made(&mut self, making: Making, buffer: Option<AlignedBuf>, ops: &mut VecDeque<DiskOp>) {
+        let next = match making.step {
+            MakeStep::Create => MakeStep::SyncDirectory,
+            MakeStep::SyncDirectory => MakeStep::Fill { to: 0 },
+            MakeStep::Fill { to } if to < self.file_bytes => MakeStep::Fill { to },
+            MakeStep::Fill { .. } => MakeStep::Sync,
+            MakeStep::Sync => {
+                self.add(making.slot, self.file_bytes, false);
+                return;
+            }
+            MakeStep::Discard => return,
+        };
+        self.step(making.slot, next, buffer, ops);
+    }
+
+    fn step(
+        &mut self,
+        slot: u32,
+        step: MakeStep,
+        buffer: Option<AlignedBuf>,
+        ops: &mut VecDeque<DiskOp>,
+    ) {
+        let token = self.tokens.issue();
+        let file = FileName::Wal(slot);
+        let (step, op) = match step {
+            MakeStep::Create => unreachable!("creation is the first step"),
+            MakeStep::SyncDirectory => (step, DiskOp::SyncDirectory { token }),
+            MakeStep::Fill { to: position } => {
+                let bytes = FILL_BYTES.min(self.file_bytes - position);
+                // At most FILL_BYTES, which fits.
+                let mut buffer = buffer.unwrap_or_else(|| AlignedBuf::zeroed(bytes as usize));
+                buffer.set_len(bytes as usize);
+                let to = position + bytes;
+                let op = DiskOp::Write {
+                    token,
+                    file,
+                    position: FilePosition(position),
+                    buffer,
+                    sync: WriteSync::None,
+                };
+                (MakeStep::Fill { to }, op)
+            }
+            MakeStep::Sync => (step, DiskOp::Sync { token, file }),
+            MakeStep::Discard => (step, DiskOp::Remove { token, file }),
+        };
+        self.making = Some(Making { slot, step, token });
+        ops.push_back(op);
+    }
+}
+
+/// What a short write counts as: EIO.
+pub(crate) const SHORT_WRITE: DiskError = DiskError::Io { errno: 5 };

@@ -1,0 +1,419 @@
+//! One shard's durable log: appends in, acknowledgements and batches out.
+//!
+//! [`Store`] is a state machine. Appends go to the open commit group and return an LSN; the caller
+//! closes the group once a turn ([`Store::close_group`]), carries [`DiskOp`]s to a driver
+//! ([`Store::poll_disk`]) and completions back ([`Store::handle_disk`]). What was appended below
+//! [`Store::durable_lsn`] survives anything; nothing else may be acknowledged.
+
+use std::collections::VecDeque;
+
+use crate::commit::{COMMIT_TAG, Commit, CommitCounters, Placed};
+use crate::config::StoreConfig;
+use crate::disk::{BlockingDisk, DiskDone, DiskError, DiskOp};
+use crate::entry::EntryKind;
+use crate::error::{AppendError, ReadError, StorageError};
+use crate::log_index::{LogConfig, LogIndex, LogStatus};
+use crate::manifest::{MANIFEST_TAG, Manifest};
+use crate::reads::{READS_TAG, ReadContext, ReadCounters, Reads, Want, What};
+use crate::record::{self, BatchHeader};
+use crate::recovery::{self, Opened};
+use crate::request::{
+    Append, ReadOutcome, ReadRequest, ReadTicket, Records, Replayed, StoreEvent, TimeRequest,
+};
+use crate::slots::{SHORT_WRITE, SLOTS_TAG};
+use crate::tail_cache::TailCache;
+use crate::units::{BootTime, Lsn, Now, Offset, PartitionId};
+use crate::wal::{Reserve, Wal};
+
+/// One shard's log and everything stored in it.
+#[derive(Debug)]
+pub struct Store {
+    config: StoreConfig,
+    wal: Wal,
+    commit: Commit,
+    cache: TailCache,
+    logs: LogIndex,
+    reads: Reads,
+    manifest: Manifest,
+    /// Operations that no driver took yet.
+    ops: VecDeque<DiskOp>,
+    events: VecDeque<StoreEvent>,
+    accepted_bytes: u64,
+}
+
+/// What a store did since it was opened; counters only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Bytes of batches and state taken.
+    pub accepted_bytes: u64,
+    /// The commit path.
+    pub commit: CommitCounters,
+    /// The read path.
+    pub reads: ReadCounters,
+}
+
+impl Store {
+    /// Opens the shard's directory, recovering whatever a crash left, and tells `replay` what is
+    /// to be applied. When this returns, everything told is durable.
+    ///
+    /// # Errors
+    /// [`StorageError::Quarantine`] when acknowledged data is damaged; the other variants as they
+    /// say.
+    pub fn open(
+        config: StoreConfig,
+        now: Now,
+        disk: &mut BlockingDisk<'_>,
+        replay: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<Self, StorageError> {
+        config.assert_sound();
+        let Opened {
+            wal,
+            manifest,
+            logs,
+            end,
+            recorded,
+        } = recovery::open(&config, disk, replay)?;
+        let mut store = Self {
+            commit: Commit::new(&config, end, recorded),
+            cache: TailCache::new(config.tail_cache_bytes, config.read_cache_bytes),
+            reads: Reads::new(&config),
+            wal,
+            logs,
+            manifest,
+            ops: VecDeque::new(),
+            events: VecDeque::new(),
+            accepted_bytes: 0,
+            config,
+        };
+        store.wal.slots.maintain(now, &mut store.ops);
+        Ok(store)
+    }
+
+    // Appends.
+
+    /// Takes a batch into the open commit group: one copy, stamped in place. Returns the address
+    /// after it: the batch is durable when [`Store::durable_lsn`] has reached that.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was taken.
+    pub fn append(&mut self, _now: Now, append: Append<'_>) -> Result<Lsn, AppendError> {
+        let log = self.logs.get_mut(append.partition);
+        let log = log.expect("a log is created before it is written");
+        let bytes = append.batch.bytes();
+        check_size(&self.config, bytes)?;
+        let id = (EntryKind::Batch, u64::from(append.partition.0));
+        let placed = self
+            .commit
+            .append(&mut self.wal, id, bytes.len(), Reserve::Kept)?;
+        let Placed {
+            block,
+            start,
+            end,
+            end_lsn,
+            body,
+        } = placed;
+        body.copy_from_slice(bytes);
+        record::stamp(
+            body,
+            append.base_offset,
+            append.leader_epoch,
+            append.append_time_ms,
+        );
+        let header = BatchHeader::parse(body).expect("a checked batch");
+        log.push(block, (start, end), &header);
+        self.accepted_bytes += bytes.len() as u64;
+        Ok(end_lsn)
+    }
+
+    /// Takes a change of the engine's state, which [`Replayed::State`] gives back. May use the
+    /// file that is kept back for recovery: acknowledgements and deletes go on when the log is
+    /// full.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was taken.
+    pub fn append_state(&mut self, _now: Now, key: u64, bytes: &[u8]) -> Result<Lsn, AppendError> {
+        check_size(&self.config, bytes)?;
+        let id = (EntryKind::State, key);
+        let placed = self
+            .commit
+            .append(&mut self.wal, id, bytes.len(), Reserve::Used)?;
+        placed.body.copy_from_slice(bytes);
+        let lsn = placed.end_lsn;
+        self.accepted_bytes += bytes.len() as u64;
+        Ok(lsn)
+    }
+
+    /// Deletes the records of a log below `offset`, which is at most the log's end. Takes effect
+    /// for readers at once; durable like any append.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was taken.
+    pub fn append_log_start(
+        &mut self,
+        _now: Now,
+        partition: PartitionId,
+        offset: Offset,
+    ) -> Result<Lsn, AppendError> {
+        let log = self.logs.get_mut(partition);
+        let log = log.expect("a log is created before it is written");
+        assert!(offset <= log.end, "only existing records are deleted");
+        let body = offset.0.to_le_bytes();
+        let id = (EntryKind::LogStart, u64::from(partition.0));
+        let placed = self
+            .commit
+            .append(&mut self.wal, id, body.len(), Reserve::Used)?;
+        placed.body.copy_from_slice(&body);
+        let lsn = placed.end_lsn;
+        log.raise_start(offset);
+        Ok(lsn)
+    }
+
+    /// The end of a turn: the open group goes to the disk unless as many as allowed are on their
+    /// way, in which case it stays open and grows.
+    pub fn close_group(&mut self, now: Now) {
+        self.commit.close_group(&mut self.wal, &mut self.ops);
+        self.wal.slots.maintain(now, &mut self.ops);
+    }
+
+    /// Everything below is on the disk. Rises only.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.commit.durable_lsn()
+    }
+
+    /// End of everything appended.
+    #[must_use]
+    pub fn append_lsn(&self) -> Lsn {
+        self.commit.append_lsn(&self.wal)
+    }
+
+    /// The failure after which nothing more is acknowledged.
+    #[must_use]
+    pub fn is_poisoned(&self) -> Option<DiskError> {
+        self.commit.poisoned()
+    }
+
+    /// Whether a batch of usual size would be taken now. While not, the caller stops reading from
+    /// producers; it asks again after completions.
+    #[must_use]
+    pub fn accepts_appends(&self) -> bool {
+        self.commit.poisoned().is_none() && self.commit.has_room(&self.wal, Reserve::Kept)
+    }
+
+    // Logs.
+
+    /// Makes a log known, or gives a known one another configuration.
+    pub fn create_log(&mut self, partition: PartitionId, config: LogConfig) {
+        self.logs.entry(partition).config = config;
+    }
+
+    /// Gives a log another configuration. Returns whether it is known.
+    pub fn configure_log(&mut self, partition: PartitionId, config: LogConfig) -> bool {
+        match self.logs.get_mut(partition) {
+            Some(log) => {
+                log.config = config;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Forgets a log; its space comes back as files are settled. Returns whether it was known.
+    pub fn remove_log(&mut self, partition: PartitionId) -> bool {
+        self.logs.remove(partition)
+    }
+
+    /// Forgets every log that `keep` does not know: what a start found of logs that are gone.
+    pub fn retain_logs(&mut self, keep: &mut dyn FnMut(PartitionId) -> bool) {
+        self.logs.retain(keep);
+    }
+
+    /// What is known of a log.
+    #[must_use]
+    pub fn log(&self, partition: PartitionId) -> Option<LogStatus> {
+        self.logs.get(partition).map(|log| log.status())
+    }
+
+    /// Every log.
+    pub fn logs(&self) -> impl Iterator<Item = (PartitionId, LogStatus)> + '_ {
+        self.logs
+            .iter()
+            .map(|(partition, log)| (partition, log.status()))
+    }
+
+    // Reads.
+
+    /// Reads batches of a log.
+    pub fn read(&mut self, _now: Now, request: ReadRequest) -> ReadOutcome {
+        let what = What::Batches {
+            from: request.from,
+            bytes_max: request.bytes_max,
+        };
+        let want = Want {
+            partition: request.partition,
+            end: request.end,
+            what,
+        };
+        self.start_read(request.ticket, want)
+    }
+
+    /// Looks for a place in a log by time: at most one batch, none if there is no such place.
+    pub fn find_time(&mut self, _now: Now, request: TimeRequest) -> ReadOutcome {
+        let want = Want {
+            partition: request.partition,
+            end: request.end,
+            what: What::Time(request.point),
+        };
+        self.start_read(request.ticket, want)
+    }
+
+    /// The next answer to a read that was pending.
+    pub fn poll_read(&mut self) -> Option<(ReadTicket, Result<Records, ReadError>)> {
+        self.reads.poll()
+    }
+
+    /// Gives a pending read up: no answer follows.
+    pub fn cancel_read(&mut self, ticket: ReadTicket) {
+        self.reads.cancel(ticket);
+    }
+
+    fn start_read(&mut self, ticket: ReadTicket, want: Want) -> ReadOutcome {
+        let mut context = ReadContext {
+            logs: &self.logs,
+            cache: &mut self.cache,
+            wal: &mut self.wal,
+            durable_lsn: self.commit.durable_lsn(),
+            ops: &mut self.ops,
+        };
+        self.reads.read(ticket, want, &mut context)
+    }
+
+    // The driver's side.
+
+    /// The next operation for the disk.
+    pub fn poll_disk(&mut self) -> Option<DiskOp> {
+        self.ops.pop_front().or_else(|| self.manifest.poll_disk())
+    }
+
+    /// Takes an operation's completion.
+    pub fn handle_disk(&mut self, now: Now, done: DiskDone) {
+        match done.token.tag() {
+            COMMIT_TAG => {
+                let (wal, cache) = (&mut self.wal, &mut self.cache);
+                let handled = self.commit.handle(now, done, wal, cache, &mut self.ops);
+                self.poison_on(handled);
+            }
+            SLOTS_TAG => {
+                let handled = self.wal.slots.handle(now, done, &mut self.ops);
+                self.poison_on(handled);
+            }
+            READS_TAG => self.handle_read(done),
+            MANIFEST_TAG => {
+                if let Err(error) = self.manifest.handle_disk(done) {
+                    self.poison_by(&error);
+                }
+            }
+            tag => unreachable!("no component issues tokens with tag {tag}"),
+        }
+    }
+
+    fn handle_read(&mut self, done: DiskDone) {
+        let mut context = ReadContext {
+            logs: &self.logs,
+            cache: &mut self.cache,
+            wal: &mut self.wal,
+            durable_lsn: self.commit.durable_lsn(),
+            ops: &mut self.ops,
+        };
+        if let Some((partition, error)) = self.reads.handle(done, &mut context) {
+            self.events
+                .push_back(StoreEvent::Damaged { partition, error });
+        }
+    }
+
+    fn poison_on(&mut self, handled: Result<(), DiskError>) {
+        let Err(error) = handled else { return };
+        if self.commit.poisoned().is_some() {
+            return;
+        }
+        self.commit.poison(error);
+        let shard = self.config.shard;
+        self.events
+            .push_back(StoreEvent::Poisoned(StorageError::Poisoned {
+                shard,
+                error,
+            }));
+    }
+
+    /// A manifest that cannot be written makes everything after it unknowable too.
+    fn poison_by(&mut self, error: &StorageError) {
+        let error = match error {
+            StorageError::Io { error, .. } | StorageError::Poisoned { error, .. } => *error,
+            StorageError::Quarantine { .. } | StorageError::Corrupt { .. } => SHORT_WRITE,
+        };
+        self.poison_on(Err(error));
+    }
+
+    /// When [`Store::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<BootTime> {
+        [self.commit.timeout(), self.wal.slots.timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.commit
+            .handle_timeout(now, &mut self.wal, &mut self.ops);
+        self.wal.slots.maintain(now, &mut self.ops);
+    }
+
+    /// The next thing that happened unasked.
+    pub fn poll_event(&mut self) -> Option<StoreEvent> {
+        self.events.pop_front()
+    }
+
+    /// A clean stop begins: closes the open group and, once idle, seals the log without waiting.
+    /// The caller carries operations and completions, calling this once a turn, until
+    /// [`Store::is_quiet`].
+    pub fn close(&mut self, now: Now) {
+        self.commit.close_group(&mut self.wal, &mut self.ops);
+        self.commit.seal_now(now, &mut self.wal, &mut self.ops);
+    }
+
+    /// Whether everything appended is durable and sealed and no operation is on its way. A
+    /// poisoned store never is.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.commit.is_quiet()
+            && self.ops.is_empty()
+            && self.reads.is_quiet()
+            && self.manifest.is_quiet()
+            && self.wal.slots.is_quiet()
+    }
+
+    /// What the store did so far.
+    #[must_use]
+    pub fn counters(&self) -> StoreCounters {
+        StoreCounters {
+            accepted_bytes: self.accepted_bytes,
+            commit: self.commit.counters,
+            reads: self.reads.counters,
+        }
+    }
+}
+
+fn check_size(config: &StoreConfig, bytes: &[u8]) -> Result<(), AppendError> {
+    if bytes.len() > config.batch_bytes_max {
+        return Err(AppendError::TooLarge {
+            bytes: bytes.len(),
+            bytes_max: config.batch_bytes_max,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
