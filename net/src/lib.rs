@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod io;
+pub mod kafka;
 pub mod reply_order;
 pub mod session;
 pub mod uring;

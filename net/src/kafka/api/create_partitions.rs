@@ -1,0 +1,104 @@
+//! CreatePartitions, versions 0 to 3: topics only ever grow.
+
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse, TopicName};
+use millrace_engine::command::{CatalogRequest, Command};
+use millrace_engine::event::{Outcome, Refusal};
+
+use super::{Call, Handled, Items, Reply, ReplyTo, Work, decode, text};
+use crate::kafka::errors::{ErrorCode, Failure};
+use crate::kafka::frame::Request;
+use crate::session::{CommandSink, ProtocolViolation};
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    let body: CreatePartitionsRequest = decode(call, request)?;
+    let mut items = Vec::with_capacity(body.topics.len());
+    let mut topics = Vec::with_capacity(body.topics.len());
+    for asked in body.topics {
+        match judge(call.sink, &asked) {
+            Ok(count) => {
+                topics.push((asked.name.to_string(), count));
+                items.push((asked.name, None));
+            }
+            Err(failure) => items.push((asked.name, Some(failure))),
+        }
+    }
+    let pending = Pending {
+        reply_to: ReplyTo::new(request),
+        items: Items::new(items),
+    };
+    if topics.is_empty() {
+        return Ok(Handled::Reply(pending.finish()));
+    }
+    let create = CatalogRequest::CreatePartitions {
+        topics,
+        validate_only: body.validate_only,
+    };
+    call.submit(0, Command::WriteCatalog(create));
+    Ok(Handled::Wait(Work::CreatePartitions(pending)))
+}
+
+/// The total of partitions asked for, if the placement can be had.
+fn judge(sink: &dyn CommandSink, asked: &CreatePartitionsTopic) -> Result<u32, Failure> {
+    let count = u32::try_from(asked.count).map_err(|_| {
+        let words = format!("{} partitions cannot be had", asked.count);
+        Failure::new(ErrorCode::InvalidPartitions, words)
+    })?;
+    let Some(assignments) = &asked.assignments else {
+        return Ok(count);
+    };
+    let fail = |words: &str| Failure::new(ErrorCode::InvalidReplicaAssignment, words);
+    let [node] = sink.cluster().nodes.as_slice() else {
+        return Err(fail(
+            "partitions are placed by the broker; leave the assignment out",
+        ));
+    };
+    if assignments
+        .iter()
+        .any(|place| place.broker_ids != [node.id])
+    {
+        return Err(fail(
+            "every partition has the one replica on the one node that there is",
+        ));
+    }
+    let has = sink
+        .catalog()
+        .topic(&asked.name)
+        .map(|topic| topic.partitions.len());
+    let added = u64::from(count).checked_sub(has.unwrap_or(0) as u64);
+    if has.is_some() && added != Some(assignments.len() as u64) {
+        return Err(fail("the assignment must name every new partition"));
+    }
+    Ok(count)
+}
+
+/// A request whose partitions are being created.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply_to: ReplyTo,
+    items: Items<TopicName>,
+}
+
+impl Pending {
+    pub(super) fn take(&mut self, outcome: Result<Outcome, Refusal>) {
+        self.items.take(outcome);
+    }
+
+    pub(super) fn finish(self) -> Reply {
+        let results = self.items.into_results().map(|(name, result)| {
+            let described = CreatePartitionsTopicResult::default().with_name(name);
+            match result {
+                Ok(_) => described,
+                Err(failure) => described
+                    .with_error_code(failure.code.code())
+                    .with_error_message(failure.message.map(text)),
+            }
+        });
+        let response = CreatePartitionsResponse::default().with_results(results.collect());
+        self.reply_to.frame(&response)
+    }
+}

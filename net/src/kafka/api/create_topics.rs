@@ -1,0 +1,183 @@
+//! CreateTopics, versions 2 to 7.
+
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_response::{
+    CreatableTopicConfigs, CreatableTopicResult,
+};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
+use millrace_engine::catalog::config::describe;
+use millrace_engine::command::{CatalogRequest, Command, NewTopic};
+use millrace_engine::event::{CatalogAnswer, Outcome, Refusal};
+
+use super::{Call, Handled, Items, Reply, ReplyTo, Work, decode, source_code, text};
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::errors::{ErrorCode, Failure};
+use crate::kafka::frame::Request;
+use crate::session::{CommandSink, ProtocolViolation};
+
+/// What clients write for "the broker's default".
+const DEFAULT: i32 = -1;
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    let body: CreateTopicsRequest = decode(call, request)?;
+    let mut items = Vec::with_capacity(body.topics.len());
+    let mut topics = Vec::with_capacity(body.topics.len());
+    for asked in body.topics {
+        let name = asked.name.clone();
+        match judge(call.config, call.sink, asked) {
+            Ok(topic) => {
+                topics.push(topic);
+                items.push((name, None));
+            }
+            Err(failure) => items.push((name, Some(failure))),
+        }
+    }
+    let pending = Pending {
+        reply_to: ReplyTo::new(request),
+        items: Items::new(items),
+    };
+    if topics.is_empty() {
+        return Ok(Handled::Reply(pending.finish(call)));
+    }
+    let create = CatalogRequest::CreateTopics {
+        topics,
+        validate_only: body.validate_only,
+    };
+    call.submit(0, Command::WriteCatalog(create));
+    Ok(Handled::Wait(Work::CreateTopics(pending)))
+}
+
+/// Judges what only Kafka has: replicas and where they are placed.
+fn judge(
+    config: &KafkaConfig,
+    sink: &dyn CommandSink,
+    asked: CreatableTopic,
+) -> Result<NewTopic, Failure> {
+    let partitions = if asked.assignments.is_empty() {
+        check_replication(config, asked.replication_factor)?;
+        match asked.num_partitions {
+            DEFAULT => None,
+            count => Some(
+                u32::try_from(count)
+                    .ok()
+                    .filter(|count| *count > 0)
+                    .ok_or_else(|| {
+                        let words = format!("{count} partitions cannot be created");
+                        Failure::new(ErrorCode::InvalidPartitions, words)
+                    })?,
+            ),
+        }
+    } else {
+        Some(assigned_partitions(sink, &asked)?)
+    };
+    let settings = asked.configs.into_iter();
+    let settings = settings.map(|setting| {
+        let value = setting.value.map(|value| value.to_string());
+        (setting.name.to_string(), value)
+    });
+    Ok(NewTopic {
+        name: asked.name.to_string(),
+        partitions,
+        config: settings.collect(),
+    })
+}
+
+fn check_replication(config: &KafkaConfig, factor: i16) -> Result<(), Failure> {
+    let is_served = i32::from(factor) == DEFAULT || factor == 1;
+    if is_served || (factor > 1 && config.replication_factor_clamp) {
+        return Ok(());
+    }
+    let words = format!("replication factor {factor}: this broker is the only one, use 1 or -1");
+    Err(Failure::new(ErrorCode::InvalidReplicationFactor, words))
+}
+
+/// A client may place partitions by hand. With one node every right placement is the one that
+/// comes about anyway; with several the broker places them by its own rule.
+fn assigned_partitions(sink: &dyn CommandSink, asked: &CreatableTopic) -> Result<u32, Failure> {
+    let fail = |words: &str| Failure::new(ErrorCode::InvalidReplicaAssignment, words);
+    let has_counts = asked.num_partitions != DEFAULT;
+    if has_counts || i32::from(asked.replication_factor) != DEFAULT {
+        let words = "an assignment goes with -1 partitions and replication factor -1";
+        return Err(Failure::new(ErrorCode::InvalidRequest, words));
+    }
+    let [node] = sink.cluster().nodes.as_slice() else {
+        return Err(fail(
+            "partitions are placed by the broker; name a count instead",
+        ));
+    };
+    if asked
+        .assignments
+        .iter()
+        .any(|place| place.broker_ids != [node.id])
+    {
+        return Err(fail(
+            "every partition has the one replica on the one node that there is",
+        ));
+    }
+    let mut indexes: Vec<i32> = asked
+        .assignments
+        .iter()
+        .map(|at| at.partition_index)
+        .collect();
+    indexes.sort_unstable();
+    if !indexes.iter().copied().eq((0..).take(indexes.len())) {
+        return Err(fail("partitions are numbered from 0 without gaps"));
+    }
+    u32::try_from(indexes.len()).map_err(|_| fail("too many partitions"))
+}
+
+/// A request whose topics are being created.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply_to: ReplyTo,
+    items: Items<TopicName>,
+}
+
+impl Pending {
+    pub(super) fn take(&mut self, outcome: Result<Outcome, Refusal>) {
+        self.items.take(outcome);
+    }
+
+    pub(super) fn finish(self, call: &Call<'_>) -> Reply {
+        let version = self.reply_to.version;
+        let topics = self.items.into_results().map(|(name, result)| {
+            let described = CreatableTopicResult::default().with_name(name);
+            match result {
+                Ok(answer) => created(version, call.config, described, &answer),
+                Err(failure) => described
+                    .with_error_code(failure.code.code())
+                    .with_error_message(failure.message.map(text)),
+            }
+        });
+        let response = CreateTopicsResponse::default().with_topics(topics.collect());
+        self.reply_to.frame(&response)
+    }
+}
+
+fn created(
+    version: i16,
+    config: &KafkaConfig,
+    mut described: CreatableTopicResult,
+    answer: &CatalogAnswer,
+) -> CreatableTopicResult {
+    if version >= 5 {
+        let settings = describe(&answer.overrides, &config.topic_defaults);
+        let settings = settings.map(|setting| {
+            CreatableTopicConfigs::default()
+                .with_name(text(setting.name))
+                .with_read_only(setting.read_only())
+                .with_config_source(source_code(setting.source))
+                .with_value(Some(text(setting.value)))
+        });
+        described.configs = Some(settings.collect());
+        described.num_partitions = i32::try_from(answer.partitions).expect("bounded");
+        described.replication_factor = 1;
+    }
+    if version >= 7 {
+        described.topic_id = answer.id;
+    }
+    described
+}

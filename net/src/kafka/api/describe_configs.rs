@@ -1,0 +1,165 @@
+//! DescribeConfigs, versions 1 to 4: the settings of topics and of the broker.
+
+use std::collections::HashSet;
+
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+use millrace_engine::catalog::config::{SettingSource, SettingView, describe};
+use millrace_engine::catalog::names::check_topic_name;
+use millrace_engine::catalog::settings::SettingType;
+
+use super::{
+    Call, Handled, RESOURCE_BROKER, RESOURCE_TOPIC, ReplyTo, SOURCE_STATIC_BROKER, decode,
+    source_code, text,
+};
+use crate::kafka::config::BrokerSetting;
+use crate::kafka::errors::{ErrorCode, Failure, error_code};
+use crate::kafka::frame::Request;
+use crate::session::ProtocolViolation;
+
+/// First version with types and explanations.
+const VERSION_TYPES_MIN: i16 = 3;
+
+/// What a client wants to know of each setting.
+#[derive(Clone, Copy, Debug)]
+struct Detail {
+    version: i16,
+    synonyms: bool,
+    documentation: bool,
+}
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    let body: DescribeConfigsRequest = decode(call, request)?;
+    let detail = Detail {
+        version: request.version,
+        synonyms: body.include_synonyms,
+        documentation: body.include_documentation,
+    };
+    let results = body.resources.into_iter().map(|resource| {
+        let described = DescribeConfigsResult::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        match settings(call, &resource, detail) {
+            Ok(settings) => described.with_configs(settings),
+            Err(failure) => described
+                .with_error_code(failure.code.code())
+                .with_error_message(failure.message.map(text)),
+        }
+    });
+    let response = DescribeConfigsResponse::default().with_results(results.collect());
+    Ok(Handled::Reply(ReplyTo::new(request).frame(&response)))
+}
+
+fn settings(
+    call: &Call<'_>,
+    resource: &DescribeConfigsResource,
+    detail: Detail,
+) -> Result<Vec<DescribeConfigsResourceResult>, Failure> {
+    let name = resource.resource_name.as_str();
+    let keys: Option<HashSet<&str>> = resource
+        .configuration_keys
+        .as_ref()
+        .map(|keys| keys.iter().map(|key| key.as_str()).collect());
+    let is_wanted = |name: &str| keys.as_ref().is_none_or(|keys| keys.contains(name));
+    match resource.resource_type {
+        RESOURCE_TOPIC => {
+            check_topic_name(name)
+                .map_err(|refusal| Failure::new(error_code(&refusal), refusal.to_string()))?;
+            let topic = call.sink.catalog().topic(name);
+            let topic = topic.ok_or(Failure::bare(ErrorCode::UnknownTopicOrPartition))?;
+            let all = describe(&topic.overrides, &call.config.topic_defaults);
+            let wanted = all.filter(|setting| is_wanted(setting.name));
+            Ok(wanted
+                .map(|setting| topic_setting(&setting, detail))
+                .collect())
+        }
+        RESOURCE_BROKER => {
+            check_node(call, name)?;
+            let all = call.config.broker_settings.iter();
+            let wanted = all.filter(|setting| is_wanted(setting.name));
+            Ok(wanted
+                .map(|setting| broker_setting(setting, detail))
+                .collect())
+        }
+        other => {
+            let words = format!("resource type {other} has no settings here");
+            Err(Failure::new(ErrorCode::InvalidRequest, words))
+        }
+    }
+}
+
+/// An empty name stands for the defaults of all nodes; the configuration file is the same for all.
+fn check_node(call: &Call<'_>, name: &str) -> Result<(), Failure> {
+    let nodes = &call.sink.cluster().nodes;
+    let is_known = |id: i32| nodes.iter().any(|node| node.id == id);
+    if name.is_empty() || name.parse().is_ok_and(is_known) {
+        return Ok(());
+    }
+    Err(Failure::new(ErrorCode::InvalidRequest, "no such broker"))
+}
+
+fn topic_setting(setting: &SettingView, detail: Detail) -> DescribeConfigsResourceResult {
+    let mut described = DescribeConfigsResourceResult::default()
+        .with_name(text(setting.name))
+        .with_value(Some(text(setting.value.as_str())))
+        .with_read_only(setting.read_only())
+        .with_config_source(source_code(setting.source));
+    if detail.synonyms {
+        let (inherited, from) = &setting.inherited;
+        let own = (setting.source == SettingSource::Topic)
+            .then(|| synonym(setting.name, &setting.value, setting.source));
+        let all = own
+            .into_iter()
+            .chain([synonym(setting.name, inherited, *from)]);
+        described.synonyms = all.collect();
+    }
+    if detail.version >= VERSION_TYPES_MIN {
+        described.config_type = type_code(setting.kind);
+        described.documentation = detail.documentation.then(|| text(setting.doc));
+    }
+    described
+}
+
+fn synonym(name: &str, value: &str, source: SettingSource) -> DescribeConfigsSynonym {
+    DescribeConfigsSynonym::default()
+        .with_name(text(name))
+        .with_value(Some(text(value)))
+        .with_source(source_code(source))
+}
+
+fn broker_setting(setting: &BrokerSetting, detail: Detail) -> DescribeConfigsResourceResult {
+    let mut described = DescribeConfigsResourceResult::default()
+        .with_name(text(setting.name))
+        .with_value(Some(text(setting.value.as_str())))
+        .with_read_only(true)
+        .with_config_source(SOURCE_STATIC_BROKER);
+    if detail.synonyms {
+        let synonym = DescribeConfigsSynonym::default()
+            .with_name(text(setting.name))
+            .with_value(Some(text(setting.value.as_str())))
+            .with_source(SOURCE_STATIC_BROKER);
+        described.synonyms = vec![synonym];
+    }
+    if detail.version >= VERSION_TYPES_MIN {
+        described.config_type = type_code(SettingType::String);
+    }
+    described
+}
+
+/// Kafka's number of a type.
+fn type_code(kind: SettingType) -> i8 {
+    match kind {
+        SettingType::Boolean => 1,
+        SettingType::String => 2,
+        SettingType::Int => 3,
+        SettingType::Long => 5,
+        SettingType::Double => 6,
+        SettingType::List => 7,
+    }
+}

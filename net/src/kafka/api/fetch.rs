@@ -1,0 +1,464 @@
+//! Fetch, versions 4 to 12, with fetch sessions and long poll.
+//!
+//! | field                     | type            | versions |
+//! |---------------------------|-----------------|----------|
+//! | replica id                | i32             |          |
+//! | wait at most              | i32, ms         |          |
+//! | record bytes at least     | i32             |          |
+//! | record bytes at most      | i32             |          |
+//! | isolation                 | i8              |          |
+//! | session id, session epoch | i32, i32        | 7 +      |
+//! | topics                    | array           |          |
+//! | - name                    | string          |          |
+//! | - partitions              | array           |          |
+//! | - - index                 | i32             |          |
+//! | - - current leader epoch  | i32             | 9 +      |
+//! | - - offset                | i64             |          |
+//! | - - last fetched epoch    | i32             | 12 +     |
+//! | - - log start             | i64             | 5 +      |
+//! | - - record bytes at most  | i32             |          |
+//! | forgotten topics          | array           | 7 +      |
+//! | - name, partitions        | string, i32s    | 7 +      |
+//! | rack                      | string          | 11 +     |
+//!
+//! Source: Kafka's `FetchRequest.json`. Last fetched epoch and log start are what followers say; a
+//! broker without followers has no use for them, nor for the rack.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millrace_engine::command::{Command, FetchPartition, FetchRequest, Isolation};
+use millrace_engine::event::{Fetched, FetchedPartition, Outcome, Refusal};
+use millrace_storage::record::BATCH_HEADER_BYTES;
+use millrace_storage::units::{BootTime, LeaderEpoch, Offset};
+
+use super::{Call, Handled, ReplyTo, Work};
+use crate::kafka::errors::{ErrorCode, fetch_error_code};
+use crate::kafka::fetch_set::{FetchSet, Wanted};
+use crate::kafka::frame::Request;
+use crate::kafka::wire::{DecodeError, Reader, Writer};
+use crate::session::ProtocolViolation;
+
+/// First version with sessions.
+const VERSION_SESSIONS_MIN: i16 = 7;
+/// First version whose clients know zstd.
+const VERSION_ZSTD_MIN: i16 = 10;
+/// zstd's number in a batch's attributes, and where they are.
+const CODEC_ZSTD: u8 = 4;
+const ATTRIBUTES_LOW_AT: usize = 22;
+/// Session epochs with a meaning: open a session; no session, and end the one named.
+const EPOCH_OPEN: i32 = 0;
+const EPOCH_NONE: i32 = -1;
+
+/// A request, borrowing its names.
+#[derive(Debug)]
+pub(crate) struct Decoded<'a> {
+    wait_ms: i32,
+    bytes_min: i32,
+    bytes_max: i32,
+    isolation: i8,
+    session_id: i32,
+    session_epoch: i32,
+    partitions: Vec<(&'a str, i32, Wanted)>,
+    forgotten: Vec<(&'a str, i32)>,
+}
+
+/// Reads a body of versions 4 to 12.
+pub(crate) fn decode<'a>(
+    version: i16,
+    reader: &mut Reader<'a>,
+) -> Result<Decoded<'a>, DecodeError> {
+    let _replica_id = reader.i32()?;
+    let mut decoded = Decoded {
+        wait_ms: reader.i32()?,
+        bytes_min: reader.i32()?,
+        bytes_max: reader.i32()?,
+        isolation: reader.i8()?,
+        session_id: 0,
+        session_epoch: EPOCH_NONE,
+        partitions: Vec::new(),
+        forgotten: Vec::new(),
+    };
+    if version >= VERSION_SESSIONS_MIN {
+        decoded.session_id = reader.i32()?;
+        decoded.session_epoch = reader.i32()?;
+    }
+    for _ in 0..reader.count()? {
+        let topic = reader.text()?;
+        let count = reader.count()?;
+        decoded.partitions.reserve(count);
+        for _ in 0..count {
+            let (index, wanted) = decode_partition(version, reader)?;
+            decoded.partitions.push((topic, index, wanted));
+        }
+        reader.tags()?;
+    }
+    if version >= VERSION_SESSIONS_MIN {
+        decode_forgotten(reader, &mut decoded.forgotten)?;
+    }
+    if version >= 11 {
+        reader.text()?;
+    }
+    reader.tags()?;
+    Ok(decoded)
+}
+
+fn decode_partition(version: i16, reader: &mut Reader<'_>) -> Result<(i32, Wanted), DecodeError> {
+    let index = reader.i32()?;
+    let leader_epoch = if version >= 9 { reader.i32()? } else { -1 };
+    let from = reader.i64()?;
+    if version >= 12 {
+        let _last_fetched_epoch = reader.i32()?;
+    }
+    if version >= 5 {
+        let _log_start = reader.i64()?;
+    }
+    let bytes_max = at_least_zero(reader.i32()?);
+    reader.tags()?;
+    let wanted = Wanted {
+        from,
+        leader_epoch: (leader_epoch >= 0).then_some(LeaderEpoch(leader_epoch)),
+        bytes_max,
+    };
+    Ok((index, wanted))
+}
+
+fn decode_forgotten<'a>(
+    reader: &mut Reader<'a>,
+    forgotten: &mut Vec<(&'a str, i32)>,
+) -> Result<(), DecodeError> {
+    for _ in 0..reader.count()? {
+        let topic = reader.text()?;
+        let count = reader.count()?;
+        forgotten.reserve(count);
+        for _ in 0..count {
+            forgotten.push((topic, reader.i32()?));
+        }
+        reader.tags()?;
+    }
+    Ok(())
+}
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    let items_max = call.config.request_items_max;
+    let mut reader = Reader::new(request.body, request.is_flexible(), items_max);
+    let decoded = decode(request.version, &mut reader).map_err(|error| request.malformed(error))?;
+    let isolation = match decoded.isolation {
+        0 => Isolation::Uncommitted,
+        1 => Isolation::Committed,
+        other => return Err(request.malformed(format!("isolation level {other}"))),
+    };
+    let reply_to = ReplyTo::new(request);
+    let mut set = match choose_set(call, &decoded) {
+        Ok(set) => set,
+        Err(code) => {
+            let reply = Reply::refused(reply_to, code);
+            return Ok(Handled::Reply(super::Reply::Fetch(reply)));
+        }
+    };
+    if set.len() > call.config.fetch_partitions_max {
+        let max = call.config.fetch_partitions_max;
+        let words = format!("{} partitions, fetch_partitions_max = {max}", set.len());
+        return Err(request.malformed(words));
+    }
+    set.resolve(call.sink.catalog());
+    let pending = Pending {
+        reply_to,
+        is_committed: isolation == Isolation::Committed,
+        tells_news_only: set.is_session() && decoded.session_epoch != EPOCH_OPEN,
+        places: set.places_in_turn().collect(),
+        fetched: Vec::new(),
+        set,
+    };
+    let partitions = pending.partitions();
+    if partitions.is_empty() {
+        let reply = pending.finish(call);
+        return Ok(Handled::Reply(reply));
+    }
+    // Something to tell at once is not held back until records come.
+    let has_failures = partitions.len() < pending.places.len();
+    let wait_ms = if has_failures { 0 } else { decoded.wait_ms };
+    call.submit(
+        0,
+        Command::Fetch(FetchRequest {
+            partitions,
+            bytes_min: if wait_ms > 0 {
+                at_least_zero(decoded.bytes_min)
+            } else {
+                0
+            },
+            bytes_max: at_least_zero(decoded.bytes_max).min(call.config.fetch_bytes_max),
+            deadline: deadline(call, wait_ms),
+            isolation,
+        }),
+    );
+    Ok(Handled::Wait(Work::Fetch(pending)))
+}
+
+fn deadline(call: &Call<'_>, wait_ms: i32) -> BootTime {
+    let wait_ms = u64::try_from(wait_ms).unwrap_or(0);
+    call.now
+        .boot
+        .after_ms(wait_ms.min(call.config.fetch_wait_ms_max))
+}
+
+/// The partitions to read, by KIP-227's rules.
+fn choose_set(call: &mut Call<'_>, decoded: &Decoded<'_>) -> Result<FetchSet, ErrorCode> {
+    let mut set = match decoded.session_epoch {
+        EPOCH_OPEN | EPOCH_NONE => {
+            // Whatever session there was: the client begins anew or ends it.
+            *call.fetch_set = None;
+            if decoded.session_epoch == EPOCH_OPEN {
+                FetchSet::session(call.now.boot.0)
+            } else {
+                FetchSet::sessionless()
+            }
+        }
+        epoch => {
+            let id = decoded.session_id;
+            let set = call.fetch_set.as_mut().filter(|set| set.id() == id);
+            set.ok_or(ErrorCode::FetchSessionIdNotFound)?
+                .advance(epoch)?;
+            call.fetch_set.take().expect("just found")
+        }
+    };
+    for (topic, index, wanted) in &decoded.partitions {
+        set.put(topic, *index, *wanted);
+    }
+    for (topic, index) in &decoded.forgotten {
+        set.remove(topic, *index);
+    }
+    Ok(set)
+}
+
+/// A fetch on its way.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply_to: ReplyTo,
+    is_committed: bool,
+    tells_news_only: bool,
+    set: FetchSet,
+    /// The set's places in the order of this answer.
+    places: Vec<usize>,
+    /// Outcomes of the places that could be asked for, in their order.
+    fetched: Vec<Result<Fetched, Refusal>>,
+}
+
+impl Pending {
+    /// What to ask the engine for.
+    fn partitions(&self) -> Vec<FetchPartition> {
+        let entries = self.places.iter().map(|place| self.set.entry(*place));
+        let wanted = entries.filter_map(|entry| {
+            let (partition, from) = judge(entry.partition, entry.wanted.from).ok()?;
+            Some(FetchPartition {
+                partition,
+                from,
+                bytes_max: entry.wanted.bytes_max,
+                leader_epoch: entry.wanted.leader_epoch,
+            })
+        });
+        wanted.collect()
+    }
+
+    pub(super) fn take(&mut self, outcome: Result<Outcome, Refusal>) {
+        let asked = self.partitions();
+        self.fetched = match outcome {
+            Ok(Outcome::Fetched(fetched)) => {
+                let order = fetched.iter().map(|fetched| fetched.partition);
+                assert!(
+                    order.eq(asked.iter().map(|asked| asked.partition)),
+                    "answers are in the order of the request"
+                );
+                fetched
+                    .into_iter()
+                    .map(|FetchedPartition { result, .. }| result)
+                    .collect()
+            }
+            Ok(other) => panic!("a fetch ended with {other:?}"),
+            Err(refusal) => vec![Err(refusal); asked.len()],
+        };
+    }
+
+    pub(super) fn finish(mut self, call: &mut Call<'_>) -> super::Reply {
+        let mut partitions = Vec::new();
+        let mut fetched = self.fetched.into_iter();
+        for place in self.places {
+            let entry = self.set.entry(place);
+            let (topic, index) = (Arc::clone(&entry.topic), entry.index);
+            let result = match judge(entry.partition, entry.wanted.from) {
+                Ok(_) => {
+                    let result = fetched.next().expect("one answer a partition asked for");
+                    result.map_err(|refusal| fetch_error_code(&refusal))
+                }
+                Err(code) => Err(code),
+            };
+            let result = result.and_then(|fetched| readable(fetched, self.reply_to.version));
+            let is_told = match &result {
+                Ok(fetched) => {
+                    if !fetched.batches.is_empty() {
+                        self.set.served(place);
+                    }
+                    self.set.tell(place, fetched) || !self.tells_news_only
+                }
+                Err(_) => {
+                    self.set.tell_failure(place);
+                    true
+                }
+            };
+            if is_told {
+                partitions.push(ReplyPartition {
+                    topic,
+                    index,
+                    result,
+                });
+            }
+        }
+        // A session without partitions is over: the client is told so by the id 0.
+        let lives = self.set.is_session() && self.set.len() > 0;
+        let session_id = if lives { self.set.id() } else { 0 };
+        if lives {
+            *call.fetch_set = Some(self.set);
+        }
+        super::Reply::Fetch(Reply {
+            reply_to: self.reply_to,
+            code: ErrorCode::None,
+            session_id,
+            is_committed: self.is_committed,
+            partitions,
+        })
+    }
+}
+
+/// Judges what the engine is not asked about.
+fn judge<Id>(partition: Option<Id>, from: i64) -> Result<(Id, Offset), ErrorCode> {
+    let partition = partition.ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let from = u64::try_from(from).map_err(|_| ErrorCode::OffsetOutOfRange)?;
+    Ok((partition, Offset(from)))
+}
+
+/// Keeps zstd from clients that cannot read it: they would take it for damage.
+fn readable(fetched: Fetched, version: i16) -> Result<Fetched, ErrorCode> {
+    let is_zstd = |batch: &Bytes| {
+        assert!(
+            batch.len() >= BATCH_HEADER_BYTES,
+            "stored batches are whole"
+        );
+        batch[ATTRIBUTES_LOW_AT] & 0b111 == CODEC_ZSTD
+    };
+    if version < VERSION_ZSTD_MIN && fetched.batches.iter().any(is_zstd) {
+        return Err(ErrorCode::UnsupportedCompressionType);
+    }
+    Ok(fetched)
+}
+
+/// An answer whose records are still the engine's buffers.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    reply_to: ReplyTo,
+    code: ErrorCode,
+    session_id: i32,
+    is_committed: bool,
+    partitions: Vec<ReplyPartition>,
+}
+
+#[derive(Debug)]
+struct ReplyPartition {
+    topic: Arc<str>,
+    index: i32,
+    result: Result<Fetched, ErrorCode>,
+}
+
+impl Reply {
+    fn refused(reply_to: ReplyTo, code: ErrorCode) -> Self {
+        Self {
+            reply_to,
+            code,
+            session_id: 0,
+            is_committed: false,
+            partitions: Vec::new(),
+        }
+    }
+
+    /// Writes the frame: here records are copied, once.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let ReplyTo {
+            version,
+            correlation,
+            api,
+        } = self.reply_to;
+        let record_bytes: usize = self
+            .partitions
+            .iter()
+            .map(ReplyPartition::record_bytes)
+            .sum();
+        out.reserve(128 + 128 * self.partitions.len() + record_bytes);
+        let mut writer = Writer::begin(out, correlation, api.is_flexible(version));
+        writer.i32(0); // Throttle time, ms.
+        if version >= VERSION_SESSIONS_MIN {
+            writer.i16(self.code.code());
+            writer.i32(self.session_id);
+        }
+        // Neighbours of one topic share an entry; a topic may come more than once.
+        let topics = || self.partitions.chunk_by(|a, b| a.topic == b.topic);
+        writer.length(Some(topics().count()));
+        for topic in topics() {
+            writer.text(&topic[0].topic);
+            writer.length(Some(topic.len()));
+            for partition in topic {
+                partition.encode(version, self.is_committed, &mut writer);
+            }
+            writer.tags();
+        }
+        writer.tags();
+        writer.end();
+    }
+}
+
+impl ReplyPartition {
+    fn record_bytes(&self) -> usize {
+        let batches = self
+            .result
+            .as_ref()
+            .map_or(&[][..], |fetched| &fetched.batches);
+        batches.iter().map(Bytes::len).sum()
+    }
+
+    fn encode(&self, version: i16, is_committed: bool, writer: &mut Writer<'_>) {
+        let fetched = self.result.as_ref().ok();
+        let offset = |offset: fn(&Fetched) -> Offset| {
+            fetched.map_or(-1, |fetched| {
+                i64::try_from(offset(fetched).0).expect("offsets are in Kafka's range")
+            })
+        };
+        let code = self
+            .result
+            .as_ref()
+            .err()
+            .copied()
+            .unwrap_or(ErrorCode::None);
+        writer.i32(self.index);
+        writer.i16(code.code());
+        writer.i64(offset(|fetched| fetched.high_watermark));
+        writer.i64(offset(|fetched| fetched.last_stable));
+        if version >= 5 {
+            writer.i64(offset(|fetched| fetched.log_start));
+        }
+        // Aborted transactions: null where they were not asked for.
+        writer.length((is_committed && fetched.is_some()).then_some(0));
+        if version >= 11 {
+            writer.i32(-1); // No other replica is nearer.
+        }
+        writer.length(Some(self.record_bytes()));
+        for batch in fetched.map_or(&[][..], |fetched| &fetched.batches) {
+            writer.raw(batch);
+        }
+        writer.tags();
+    }
+}
+
+fn at_least_zero(value: i32) -> usize {
+    usize::try_from(value).unwrap_or(0)
+}

@@ -1,0 +1,155 @@
+//! ListOffsets, versions 1 to 10: the first, the last, or the offset of a time.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use millrace_engine::command::{Command, Isolation, OffsetQuery};
+use millrace_engine::event::{FoundOffset, Outcome, Refusal};
+use millrace_storage::units::PartitionId;
+
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, topic_name};
+use crate::kafka::errors::{ErrorCode, error_code};
+use crate::kafka::frame::Request;
+use crate::session::ProtocolViolation;
+
+/// First version with leader epochs.
+const VERSION_EPOCHS_MIN: i16 = 4;
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    let body: ListOffsetsRequest = decode(call, request)?;
+    let isolation = match body.isolation_level {
+        0 => Isolation::Uncommitted,
+        1 => Isolation::Committed,
+        other => return Err(request.malformed(format!("isolation level {other}"))),
+    };
+    let mut pending = Pending {
+        reply_to: ReplyTo::new(request),
+        topics: Vec::with_capacity(body.topics.len()),
+        partitions: Vec::new(),
+    };
+    for topic in &body.topics {
+        for asked in &topic.partitions {
+            let (index, epoch) = (asked.partition_index, asked.current_leader_epoch);
+            let query = query(request.version, asked.timestamp);
+            let checked = query.and_then(|at| {
+                let partition = partition_of(call.sink.catalog(), &topic.name, index, epoch)?;
+                Ok((partition, at))
+            });
+            let position = pending.partitions.len();
+            let result = match checked {
+                Ok((partition, at)) => {
+                    submit(call, position, partition, at, isolation);
+                    None
+                }
+                Err(code) => Some(Err(code)),
+            };
+            pending.partitions.push((index, result));
+        }
+        let name = Arc::from(topic.name.as_str());
+        pending.topics.push((name, pending.partitions.len()));
+    }
+    if call.submitted().commands == 0 {
+        return Ok(Handled::Reply(pending.finish()));
+    }
+    Ok(Handled::Wait(Work::ListOffsets(pending)))
+}
+
+fn submit(
+    call: &mut Call<'_>,
+    position: usize,
+    partition: PartitionId,
+    at: OffsetQuery,
+    isolation: Isolation,
+) {
+    let find = Command::FindOffset {
+        partition,
+        at,
+        isolation,
+    };
+    call.submit(position, find);
+}
+
+/// What a timestamp asks for. Negative ones are questions of their own, each since a version.
+fn query(version: i16, timestamp: i64) -> Result<OffsetQuery, ErrorCode> {
+    let (since, query) = match timestamp {
+        0.. => (1, OffsetQuery::AtOrAfter(timestamp)),
+        -1 => (1, OffsetQuery::Latest),
+        -2 => (1, OffsetQuery::Earliest),
+        -3 => (7, OffsetQuery::MaxTimestamp),
+        // First local offset, last tiered one: everything is local and nothing is tiered.
+        -4 => (8, OffsetQuery::Earliest),
+        -5 => (9, OffsetQuery::Earliest),
+        _ => return Err(ErrorCode::InvalidRequest),
+    };
+    if version < since {
+        return Err(ErrorCode::UnsupportedVersion);
+    }
+    Ok(query)
+}
+
+/// A request whose offsets are being looked for.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply_to: ReplyTo,
+    /// Name, and where its partitions end in `partitions`.
+    topics: Vec<(Arc<str>, usize)>,
+    /// Index, and what was found; `None` while that is out.
+    partitions: Vec<(i32, Option<Found>)>,
+}
+
+type Found = Result<Option<FoundOffset>, ErrorCode>;
+
+impl Pending {
+    pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
+        let result = match outcome {
+            Ok(Outcome::OffsetFound(found)) => Ok(found),
+            Ok(other) => panic!("a search for an offset ended with {other:?}"),
+            Err(refusal) => Err(error_code(&refusal)),
+        };
+        let slot = &mut self.partitions[position].1;
+        assert!(slot.is_none(), "one search has one outcome");
+        *slot = Some(result);
+    }
+
+    pub(super) fn finish(self) -> Reply {
+        let version = self.reply_to.version;
+        let mut start = 0;
+        let topics = self.topics.iter().map(|(name, end)| {
+            let partitions = &self.partitions[start..*end];
+            start = *end;
+            let partitions = partitions.iter().map(|(index, result)| {
+                describe(version, *index, result.expect("every search has ended"))
+            });
+            ListOffsetsTopicResponse::default()
+                .with_name(topic_name(name))
+                .with_partitions(partitions.collect())
+        });
+        let response = ListOffsetsResponse::default().with_topics(topics.collect());
+        self.reply_to.frame(&response)
+    }
+}
+
+fn describe(version: i16, index: i32, found: Found) -> ListOffsetsPartitionResponse {
+    let described = ListOffsetsPartitionResponse::default().with_partition_index(index);
+    match found {
+        Err(code) => described.with_error_code(code.code()),
+        // No record fits: offset and timestamp stay -1.
+        Ok(None) => described,
+        Ok(Some(found)) => {
+            let offset = i64::try_from(found.offset.0).expect("offsets are in Kafka's range");
+            let described = described
+                .with_offset(offset)
+                .with_timestamp(found.timestamp_ms.unwrap_or(-1));
+            if version < VERSION_EPOCHS_MIN {
+                return described;
+            }
+            described.with_leader_epoch(found.leader_epoch.0)
+        }
+    }
+}

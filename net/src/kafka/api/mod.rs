@@ -1,0 +1,352 @@
+//! One file an API: decode, judge, submit, and make the reply of the outcomes.
+//!
+//! A handler either replies at once or leaves [`Work`]: what it must remember until every command
+//! that it submitted has ended.
+
+pub(crate) mod fetch;
+pub(crate) mod produce;
+
+mod api_versions;
+mod create_partitions;
+mod create_topics;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod find_coordinator;
+mod incremental_alter_configs;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod offset_for_leader_epoch;
+
+pub(crate) use api_versions::unknown_version;
+
+use std::cmp::Ordering;
+
+use bytes::Bytes;
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use millrace_engine::catalog::Catalog;
+use millrace_engine::catalog::config::SettingSource;
+use millrace_engine::command::Command;
+use millrace_engine::event::{CatalogAnswer, Outcome, Refusal};
+use millrace_storage::units::{Now, PartitionId};
+
+use super::config::KafkaConfig;
+use super::errors::{ErrorCode, Failure};
+use super::fetch_set::FetchSet;
+use super::frame::Request;
+use super::versions::Api;
+use super::walker;
+use super::wire::{Reader, Writer};
+use crate::session::{CommandSink, ProtocolViolation};
+
+/// What one request may use.
+pub(crate) struct Call<'a> {
+    pub(crate) now: Now,
+    pub(crate) config: &'a KafkaConfig,
+    pub(crate) sink: &'a mut dyn CommandSink,
+    /// The connection's fetch session, if one is open.
+    pub(crate) fetch_set: &'a mut Option<FetchSet>,
+    /// Sequence of the request's command at position 0.
+    first: u64,
+    submitted: usize,
+    /// One past the highest position submitted.
+    span: u64,
+}
+
+/// What a call submitted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Submitted {
+    pub(crate) commands: usize,
+    pub(crate) span: u64,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(
+        now: Now,
+        config: &'a KafkaConfig,
+        sink: &'a mut dyn CommandSink,
+        fetch_set: &'a mut Option<FetchSet>,
+        first: u64,
+    ) -> Self {
+        Self {
+            now,
+            config,
+            sink,
+            fetch_set,
+            first,
+            submitted: 0,
+            span: 0,
+        }
+    }
+
+    /// Submits the command at `position`; its outcome comes back under that. Positions rise.
+    fn submit(&mut self, position: usize, command: Command<'_>) {
+        let position = position as u64;
+        assert!(position >= self.span, "positions rise");
+        self.span = position + 1;
+        self.submitted += 1;
+        self.sink.submit(self.now, self.first + position, command);
+    }
+
+    pub(crate) fn submitted(&self) -> Submitted {
+        Submitted {
+            commands: self.submitted,
+            span: self.span,
+        }
+    }
+}
+
+/// What a handler made of a request.
+#[derive(Debug)]
+pub(crate) enum Handled {
+    /// The reply.
+    Reply(Reply),
+    /// The reply comes of the outcomes of what was submitted.
+    Wait(Work),
+}
+
+/// A reply that waits for its turn.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The client asked for none.
+    Silent,
+    /// A whole frame.
+    Frame(Vec<u8>),
+    /// A fetch: its records are not copied before they are sent.
+    Fetch(fetch::Reply),
+}
+
+/// What a request remembers until its commands have ended.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Produce(produce::Pending),
+    Fetch(fetch::Pending),
+    ListOffsets(list_offsets::Pending),
+    Metadata(metadata::Pending),
+    CreateTopics(create_topics::Pending),
+    DeleteTopics(delete_topics::Pending),
+    CreatePartitions(create_partitions::Pending),
+    IncrementalAlterConfigs(incremental_alter_configs::Pending),
+    InitProducerId(init_producer_id::Pending),
+    OffsetForLeaderEpoch(offset_for_leader_epoch::Pending),
+}
+
+impl Work {
+    /// Takes the outcome of the command at `position`.
+    pub(crate) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
+        match self {
+            Self::Produce(pending) => pending.take(position, outcome),
+            Self::Fetch(pending) => pending.take(outcome),
+            Self::ListOffsets(pending) => pending.take(position, outcome),
+            Self::Metadata(pending) => pending.take(outcome),
+            Self::CreateTopics(pending) => pending.take(outcome),
+            Self::DeleteTopics(pending) => pending.take(outcome),
+            Self::CreatePartitions(pending) => pending.take(outcome),
+            Self::IncrementalAlterConfigs(pending) => pending.take(outcome),
+            Self::InitProducerId(pending) => pending.take(outcome),
+            Self::OffsetForLeaderEpoch(pending) => pending.take(position, outcome),
+        }
+    }
+
+    /// Makes the reply, once every outcome was taken.
+    ///
+    /// # Errors
+    /// The client wants no reply, and something failed that it must learn: Kafka closes then.
+    pub(crate) fn finish(self, call: &mut Call<'_>) -> Result<Reply, ProtocolViolation> {
+        Ok(match self {
+            Self::Produce(pending) => return pending.finish(),
+            Self::Fetch(pending) => pending.finish(call),
+            Self::ListOffsets(pending) => pending.finish(),
+            Self::Metadata(pending) => pending.finish(call),
+            Self::CreateTopics(pending) => pending.finish(call),
+            Self::DeleteTopics(pending) => pending.finish(),
+            Self::CreatePartitions(pending) => pending.finish(),
+            Self::IncrementalAlterConfigs(pending) => pending.finish(),
+            Self::InitProducerId(pending) => pending.finish(),
+            Self::OffsetForLeaderEpoch(pending) => pending.finish(),
+        })
+    }
+
+    /// Whether it changes the catalog: what the client sends next may depend on it.
+    pub(crate) fn writes_catalog(&self) -> bool {
+        match self {
+            Self::Metadata(_)
+            | Self::CreateTopics(_)
+            | Self::DeleteTopics(_)
+            | Self::CreatePartitions(_)
+            | Self::IncrementalAlterConfigs(_) => true,
+            Self::Produce(_)
+            | Self::Fetch(_)
+            | Self::ListOffsets(_)
+            | Self::InitProducerId(_)
+            | Self::OffsetForLeaderEpoch(_) => false,
+        }
+    }
+
+    /// Whether it is a fetch, of which a connection has one under way at most.
+    pub(crate) fn is_fetch(&self) -> bool {
+        matches!(self, Self::Fetch(_))
+    }
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// Its body cannot be read.
+pub(crate) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    match request.api {
+        Api::Produce => produce::handle(call, request),
+        Api::Fetch => fetch::handle(call, request),
+        Api::ListOffsets => list_offsets::handle(call, request),
+        Api::Metadata => metadata::handle(call, request),
+        Api::FindCoordinator => find_coordinator::handle(call, request),
+        Api::ApiVersions => api_versions::handle(call, request),
+        Api::CreateTopics => create_topics::handle(call, request),
+        Api::DeleteTopics => delete_topics::handle(call, request),
+        Api::InitProducerId => init_producer_id::handle(call, request),
+        Api::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(call, request),
+        Api::DescribeConfigs => describe_configs::handle(call, request),
+        Api::CreatePartitions => create_partitions::handle(call, request),
+        Api::IncrementalAlterConfigs => incremental_alter_configs::handle(call, request),
+        Api::DescribeCluster => describe_cluster::handle(call, request),
+    }
+}
+
+/// Where a reply goes: what of its request it must match.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplyTo {
+    api: Api,
+    version: i16,
+    correlation: i32,
+}
+
+impl ReplyTo {
+    fn new(request: &Request<'_>) -> Self {
+        Self {
+            api: request.api,
+            version: request.version,
+            correlation: request.correlation,
+        }
+    }
+
+    /// A reply with a body of the message crate.
+    fn frame<Body: Encodable>(self, body: &Body) -> Reply {
+        // ApiVersions must be readable by clients that know only its version 0: KIP-511.
+        let flexible = self.api.is_flexible(self.version) && self.api != Api::ApiVersions;
+        let mut out = Vec::new();
+        let mut writer = Writer::begin(&mut out, self.correlation, flexible);
+        writer.with_body(|out| {
+            body.encode(out, self.version)
+                .expect("every field set exists in its version");
+        });
+        writer.end();
+        Reply::Frame(out)
+    }
+}
+
+/// Decodes a body with the message crate, once the walker has found it sound.
+fn decode<Body: Decodable>(
+    call: &Call<'_>,
+    request: &Request<'_>,
+) -> Result<Body, ProtocolViolation> {
+    let items_max = call.config.request_items_max;
+    let mut reader = Reader::new(request.body, request.is_flexible(), items_max);
+    walker::check(request.api.schema(), request.version, &mut reader)
+        .map_err(|error| request.malformed(error))?;
+    let mut body = Bytes::copy_from_slice(request.body);
+    Body::decode(&mut body, request.version).map_err(|error| request.malformed(error))
+}
+
+/// Items of one catalog request: what was refused before it was asked, and what was asked, in the
+/// order of the client's request.
+#[derive(Debug)]
+struct Items<Item> {
+    items: Vec<(Item, Option<Failure>)>,
+    answers: Vec<Result<CatalogAnswer, Refusal>>,
+}
+
+impl<Item> Items<Item> {
+    fn new(items: Vec<(Item, Option<Failure>)>) -> Self {
+        Self {
+            items,
+            answers: Vec::new(),
+        }
+    }
+
+    /// Takes the answers: one for each item that was asked, in their order.
+    fn take(&mut self, outcome: Result<Outcome, Refusal>) {
+        let asked = self.items.iter().filter(|(_, failure)| failure.is_none());
+        let asked = asked.count();
+        self.answers = match outcome {
+            Ok(Outcome::CatalogWritten(answers)) => answers,
+            Ok(other) => panic!("a catalog write ended with {other:?}"),
+            Err(refusal) => vec![Err(refusal); asked],
+        };
+        assert_eq!(self.answers.len(), asked, "one answer an item");
+    }
+
+    /// Each item with what became of it.
+    fn into_results(self) -> impl Iterator<Item = (Item, Result<CatalogAnswer, Failure>)> {
+        let mut answers = self.answers.into_iter();
+        self.items.into_iter().map(move |(item, failure)| {
+            let result = match failure {
+                Some(failure) => Err(failure),
+                None => {
+                    let answer = answers.next().expect("counted when taken");
+                    answer.map_err(Failure::from)
+                }
+            };
+            (item, result)
+        })
+    }
+}
+
+/// Kafka's numbers of what settings belong to.
+const RESOURCE_TOPIC: i8 = 2;
+const RESOURCE_BROKER: i8 = 4;
+/// Kafka's number of a configuration file as the source of a setting.
+const SOURCE_STATIC_BROKER: i8 = 4;
+
+/// Kafka's number of a setting's source.
+fn source_code(source: SettingSource) -> i8 {
+    match source {
+        SettingSource::Topic => 1,
+        SettingSource::Broker => SOURCE_STATIC_BROKER,
+        SettingSource::BuiltIn => 5,
+    }
+}
+
+/// The partition of that name, if the client's idea of its leader epoch is right. -1 is none.
+fn partition_of(
+    catalog: &Catalog,
+    topic: &str,
+    index: i32,
+    leader_epoch: i32,
+) -> Result<PartitionId, ErrorCode> {
+    let index = usize::try_from(index).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
+    let home = catalog
+        .topic(topic)
+        .and_then(|topic| topic.partitions.get(index));
+    let home = home.ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    match leader_epoch.cmp(&home.leader_epoch.0) {
+        _ if leader_epoch < 0 => Ok(home.id),
+        Ordering::Less => Err(ErrorCode::FencedLeaderEpoch),
+        Ordering::Equal => Ok(home.id),
+        Ordering::Greater => Err(ErrorCode::UnknownLeaderEpoch),
+    }
+}
+
+/// Text as the message crate wants it.
+fn text(text: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(text.into())
+}
+
+/// A topic's name as the message crate wants it.
+fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}

@@ -1,0 +1,48 @@
+//! The nodes as this connection's client should see them.
+
+use kafka_protocol::messages::BrokerId;
+use millrace_engine::catalog::PartitionHome;
+
+use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
+
+/// The node that is the controller: the catalog's writer is its shard.
+pub(super) const CONTROLLER: BrokerId = BrokerId(1);
+
+/// Kafka's bits of what may be done with the cluster, by operation code, where nothing is
+/// forbidden: create, alter, describe, act as a broker, describe and alter settings, write
+/// idempotently.
+pub(super) const OPERATIONS: i32 = 0b1_1111_1010_0000;
+
+/// Where clients reach a node. Without an advertised host that is the address by which this client
+/// came: whatever network it is on, it knows a way there.
+pub(super) fn host(node: &Node, addresses: ConnectionAddresses) -> String {
+    match &node.host {
+        Some(host) => host.clone(),
+        // A v4 client of a dual-stack socket has a v6-mapped address, which few clients parse.
+        None => addresses.local.ip().to_canonical().to_string(),
+    }
+}
+
+/// The node that leads a partition; `None` while no node fronts its home.
+pub(super) fn leader(cluster: &ClusterView, partition: &PartitionHome) -> Option<BrokerId> {
+    let node = cluster
+        .nodes
+        .iter()
+        .find(|node| node.shard.is_none_or(|shard| shard == partition.home))?;
+    Some(BrokerId(node.id))
+}
+
+/// All nodes, as id, host and port.
+pub(super) fn nodes(sink: &dyn CommandSink) -> Vec<(BrokerId, String, i32)> {
+    let addresses = sink.addresses();
+    let nodes = sink.cluster().nodes.iter();
+    nodes
+        .map(|node| {
+            (
+                BrokerId(node.id),
+                host(node, addresses),
+                i32::from(node.port),
+            )
+        })
+        .collect()
+}

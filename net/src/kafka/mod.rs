@@ -1,0 +1,21 @@
+//! Kafka's protocol: requests cut from the stream, judged, turned into commands, answered in order.
+//!
+//! [`Session`] is a connection's side of it. `frame` cuts, `versions` lists what is served, `api`
+//! has one file an API. Produce and Fetch are coded by hand on slices, because records pass through
+//! here: a produced batch is borrowed from the input until the log has copied it, a fetched one is
+//! copied once, into the send buffer. Everything else is decoded by the `kafka-protocol` crate,
+//! after `walker` has checked every length and count on the wire.
+
+mod api;
+mod cluster;
+mod config;
+mod errors;
+mod fetch_set;
+mod frame;
+mod session;
+mod versions;
+mod walker;
+mod wire;
+
+pub use config::{BrokerSetting, KafkaConfig};
+pub use session::Session;

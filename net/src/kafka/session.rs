@@ -1,0 +1,261 @@
+//! A connection's side of Kafka's protocol.
+//!
+//! Requests are taken one after another and may be under way together; their replies leave in the
+//! order of the requests. Three things hold the next request back:
+//!
+//! * the pipeline is full, in requests or in commands;
+//! * a catalog write of this connection is out: what follows must see it;
+//! * a fetch is out and the next request is a fetch: a connection has one fetch session, and Kafka
+//!   serves one request at a time anyway.
+//!
+//! A produce request is also left in the input while the log takes no appends. `wants_input` stays
+//! true then: the sink knows when the log takes appends again, and the worker asks it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use millrace_engine::event::{Outcome, Refusal};
+use millrace_storage::units::{BootTime, Now};
+
+use super::api::{self, Call, Handled, Reply, Submitted, Work};
+use super::config::KafkaConfig;
+use super::fetch_set::FetchSet;
+use super::frame::{self, Front, Request};
+use super::versions::Api;
+use crate::reply_order::ReplyOrder;
+use crate::session::{CommandSink, ProtocolSession, ProtocolViolation, Taken};
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<KafkaConfig>,
+    /// Requests not replied to yet, or whose reply waits for an earlier one.
+    replies: ReplyOrder<Reply>,
+    /// Requests whose commands are out. Invariant: sorted by `first`, without overlap.
+    under_way: VecDeque<UnderWay>,
+    /// Commands submitted and not ended.
+    commands_out: usize,
+    /// Sequence of the next command.
+    next_sequence: u64,
+    /// Whether nothing was taken yet.
+    is_first: bool,
+    catalog_write_out: bool,
+    fetch_out: bool,
+    /// The next request is a fetch, and one is out.
+    fetch_waits: bool,
+    /// The fetch session between two fetches; a fetch under way holds it.
+    fetch_set: Option<FetchSet>,
+    /// Why the connection must close, found when nothing could be returned.
+    failed: Option<ProtocolViolation>,
+}
+
+/// A request whose commands are out.
+#[derive(Debug)]
+struct UnderWay {
+    /// Sequence of its command at position 0.
+    first: u64,
+    /// Sequences from `first` on that are its own.
+    span: u64,
+    /// Commands not ended.
+    remaining: usize,
+    slot: u64,
+    work: Work,
+}
+
+impl Session {
+    /// A connection on which nothing has happened.
+    #[must_use]
+    pub fn new(config: Arc<KafkaConfig>) -> Self {
+        Self {
+            config,
+            replies: ReplyOrder::default(),
+            under_way: VecDeque::new(),
+            commands_out: 0,
+            next_sequence: 0,
+            is_first: true,
+            catalog_write_out: false,
+            fetch_out: false,
+            fetch_waits: false,
+            fetch_set: None,
+            failed: None,
+        }
+    }
+
+    /// Whether a request must stay where it is for now.
+    fn must_wait(&mut self, request: &Request<'_>, sink: &dyn CommandSink) -> bool {
+        match request.api {
+            Api::Fetch if self.fetch_out => {
+                self.fetch_waits = true;
+                true
+            }
+            Api::Produce => !sink.accepts_appends(),
+            _ => false,
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        now: Now,
+        request: &Request<'_>,
+        sink: &mut dyn CommandSink,
+    ) -> Result<(), ProtocolViolation> {
+        let first = self.next_sequence;
+        let mut call = Call::new(now, &self.config, sink, &mut self.fetch_set, first);
+        let handled = api::handle(&mut call, request)?;
+        let submitted = call.submitted();
+        self.next_sequence += submitted.span;
+        let slot = self.replies.take_slot();
+        match handled {
+            Handled::Reply(reply) => {
+                assert_eq!(
+                    submitted.commands, 0,
+                    "a reply at once has nothing to wait for"
+                );
+                self.replies.fill(slot, reply);
+            }
+            Handled::Wait(work) => self.wait(slot, first, submitted, work),
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, slot: u64, first: u64, submitted: Submitted, work: Work) {
+        assert!(
+            submitted.commands > 0,
+            "what waits has something to wait for"
+        );
+        self.commands_out += submitted.commands;
+        self.catalog_write_out |= work.writes_catalog();
+        self.fetch_out |= work.is_fetch();
+        self.under_way.push_back(UnderWay {
+            first,
+            span: submitted.span,
+            remaining: submitted.commands,
+            slot,
+            work,
+        });
+    }
+
+    /// Makes the reply of the request at `index` of `under_way`.
+    fn finish(&mut self, now: Now, index: usize, sink: &mut dyn CommandSink) {
+        let ended = self.under_way.remove(index).expect("just found");
+        if ended.work.writes_catalog() {
+            self.catalog_write_out = false;
+        }
+        if ended.work.is_fetch() {
+            self.fetch_out = false;
+            self.fetch_waits = false;
+        }
+        let mut call = Call::new(
+            now,
+            &self.config,
+            sink,
+            &mut self.fetch_set,
+            self.next_sequence,
+        );
+        match ended.work.finish(&mut call) {
+            Ok(reply) => self.replies.fill(ended.slot, reply),
+            Err(violation) => {
+                self.replies.fill(ended.slot, Reply::Silent);
+                self.failed.get_or_insert(violation);
+            }
+        }
+    }
+}
+
+impl ProtocolSession for Session {
+    fn handle_input(
+        &mut self,
+        now: Now,
+        input: &[u8],
+        sink: &mut dyn CommandSink,
+    ) -> Result<Taken, ProtocolViolation> {
+        if let Some(violation) = &self.failed {
+            return Err(violation.clone());
+        }
+        let mut bytes = 0;
+        let mut need_bytes = 0;
+        while self.wants_input() {
+            match frame::front(&input[bytes..], self.is_first, &self.config)? {
+                Front::Incomplete { need_bytes: need } => {
+                    need_bytes = need;
+                    break;
+                }
+                Front::Whole { request, .. } if self.must_wait(&request, sink) => break,
+                Front::Whole {
+                    request,
+                    bytes: taken,
+                } => {
+                    self.handle_request(now, &request, sink)?;
+                    bytes += taken;
+                }
+                Front::UnknownApiVersions {
+                    correlation,
+                    bytes: taken,
+                } => {
+                    let slot = self.replies.take_slot();
+                    self.replies.fill(slot, api::unknown_version(correlation));
+                    bytes += taken;
+                }
+            }
+            self.is_first = false;
+        }
+        Ok(Taken { bytes, need_bytes })
+    }
+
+    fn handle_outcome(
+        &mut self,
+        now: Now,
+        sequence: u64,
+        outcome: Result<Outcome, Refusal>,
+        sink: &mut dyn CommandSink,
+    ) {
+        // Requests are few and the oldest end first, mostly.
+        let after = self
+            .under_way
+            .partition_point(|request| request.first <= sequence);
+        let index = after
+            .checked_sub(1)
+            .expect("an outcome of something submitted");
+        let request = &mut self.under_way[index];
+        let position = sequence - request.first;
+        assert!(position < request.span, "an outcome of something under way");
+        let position = usize::try_from(position).expect("a position fits");
+        request.work.take(position, outcome);
+        request.remaining -= 1;
+        let is_finished = request.remaining == 0;
+        self.commands_out -= 1;
+        if is_finished {
+            self.finish(now, index, sink);
+        }
+    }
+
+    fn handle_timeout(&mut self, _now: Now) -> Result<(), ProtocolViolation> {
+        match &self.failed {
+            Some(violation) => Err(violation.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<BootTime> {
+        self.failed.is_some().then_some(BootTime(0))
+    }
+
+    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) {
+        while out.len() < out_bytes_max {
+            match self.replies.pop_ready() {
+                None => return,
+                Some(Reply::Silent) => {}
+                Some(Reply::Frame(frame)) => out.extend_from_slice(&frame),
+                Some(Reply::Fetch(reply)) => reply.encode(out),
+            }
+        }
+    }
+
+    fn wants_input(&self) -> bool {
+        !self.catalog_write_out
+            && !self.fetch_waits
+            && self.failed.is_none()
+            && self.replies.len() < self.config.pipeline_requests_max
+            && self.commands_out < self.config.pipeline_commands_max
+    }
+}

@@ -1,0 +1,284 @@
+//! The APIs served, their versions, and what their requests look like.
+//!
+//! The versions are those of Kafka 4.1 without topic ids in Produce and Fetch, so that clients
+//! that guess the broker's release from this table guess one that exists. Produce is advertised
+//! from 0, as Kafka does: librdkafka before 2.11.1 looks for Produce 0 before it compresses.
+
+use super::walker::{Field, Kind};
+
+/// An API that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(i16)]
+#[expect(clippy::enum_variant_names, reason = "these are Kafka's names")]
+pub(crate) enum Api {
+    Produce = 0,
+    Fetch = 1,
+    ListOffsets = 2,
+    Metadata = 3,
+    FindCoordinator = 10,
+    ApiVersions = 18,
+    CreateTopics = 19,
+    DeleteTopics = 20,
+    InitProducerId = 22,
+    OffsetForLeaderEpoch = 23,
+    DescribeConfigs = 32,
+    CreatePartitions = 37,
+    IncrementalAlterConfigs = 44,
+    DescribeCluster = 60,
+}
+
+/// Which versions of an API there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Versions {
+    /// First version advertised; every version from here on gets an answer in its own format.
+    pub(crate) first: i16,
+    /// Last version served.
+    pub(crate) last: i16,
+    /// First version with varint lengths and tagged fields.
+    pub(crate) flexible_from: i16,
+}
+
+impl Api {
+    /// All of them, by key.
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Produce,
+        Self::Fetch,
+        Self::ListOffsets,
+        Self::Metadata,
+        Self::FindCoordinator,
+        Self::ApiVersions,
+        Self::CreateTopics,
+        Self::DeleteTopics,
+        Self::InitProducerId,
+        Self::OffsetForLeaderEpoch,
+        Self::DescribeConfigs,
+        Self::CreatePartitions,
+        Self::IncrementalAlterConfigs,
+        Self::DescribeCluster,
+    ];
+
+    /// The API of that key, if it is served.
+    pub(crate) fn from_key(key: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|api| api.key() == key)
+    }
+
+    /// Its number on the wire.
+    pub(crate) const fn key(self) -> i16 {
+        self as i16
+    }
+
+    /// The versions served.
+    pub(crate) const fn versions(self) -> Versions {
+        let (first, last, flexible_from) = match self {
+            Self::Produce => (0, 12, 9),
+            Self::Fetch => (4, 12, 12),
+            Self::ListOffsets => (1, 10, 6),
+            Self::Metadata => (0, 13, 9),
+            Self::FindCoordinator => (0, 6, 3),
+            Self::ApiVersions => (0, 4, 3),
+            Self::CreateTopics => (2, 7, 5),
+            Self::DeleteTopics => (1, 6, 4),
+            Self::InitProducerId => (0, 5, 2),
+            Self::OffsetForLeaderEpoch => (2, 4, 4),
+            Self::DescribeConfigs => (1, 4, 4),
+            Self::CreatePartitions => (0, 3, 2),
+            Self::IncrementalAlterConfigs => (0, 1, 1),
+            Self::DescribeCluster => (0, 2, 0),
+        };
+        Versions {
+            first,
+            last,
+            flexible_from,
+        }
+    }
+
+    /// Whether that version has varint lengths and tagged fields.
+    pub(crate) const fn is_flexible(self, version: i16) -> bool {
+        version >= self.versions().flexible_from
+    }
+
+    /// What the walker checks before the message crate sees a body. Produce and Fetch have codecs
+    /// of their own that check as they go.
+    pub(super) const fn schema(self) -> &'static [Field] {
+        match self {
+            Self::Produce | Self::Fetch => &[],
+            Self::ListOffsets => LIST_OFFSETS,
+            Self::Metadata => METADATA,
+            Self::FindCoordinator => FIND_COORDINATOR,
+            Self::ApiVersions => API_VERSIONS,
+            Self::CreateTopics => CREATE_TOPICS,
+            Self::DeleteTopics => DELETE_TOPICS,
+            Self::InitProducerId => INIT_PRODUCER_ID,
+            Self::OffsetForLeaderEpoch => OFFSET_FOR_LEADER_EPOCH,
+            Self::DescribeConfigs => DESCRIBE_CONFIGS,
+            Self::CreatePartitions => CREATE_PARTITIONS,
+            Self::IncrementalAlterConfigs => INCREMENTAL_ALTER_CONFIGS,
+            Self::DescribeCluster => DESCRIBE_CLUSTER,
+        }
+    }
+}
+
+const BOOLEAN: Kind = Kind::Fixed(1);
+const INT8: Kind = Kind::Fixed(1);
+const INT16: Kind = Kind::Fixed(2);
+const INT32: Kind = Kind::Fixed(4);
+const INT64: Kind = Kind::Fixed(8);
+const UUID: Kind = Kind::Fixed(16);
+
+const LIST_OFFSETS: &[Field] = &[
+    Field::new(INT32),     // replica id
+    Field::since(2, INT8), // isolation level
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text), // topic
+        Field::new(Kind::Structures(&[
+            Field::new(INT32),      // partition
+            Field::since(4, INT32), // current leader epoch
+            Field::new(INT64),      // timestamp
+        ])),
+    ])),
+    Field::since(10, INT32), // timeout
+];
+
+const METADATA: &[Field] = &[
+    Field::new(Kind::Structures(&[
+        Field::since(10, UUID), // topic id
+        Field::new(Kind::Text), // topic
+    ])),
+    Field::since(4, BOOLEAN),       // allow automatic creation
+    Field::between(8, 10, BOOLEAN), // include the cluster's authorized operations
+    Field::since(8, BOOLEAN),       // include the topics' authorized operations
+];
+
+const FIND_COORDINATOR: &[Field] = &[
+    Field::between(0, 3, Kind::Text),           // key
+    Field::since(1, INT8),                      // key type
+    Field::since(4, Kind::Values(&Kind::Text)), // keys
+];
+
+const API_VERSIONS: &[Field] = &[
+    Field::since(3, Kind::Text), // client software's name
+    Field::since(3, Kind::Text), // client software's version
+];
+
+const CREATE_TOPICS: &[Field] = &[
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text), // topic
+        Field::new(INT32),      // partitions
+        Field::new(INT16),      // replication factor
+        Field::new(Kind::Structures(&[
+            Field::new(INT32),                // partition
+            Field::new(Kind::Values(&INT32)), // brokers
+        ])),
+        Field::new(Kind::Structures(&[
+            Field::new(Kind::Text), // setting
+            Field::new(Kind::Text), // value
+        ])),
+    ])),
+    Field::new(INT32),   // timeout
+    Field::new(BOOLEAN), // validate only
+];
+
+const DELETE_TOPICS: &[Field] = &[
+    Field::since(
+        6,
+        Kind::Structures(&[
+            Field::new(Kind::Text), // topic
+            Field::new(UUID),       // topic id
+        ]),
+    ),
+    Field::between(0, 5, Kind::Values(&Kind::Text)), // topics
+    Field::new(INT32),                               // timeout
+];
+
+const INIT_PRODUCER_ID: &[Field] = &[
+    Field::new(Kind::Text), // transactional id
+    Field::new(INT32),      // transaction timeout
+    Field::since(3, INT64), // producer id
+    Field::since(3, INT16), // producer epoch
+];
+
+const OFFSET_FOR_LEADER_EPOCH: &[Field] = &[
+    Field::since(3, INT32), // replica id
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text), // topic
+        Field::new(Kind::Structures(&[
+            Field::new(INT32), // partition
+            Field::new(INT32), // current leader epoch
+            Field::new(INT32), // leader epoch
+        ])),
+    ])),
+];
+
+const DESCRIBE_CONFIGS: &[Field] = &[
+    Field::new(Kind::Structures(&[
+        Field::new(INT8),                      // resource type
+        Field::new(Kind::Text),                // resource
+        Field::new(Kind::Values(&Kind::Text)), // settings
+    ])),
+    Field::new(BOOLEAN),      // include synonyms
+    Field::since(3, BOOLEAN), // include documentation
+];
+
+const CREATE_PARTITIONS: &[Field] = &[
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text), // topic
+        Field::new(INT32),      // count
+        Field::new(Kind::Structures(&[
+            Field::new(Kind::Values(&INT32)), // brokers
+        ])),
+    ])),
+    Field::new(INT32),   // timeout
+    Field::new(BOOLEAN), // validate only
+];
+
+const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
+    Field::new(Kind::Structures(&[
+        Field::new(INT8),       // resource type
+        Field::new(Kind::Text), // resource
+        Field::new(Kind::Structures(&[
+            Field::new(Kind::Text), // setting
+            Field::new(INT8),       // operation
+            Field::new(Kind::Text), // value
+        ])),
+    ])),
+    Field::new(BOOLEAN), // validate only
+];
+
+const DESCRIBE_CLUSTER: &[Field] = &[
+    Field::new(BOOLEAN),      // include authorized operations
+    Field::since(1, INT8),    // endpoint type
+    Field::since(2, BOOLEAN), // include fenced brokers
+];
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::ApiKey;
+
+    use super::*;
+
+    #[test]
+    fn headers_are_flexible_exactly_when_bodies_are() {
+        for api in Api::ALL {
+            let key = ApiKey::try_from(api.key()).expect("a Kafka API");
+            let versions = api.versions();
+            for version in versions.first..=versions.last {
+                let flexible = key.request_header_version(version) == 2;
+                assert_eq!(api.is_flexible(version), flexible, "{api:?} {version}");
+                // The one exception in the whole protocol: KIP-511.
+                let response = flexible && api != Api::ApiVersions;
+                let theirs = key.response_header_version(version) == 1;
+                assert_eq!(response, theirs, "{api:?} {version}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_in_order_and_found() {
+        assert!(Api::ALL.is_sorted());
+        for key in -1..100 {
+            let found = Api::from_key(key).map(Api::key);
+            let there = Api::ALL.iter().any(|api| api.key() == key);
+            assert_eq!(found, there.then_some(key));
+        }
+    }
+}
