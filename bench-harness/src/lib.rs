@@ -1,1 +1,72 @@
-//! The load generator, its latency recorders and its reports.
+//! The load generator behind `millrace bench`: it drives a broker through TCP with the broker's
+//! own protocol and reports throughput and latency that can be believed.
+//!
+//! An open loop decides by the clock when each message is due and counts its latency from that
+//! moment, so a stall is seen by every message that it delayed; a closed loop finds the peak. Every
+//! message carries an id and a checksum, and a run says whether any was lost, doubled, reordered
+//! or damaged.
+//!
+//! * [`args`]: the command line; [`scenario`]: from there to phases and back to a [`report`].
+//! * [`phase`]: threads that start together; [`worker`]: one of them; [`producer`], [`consumer`]:
+//!   its connections, over [`transport`] (the only file that knows the ring) and [`client`] (the
+//!   protocols).
+//! * [`schedule`], [`payload`], [`recorder`], [`verify`]: when, what, how long, and whether.
+//! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what.
+
+mod args;
+mod child;
+mod client;
+mod connection;
+mod consumer;
+mod machine;
+mod payload;
+mod phase;
+mod producer;
+mod progress;
+mod recorder;
+mod report;
+mod scenario;
+mod schedule;
+mod setup;
+mod sink;
+mod transport;
+mod verify;
+mod worker;
+
+use std::process::ExitCode;
+
+pub use args::BenchArgs;
+use args::BenchCommand;
+use report::Report;
+
+/// Runs what the command line asks for, prints the result and says whether all went well.
+pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    let (report, json) = match args.command {
+        BenchCommand::Produce(load) => {
+            let json = load.json.clone();
+            (scenario::produce(load)?, json)
+        }
+        BenchCommand::Consume(consume) => {
+            let json = consume.load.json.clone();
+            (scenario::consume(consume)?, json)
+        }
+        BenchCommand::E2e(load) => {
+            let json = load.json.clone();
+            (scenario::end_to_end(load)?, json)
+        }
+    };
+    finish(&report, json.as_deref())
+}
+
+fn finish(report: &Report, json: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
+    // The table first: a report that cannot be written must not swallow it.
+    print!("{}", report.table());
+    if let Some(path) = json {
+        report.write_json(path)?;
+    }
+    Ok(if report.is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,218 @@
+//! The command line of `millrace bench`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Drives a broker and reports what it did.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Send messages and measure their acknowledgements
+    Produce(LoadArgs),
+    /// Read messages: at the tail while they are sent, or a cold backlog
+    Consume(ConsumeArgs),
+    /// Send and read at once and measure from sending to arrival
+    E2e(LoadArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Broker to drive; without it this executable's own `serve` is started as a child, and with
+    /// `sink` an in-process peer that discards what it gets
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) target: Option<String>,
+    /// Bytes of each message's value
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = bytes)]
+    pub(crate) size: u64,
+    /// Messages per second over all connections, sent by the clock; 0 sends as fast as answered
+    #[arg(long, value_name = "PER_S", default_value_t = 0)]
+    pub(crate) rate: u64,
+    /// Producing connections
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) connections: u32,
+    /// Requests on their way per connection
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) depth: u32,
+    /// Most bytes of one batch
+    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = bytes)]
+    pub(crate) batch: u64,
+    /// How long to measure, such as 10s, 500ms or 2m
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// How long to run before measuring
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) warmup: Duration,
+    /// Write the whole result to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Topic to use, made if absent; by default a new one, which stays
+    #[arg(long, value_name = "NAME")]
+    pub(crate) topic: Option<String>,
+    /// Partitions of the topic, written in turn, one per request
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) partitions: u32,
+    /// What an acknowledgement waits for
+    #[arg(long, value_name = "ACKS", default_value = "all")]
+    pub(crate) acks: Acks,
+    /// Generator threads, each with a ring of its own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: u32,
+    /// Consuming connections; by default as many as producing ones, at most one per partition
+    #[arg(long, value_name = "N")]
+    pub(crate) consumers: Option<u32>,
+    /// Do not read everything back to look for lost, doubled, reordered or damaged messages
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Cores for the generator's threads, such as 1 or 0,2
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) generator_cores: Vec<usize>,
+    #[command(flatten)]
+    pub(crate) child: ChildArgs,
+}
+
+/// The broker started as a child.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ChildArgs {
+    /// The child broker's data directory, kept afterwards; by default a fresh one under the current
+    /// directory, removed afterwards
+    #[arg(long, value_name = "DIR", conflicts_with = "target")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The child broker's cores, as its own --cores takes them
+    #[arg(long, value_name = "LIST", conflicts_with = "target")]
+    pub(crate) cores: Option<String>,
+    /// Start this executable's `serve` instead of this one's own
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    pub(crate) broker: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConsumeArgs {
+    /// Write this many bytes of messages first, then read them all; --duration and --warmup do
+    /// not apply
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) backlog: Option<u64>,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+/// What the broker waits for before it acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Acks {
+    #[value(name = "0")]
+    None,
+    #[value(name = "1")]
+    Leader,
+    #[value(name = "all", alias = "-1")]
+    All,
+}
+
+impl Acks {
+    /// Kafka's number for it.
+    pub(crate) fn code(self) -> i16 {
+        match self {
+            Self::None => 0,
+            Self::Leader => 1,
+            Self::All => -1,
+        }
+    }
+}
+
+/// Bytes with an optional binary unit: `1024`, `64KiB`, `64k`, `3GiB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits_end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits_end);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err(format!("{unit:?} is no unit of bytes; use KiB, MiB or GiB")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a whole number is wanted".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too many bytes".to_owned())
+}
+
+/// A time with its unit: `10s`, `500ms`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits_end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits_end);
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a whole number is wanted".to_owned())?;
+    let milliseconds = match unit.trim() {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" | "min" => number.checked_mul(60_000),
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s or m")),
+    };
+    milliseconds
+        .map(Duration::from_millis)
+        .ok_or_else(|| "too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Whole {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn parse(line: &str) -> Result<BenchCommand, clap::Error> {
+        Whole::try_parse_from(line.split(' ')).map(|whole| whole.bench.command)
+    }
+
+    #[test]
+    fn the_line_that_scripts_rely_on_is_understood() {
+        let line = "bench e2e --target h:9 --size 1024 --rate 1000 --connections 4 --depth 8 \
+                    --batch 65536 --duration 10s --json out.json";
+        let Ok(BenchCommand::E2e(load)) = parse(line) else {
+            panic!("e2e")
+        };
+        assert_eq!((load.size, load.rate, load.connections), (1024, 1000, 4));
+        assert_eq!(
+            (load.depth, load.batch, load.duration),
+            (8, 65536, Duration::from_secs(10))
+        );
+        assert!(matches!(
+            parse("bench consume --backlog 1GiB"),
+            Ok(BenchCommand::Consume(_))
+        ));
+    }
+
+    #[test]
+    fn bytes_and_times_have_units() {
+        assert_eq!(
+            (bytes("100"), bytes("64KiB"), bytes("2m")),
+            (Ok(100), Ok(65536), Ok(2 << 20))
+        );
+        assert!(bytes("1kg").is_err() && bytes("").is_err() && bytes("99999999999GiB").is_err());
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("10").is_err() && duration("s").is_err());
+    }
+
+    #[test]
+    fn a_foreign_broker_has_no_data_directory_here() {
+        assert!(parse("bench produce --target h:9 --data-dir d").is_err());
+    }
+}

@@ -1,0 +1,68 @@
+//! A connected client: a stream, a protocol's state and what was received of the next reply.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::client::{Client, Decoded, Reply};
+use crate::transport::{ReadBuffer, Stream};
+
+/// How long a connect, a handshake or an administrative request may take.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One connection with its protocol's handshake done.
+pub(crate) struct Connection {
+    pub(crate) stream: Stream,
+    pub(crate) client: Client,
+    pub(crate) buffer: ReadBuffer,
+}
+
+impl Connection {
+    /// Connects and shakes hands; the error names the address.
+    pub(crate) async fn open(address: SocketAddr, client: Client) -> anyhow::Result<Self> {
+        let stream = Stream::connect(address, ANSWER_TIMEOUT)
+            .with_context(|| format!("cannot reach {address}"))?;
+        let mut connection = Self {
+            stream,
+            client,
+            buffer: ReadBuffer::default(),
+        };
+        let mut out = Vec::new();
+        connection.client.handshake(&mut out);
+        let ready = connection.exchange(out, |reply| match reply {
+            Reply::Ready => Some(()),
+            _ => None,
+        });
+        let ready = ready.await;
+        ready.with_context(|| format!("no handshake with {address}"))?;
+        Ok(connection)
+    }
+
+    /// Sends what `out` holds and waits for the reply, of which `take` keeps what it knows.
+    pub(crate) async fn exchange<T>(
+        &mut self,
+        out: Vec<u8>,
+        take: impl FnOnce(Reply<'_>) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let protocol = self.client.protocol();
+        let taken = tokio::time::timeout(ANSWER_TIMEOUT, async {
+            self.stream.write(out).await?;
+            loop {
+                if let Decoded::Complete { value, bytes } =
+                    self.client.decode(self.buffer.bytes())?
+                {
+                    let taken = take(value);
+                    self.buffer.take(bytes);
+                    return taken.context("the broker answered something else than was asked");
+                }
+                if self.stream.read(&mut self.buffer).await? == 0 {
+                    bail!("the peer closed the connection instead of answering: not {protocol}?");
+                }
+            }
+        });
+        taken
+            .await
+            .with_context(|| format!("no {protocol} answer in {ANSWER_TIMEOUT:?}"))?
+    }
+}

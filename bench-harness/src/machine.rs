@@ -1,0 +1,211 @@
+//! What a figure was measured on: kernel, processor, memory, file system and device, and what a
+//! process has used of them, read from `/proc`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+
+/// The machine.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) kernel: String,
+    pub(crate) cpu_model: String,
+    pub(crate) cpus: usize,
+    pub(crate) memory_bytes: u64,
+}
+
+impl Machine {
+    pub(crate) fn describe() -> Self {
+        let uname = rustix::system::uname();
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get());
+        Self {
+            kernel: uname.release().to_string_lossy().into_owned(),
+            cpu_model: field(&cpuinfo, "model name")
+                .unwrap_or("unknown")
+                .to_owned(),
+            cpus,
+            memory_bytes: kib_field(&meminfo, "MemTotal").unwrap_or(0),
+        }
+    }
+}
+
+/// Where a broker keeps its data.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Storage {
+    pub(crate) directory: PathBuf,
+    pub(crate) file_system: String,
+    pub(crate) device: String,
+    /// False in memory: an acknowledgement there outlives nothing.
+    pub(crate) durable: bool,
+}
+
+impl Storage {
+    /// Finds the mount that holds `directory`, which exists.
+    pub(crate) fn of(directory: &Path) -> anyhow::Result<Self> {
+        let directory = directory
+            .canonicalize()
+            .with_context(|| format!("cannot find {}", directory.display()))?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        // The last of equally long mount points covers the earlier ones.
+        let mount = mounts
+            .lines()
+            .filter_map(Mount::parse)
+            .filter(|mount| directory.starts_with(&mount.point))
+            .max_by_key(|mount| mount.point.as_os_str().len());
+        let (file_system, device) = match mount {
+            Some(mount) => (mount.file_system, mount.device),
+            None => ("unknown".to_owned(), "unknown".to_owned()),
+        };
+        let durable = !matches!(file_system.as_str(), "tmpfs" | "ramfs");
+        Ok(Self {
+            directory,
+            file_system,
+            device,
+            durable,
+        })
+    }
+}
+
+struct Mount {
+    point: PathBuf,
+    file_system: String,
+    device: String,
+}
+
+impl Mount {
+    /// Reads a line of mountinfo: `36 35 98:0 /root /point options - ext4 /dev/sda1 options`.
+    fn parse(line: &str) -> Option<Self> {
+        let (place, kind) = line.split_once(" - ")?;
+        let mut kind = kind.split(' ');
+        Some(Self {
+            // The kernel writes a space in a path as \040.
+            point: PathBuf::from(place.split(' ').nth(4)?.replace("\\040", " ")),
+            file_system: kind.next()?.to_owned(),
+            device: kind.next()?.to_owned(),
+        })
+    }
+}
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Usage {
+    pub(crate) cpu_user_s: f64,
+    pub(crate) cpu_system_s: f64,
+    /// Largest resident size of the process's life.
+    pub(crate) memory_peak_bytes: u64,
+    /// Bytes that it caused to be written to, and read from, storage.
+    pub(crate) storage_written_bytes: u64,
+    pub(crate) storage_read_bytes: u64,
+}
+
+impl Usage {
+    /// Reads the usage of process `pid`, or of this one.
+    pub(crate) fn of(pid: Option<u32>) -> anyhow::Result<Self> {
+        let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+        let read = |file: &str| {
+            let path = format!("/proc/{process}/{file}");
+            fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+        };
+        let (cpu_user_s, cpu_system_s) =
+            parse_stat(&read("stat")?).context("a stat line of another form")?;
+        let status = read("status")?;
+        let io = read("io")?;
+        Ok(Self {
+            cpu_user_s,
+            cpu_system_s,
+            memory_peak_bytes: kib_field(&status, "VmHWM").unwrap_or(0),
+            storage_written_bytes: number_field(&io, "write_bytes").unwrap_or(0),
+            storage_read_bytes: number_field(&io, "read_bytes").unwrap_or(0),
+        })
+    }
+
+    /// What was used since `earlier`; the memory peak stays that of the life.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            cpu_user_s: self.cpu_user_s - earlier.cpu_user_s,
+            cpu_system_s: self.cpu_system_s - earlier.cpu_system_s,
+            memory_peak_bytes: self.memory_peak_bytes,
+            storage_written_bytes: self.storage_written_bytes - earlier.storage_written_bytes,
+            storage_read_bytes: self.storage_read_bytes - earlier.storage_read_bytes,
+        }
+    }
+
+    pub(crate) fn cpu_s(&self) -> f64 {
+        self.cpu_user_s + self.cpu_system_s
+    }
+}
+
+/// User and system seconds of `/proc/PID/stat`. The name in parentheses may hold anything.
+fn parse_stat(stat: &str) -> Option<(f64, f64)> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    let per_s = rustix::param::clock_ticks_per_second() as f64;
+    let mut seconds = || Some(fields.next()?.parse::<f64>().ok()? / per_s);
+    Some((seconds()?, seconds()?))
+}
+
+/// The value after `name` and a colon in a file of such lines.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        (found.trim() == name).then(|| value.trim())
+    })
+}
+
+fn number_field(text: &str, name: &str) -> Option<u64> {
+    field(text, name)?.parse().ok()
+}
+
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let kib: u64 = field(text, name)?.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_line_is_read_in_both_halves() {
+        let line = "36 35 254:0 / /mnt/a\\040b rw,noatime master:1 - ext4 /dev/vda rw";
+        let mount = Mount::parse(line).expect("well formed");
+        assert_eq!(mount.point, Path::new("/mnt/a b"));
+        assert_eq!(
+            (mount.file_system.as_str(), mount.device.as_str()),
+            ("ext4", "/dev/vda")
+        );
+        assert!(Mount::parse("36 35 254:0 /").is_none());
+    }
+
+    #[test]
+    fn cpu_time_is_found_behind_any_process_name() {
+        let stat = "7 (a) b) R 1 2 3 4 5 6 7 8 9 10 200 50 0 0 20";
+        let per_s = rustix::param::clock_ticks_per_second() as f64;
+        assert_eq!(parse_stat(stat), Some((200.0 / per_s, 50.0 / per_s)));
+    }
+
+    #[test]
+    fn fields_are_found_by_whole_name() {
+        let text = "VmPeak:\t  10 kB\nVmHWM:\t   3 kB\nwrite_bytes: 42\ncancelled_write_bytes: 1\n";
+        assert_eq!(kib_field(text, "VmHWM"), Some(3072));
+        assert_eq!(number_field(text, "write_bytes"), Some(42));
+        assert_eq!(number_field(text, "absent"), None);
+    }
+
+    #[test]
+    fn this_process_and_this_directory_can_be_described() {
+        let usage = Usage::of(None).expect("own usage");
+        assert!(usage.memory_peak_bytes > 0);
+        assert!(
+            !Storage::of(Path::new("."))
+                .expect("the current directory")
+                .device
+                .is_empty()
+        );
+        assert!(Machine::describe().cpus > 0);
+    }
+}

@@ -1,0 +1,190 @@
+//! Whole phases against the in-process sink: the generator's accuracy against a known stall.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::producer::Load;
+use crate::recorder::Latency;
+use crate::setup::{self, Topic};
+use crate::sink::{Sink, Stall};
+
+const MILLISECOND_NS: u64 = 1_000_000;
+
+fn load(rate_per_s: Option<u64>) -> Load {
+    Load {
+        topic: "t".into(),
+        run: 7,
+        message_bytes: 128,
+        batch_bytes: 16 << 10,
+        depth: 4,
+        acks: -1,
+        rate_per_s,
+        messages_max: None,
+        streams: 1,
+    }
+}
+
+fn phase(load: Load, topic: &Topic, duration: Duration) -> PhasePlan {
+    let producer = ProducerPlan {
+        load: Arc::new(load),
+        address: topic.nodes[0].address,
+        stream: 0,
+        partitions: topic.nodes[0].partitions.clone(),
+    };
+    PhasePlan {
+        name: "test",
+        producers: vec![producer],
+        consumers: Vec::new(),
+        threads: 1,
+        cores: Vec::new(),
+        streams: 1,
+        warmup_ns: 0,
+        duration_ns: Some(u64::try_from(duration.as_nanos()).expect("short")),
+        backlog: 0,
+        uncertain: false,
+    }
+}
+
+fn run_against(stall: Option<Stall>, load: Load, duration: Duration) -> PhaseResult {
+    let sink = Sink::start(stall).expect("a free port");
+    let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
+    run(phase(load, &topic, duration), Clock::start()).expect("started")
+}
+
+/// A stall of S at a rate of R delays S x R messages, by S at first and evenly less after: of all
+/// N messages, those slower than L are at least R x (S - L). A slow machine only adds to them.
+#[test]
+fn an_open_loop_shows_a_stall_to_every_message_that_it_delayed() {
+    let stall = Stall {
+        after: Duration::from_millis(300),
+        lasts: Duration::from_millis(400),
+    };
+    let result = run_against(Some(stall), load(Some(1_000)), Duration::from_secs(1));
+    assert_eq!(result.failures, Vec::<String>::new());
+    let ack = &result.recorder.ack;
+    assert_eq!(
+        ack.count(),
+        1_000,
+        "every message of the schedule is counted"
+    );
+    for (ms, wanted) in [(100, 300), (200, 200), (300, 100), (390, 10)] {
+        // The stall's length is counted from the first request's arrival, some time after it was
+        // due, and the histogram rounds: a handful of messages may lie on the border.
+        let found = slower_than_ms(ack, ms);
+        assert!(
+            found >= wanted - 8,
+            "{found} of {wanted} are slower than {ms} ms"
+        );
+    }
+    assert!(ack.quantile_ns(0.9) >= 290 * MILLISECOND_NS);
+    assert!(ack.max_ns() >= 390 * MILLISECOND_NS);
+}
+
+/// The same stall in a closed loop touches no more than what was on its way: this is the omission
+/// that the open loop exists to avoid. In any time T, a depth of 4 has at most 4 x (T / L + 1)
+/// requests that take longer than L.
+#[test]
+fn a_closed_loop_shows_a_stall_to_the_requests_on_their_way_only() {
+    let stall = Stall {
+        after: Duration::from_millis(100),
+        lasts: Duration::from_millis(300),
+    };
+    let load = Load {
+        batch_bytes: 1,
+        ..load(None)
+    };
+    let begun = Instant::now();
+    let result = run_against(Some(stall), load, Duration::from_millis(600));
+    let lasted_ms = u64::try_from(begun.elapsed().as_millis()).expect("short");
+    let stalled = slower_than_ms(&result.recorder.ack, 250);
+    let stalled_max = 4 * (lasted_ms / 250 + 1);
+    assert!(
+        (1..=stalled_max).contains(&stalled),
+        "{stalled} of at most {stalled_max}"
+    );
+}
+
+fn slower_than_ms(latency: &Latency, ms: u64) -> u64 {
+    let buckets = latency.buckets().into_iter();
+    let slower = buckets.filter(|[ns, _]| *ns > ms * MILLISECOND_NS);
+    slower.map(|[_, count]| count).sum()
+}
+
+#[test]
+fn a_limited_load_sends_exactly_its_messages_and_acknowledges_them() {
+    let load = Load {
+        messages_max: Some(5_000),
+        ..load(None)
+    };
+    let sink = Sink::start(None).expect("a free port");
+    let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
+    let plan = PhasePlan {
+        duration_ns: None,
+        ..phase(load, &topic, Duration::ZERO)
+    };
+    let result = run(plan, Clock::start()).expect("started");
+    let [ledger] = &result.ledgers[..] else {
+        panic!("one stream")
+    };
+    assert_eq!((ledger.sent, ledger.acknowledged()), (5_000, 5_000));
+    assert_eq!(result.recorder.acked.messages, 5_000);
+    assert_eq!(result.recorder.acked.bytes, 5_000 * 128);
+    assert_eq!(result.recorder.offsets_not_rising, 0);
+}
+
+#[test]
+fn without_acks_messages_count_when_they_are_handed_over() {
+    let load = Load {
+        acks: 0,
+        messages_max: Some(2_000),
+        ..load(None)
+    };
+    let sink = Sink::start(None).expect("a free port");
+    let topic = setup::prepare(sink.address, "t", 1).expect("prepared");
+    let plan = PhasePlan {
+        duration_ns: None,
+        ..phase(load, &topic, Duration::ZERO)
+    };
+    let result = run(plan, Clock::start()).expect("started");
+    assert_eq!(result.failures, Vec::<String>::new());
+    assert_eq!(result.recorder.acked.messages, 2_000);
+    assert_eq!(result.ledgers[0].acknowledged(), 0, "nothing was promised");
+}
+
+#[test]
+fn a_topic_of_another_partition_count_is_refused_by_name() {
+    let sink = Sink::start(None).expect("a free port");
+    setup::prepare(sink.address, "t", 2).expect("prepared");
+    let error = setup::prepare(sink.address, "t", 1).expect_err("it has two");
+    let expected = "topic \"t\" has 2 partitions, --partitions says 1";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_peer_that_answers_nonsense_or_nothing_is_named() {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().expect("one connection");
+        assert!(first.read(&mut [0; 512]).expect("a request") > 0);
+        first
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .expect("answered");
+        let (mut second, _) = listener.accept().expect("another connection");
+        assert!(second.read(&mut [0; 512]).expect("a request") > 0);
+    });
+    let garbage = setup::prepare(address, "t", 1).expect_err("not Kafka");
+    assert!(
+        format!("{garbage:#}").contains("does not speak Kafka"),
+        "{garbage:#}"
+    );
+    let closed = setup::prepare(address, "t", 1).expect_err("closed");
+    assert!(format!("{closed:#}").contains("not Kafka?"), "{closed:#}");
+    let unreachable = setup::prepare(address, "t", 1).expect_err("nobody listens");
+    assert!(
+        format!("{unreachable:#}").contains("cannot reach 127.0.0.1"),
+        "{unreachable:#}"
+    );
+}

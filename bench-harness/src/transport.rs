@@ -1,0 +1,231 @@
+//! The only file that knows `tokio-uring`: one thread, one runtime, its streams and its timers.
+//!
+//! A stream is read and written by two futures of one task; either may be dropped half-way, and
+//! [`Stream::close`] then ends what is still in the kernel.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::fs::File;
+use tokio_uring::net::TcpStream;
+
+/// Bytes that a fresh receive buffer holds.
+const READ_BYTES_MIN: usize = 64 << 10;
+/// What a read of a timer returns.
+const EXPIRATIONS_BYTES: usize = 8;
+
+/// Runs `future` to its end on a ring of its own, on this thread.
+pub(crate) fn run<F: Future>(future: F) -> F::Output {
+    tokio_uring::start(future)
+}
+
+/// Starts a task on this thread's ring.
+pub(crate) fn spawn<T: 'static>(
+    task: impl Future<Output = T> + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio_uring::spawn(task)
+}
+
+/// A TCP connection.
+pub(crate) struct Stream {
+    inner: TcpStream,
+}
+
+impl Stream {
+    /// Connects, waiting no longer than `timeout` for an answer.
+    pub(crate) fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        // A blocking connect: it happens before anything is measured, and it can time out.
+        let socket = std::net::TcpStream::connect_timeout(&address, timeout)?;
+        socket.set_nodelay(true)?;
+        Ok(Self {
+            inner: TcpStream::from_std(socket),
+        })
+    }
+
+    /// Writes all of `bytes` and gives the buffer back, empty.
+    pub(crate) async fn write(&self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        let (result, mut bytes) = self.inner.write_all(bytes).await;
+        result?;
+        bytes.clear();
+        Ok(bytes)
+    }
+
+    /// Reads what has come, at most what `buffer` has room for, and returns how much: 0 is the end.
+    pub(crate) async fn read(&self, buffer: &mut ReadBuffer) -> io::Result<usize> {
+        buffer.make_room();
+        let data = std::mem::take(&mut buffer.data);
+        let filled = data.len();
+        let (result, slice) = self.inner.read(data.slice(filled..)).await;
+        buffer.data = slice.into_inner();
+        result
+    }
+
+    /// Ends both directions, which completes what the kernel still holds of this stream.
+    pub(crate) fn close(&self) {
+        // The peer may have closed first; there is nothing more to do then.
+        let _ = self.inner.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Received bytes that no decoder has taken yet.
+#[derive(Default)]
+pub(crate) struct ReadBuffer {
+    /// Everything received since `data` was last compacted.
+    data: Vec<u8>,
+    /// Bytes of `data` already taken.
+    taken: usize,
+    /// Bytes that the next decoder call wants to see at once.
+    need_bytes: usize,
+}
+
+impl ReadBuffer {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data[self.taken..]
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize) {
+        self.taken += bytes;
+        assert!(
+            self.taken <= self.data.len(),
+            "only received bytes can be taken"
+        );
+    }
+
+    /// Says how many bytes must be there before decoding makes sense again.
+    pub(crate) fn need(&mut self, bytes: usize) {
+        self.need_bytes = bytes;
+    }
+
+    fn make_room(&mut self) {
+        self.data.drain(..self.taken);
+        self.taken = 0;
+        let wanted = self.need_bytes.max(READ_BYTES_MIN);
+        // Room for the whole value that comes, and never none: a read of 0 would look like the end.
+        if self.data.capacity() < wanted || self.data.len() == self.data.capacity() {
+            self.data
+                .reserve(wanted.saturating_sub(self.data.len()).max(READ_BYTES_MIN));
+        }
+    }
+}
+
+/// Wakes one task at a time of the monotonic clock, to the clock's own precision: the timers of
+/// tokio round to milliseconds, which is longer than an acknowledgement takes.
+pub(crate) struct Timer {
+    fd: OwnedFd,
+    /// The same timer, as the ring reads it.
+    file: File,
+    buffer: Cell<Vec<u8>>,
+}
+
+impl Timer {
+    pub(crate) fn new() -> io::Result<Self> {
+        let fd = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let file = File::from_std(std::fs::File::from(fd.try_clone()?));
+        Ok(Self {
+            fd,
+            file,
+            buffer: Cell::new(vec![0; EXPIRATIONS_BYTES]),
+        })
+    }
+
+    /// Returns after `wait_ns`. A sleep that was given up must be the timer's last one: its read
+    /// would take the next one's wake-up.
+    pub(crate) async fn sleep(&self, wait_ns: u64) -> io::Result<()> {
+        self.set(wait_ns)?;
+        let buffer = self.buffer.take();
+        assert_eq!(
+            buffer.len(),
+            EXPIRATIONS_BYTES,
+            "the last sleep was not given up"
+        );
+        let (result, buffer) = self.file.read_at(buffer, 0).await;
+        self.buffer.set(buffer);
+        result.map(|_| ())
+    }
+
+    fn set(&self, wait_ns: u64) -> io::Result<()> {
+        let wait = Duration::from_nanos(wait_ns.max(1));
+        let value = Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).expect("a wait ends within the run"),
+            tv_nsec: wait.subsec_nanos().into(),
+        };
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: value,
+        };
+        timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &once)?;
+        Ok(())
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // Ends the read of a sleep that was given up; a timer that cannot be set has none.
+        let _ = self.set(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_comes_back_and_a_close_ends_a_pending_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let echo = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().expect("one connection");
+            let mut bytes = vec![0; 300_000];
+            peer.read_exact(&mut bytes).expect("all sent");
+            peer.write_all(&bytes).expect("all taken");
+            peer.read(&mut bytes).expect("the end")
+        });
+        run(async move {
+            let stream = Stream::connect(address, Duration::from_secs(5)).expect("connected");
+            let sent: Vec<u8> = (0..300_000u32).map(|i| i.to_le_bytes()[0]).collect();
+            assert!(
+                stream
+                    .write(sent.clone())
+                    .await
+                    .expect("written")
+                    .is_empty()
+            );
+            let mut buffer = ReadBuffer::default();
+            buffer.need(sent.len());
+            while buffer.bytes().len() < sent.len() {
+                assert_ne!(stream.read(&mut buffer).await.expect("read"), 0);
+            }
+            assert!(buffer.bytes() == sent);
+            buffer.take(sent.len());
+            assert!(buffer.bytes().is_empty());
+            stream.close();
+            assert_eq!(stream.read(&mut buffer).await.expect("closed"), 0);
+        });
+        assert_eq!(echo.join().expect("the echo ends"), 0);
+    }
+
+    #[test]
+    fn a_timer_never_wakes_early_and_can_be_used_again() {
+        run(async {
+            let timer = Timer::new().expect("a timer");
+            for wait_ns in [0, 300_000, 2_000_000] {
+                let start = Instant::now();
+                timer.sleep(wait_ns).await.expect("slept");
+                assert!(start.elapsed() >= Duration::from_nanos(wait_ns));
+            }
+        });
+    }
+}

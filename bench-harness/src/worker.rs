@@ -1,0 +1,169 @@
+//! One thread of the generator: its ring, its connections and what it measures.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use tokio::sync::watch;
+
+use crate::consumer::{Consumer, ConsumerPlan};
+use crate::producer::{Producer, ProducerPlan};
+use crate::recorder::{Live, Recorder, Window};
+use crate::schedule::Clock;
+use crate::transport;
+use crate::verify::{Ledger, Sighting};
+
+/// How far a phase has come; only ever rises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Producers follow their plan, consumers read.
+    Run,
+    /// Producers stop sending and wait for what is on its way.
+    Stop,
+    /// Consumers end too.
+    Finish,
+}
+
+/// When a phase starts and what of it counts; set when every connection stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) start_ns: u64,
+    /// When producers with a time limit stop.
+    pub(crate) end_ns: u64,
+    pub(crate) window: Window,
+}
+
+/// What a thread is to do.
+pub(crate) struct WorkerPlan {
+    pub(crate) producers: Vec<ProducerPlan>,
+    pub(crate) consumers: Vec<ConsumerPlan>,
+    /// Core to run on, if one was chosen.
+    pub(crate) core: Option<usize>,
+    /// Streams of the whole run.
+    pub(crate) streams: u32,
+}
+
+/// How a thread and the main thread speak to each other.
+pub(crate) struct Wires {
+    pub(crate) clock: Clock,
+    pub(crate) stage: watch::Receiver<Stage>,
+    pub(crate) start: mpsc::Receiver<Start>,
+    pub(crate) notes: mpsc::Sender<Note>,
+    pub(crate) live: Arc<Live>,
+}
+
+/// What a thread tells the main thread while it runs.
+pub(crate) enum Note {
+    /// All connections stand, or why not.
+    Connected(anyhow::Result<()>),
+    /// A producer has ended, well or not.
+    ProducerDone,
+    /// A connection broke; the run cannot go on.
+    Failed(anyhow::Error),
+}
+
+/// What a thread brings home.
+pub(crate) struct WorkerResult {
+    pub(crate) recorder: Recorder,
+    pub(crate) sighting: Sighting,
+    /// By stream number, for the streams of this thread.
+    pub(crate) ledgers: Vec<(u32, Ledger)>,
+}
+
+/// What the connections of one thread share.
+pub(crate) struct Desk {
+    pub(crate) clock: Clock,
+    pub(crate) window: Window,
+    pub(crate) live: Arc<Live>,
+    pub(crate) recorder: RefCell<Recorder>,
+    pub(crate) sighting: RefCell<Sighting>,
+}
+
+/// Runs the plan to its end. Blocks its thread.
+pub(crate) fn run(plan: WorkerPlan, wires: Wires) -> WorkerResult {
+    if let Some(id) = plan.core {
+        // A core that cannot be had costs precision, not correctness; the report shows lateness.
+        core_affinity::set_for_current(core_affinity::CoreId { id });
+    }
+    transport::run(run_connections(plan, wires))
+}
+
+async fn run_connections(plan: WorkerPlan, wires: Wires) -> WorkerResult {
+    let nothing = |streams| WorkerResult {
+        recorder: Recorder::new(),
+        sighting: Sighting::new(streams),
+        ledgers: Vec::new(),
+    };
+    let streams = plan.streams;
+    let connections = connect(plan).await;
+    let (producers, consumers) = match connections {
+        Ok(connections) => connections,
+        Err(error) => {
+            tell(&wires.notes, Note::Connected(Err(error)));
+            return nothing(streams);
+        }
+    };
+    tell(&wires.notes, Note::Connected(Ok(())));
+    // The main thread hangs up instead when another thread could not connect.
+    let Ok(start) = wires.start.recv() else {
+        return nothing(streams);
+    };
+    let desk = Rc::new(Desk {
+        clock: wires.clock,
+        window: start.window,
+        live: wires.live,
+        recorder: RefCell::new(Recorder::new()),
+        sighting: RefCell::new(Sighting::new(streams)),
+    });
+    let mut producing = Vec::new();
+    for producer in producers {
+        let (desk, stage, notes) = (desk.clone(), wires.stage.clone(), wires.notes.clone());
+        producing.push(transport::spawn(async move {
+            let (stream, ledger, outcome) = producer.run(desk, start, stage).await;
+            if let Err(error) = outcome {
+                tell(&notes, Note::Failed(error));
+            }
+            tell(&notes, Note::ProducerDone);
+            (stream, ledger)
+        }));
+    }
+    let mut consuming = Vec::new();
+    for consumer in consumers {
+        let (desk, stage, notes) = (desk.clone(), wires.stage.clone(), wires.notes.clone());
+        consuming.push(transport::spawn(async move {
+            if let Err(error) = consumer.run(desk, stage).await {
+                tell(&notes, Note::Failed(error));
+            }
+        }));
+    }
+    let mut ledgers = Vec::new();
+    for task in producing {
+        ledgers.push(task.await.expect("a producer task does not panic"));
+    }
+    for task in consuming {
+        task.await.expect("a consumer task does not panic");
+    }
+    WorkerResult {
+        recorder: desk.recorder.replace(Recorder::new()),
+        sighting: desk.sighting.replace(Sighting::new(0)),
+        ledgers,
+    }
+}
+
+async fn connect(plan: WorkerPlan) -> anyhow::Result<(Vec<Producer>, Vec<Consumer>)> {
+    let mut producers = Vec::new();
+    for plan in plan.producers {
+        producers.push(Producer::connect(plan).await?);
+    }
+    let mut consumers = Vec::new();
+    for plan in plan.consumers {
+        consumers.push(Consumer::connect(plan).await?);
+    }
+    Ok((producers, consumers))
+}
+
+fn tell(notes: &mpsc::Sender<Note>, note: Note) {
+    // Nobody listens any more only when the main thread has given the run up.
+    let _ = notes.send(note);
+}
