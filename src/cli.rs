@@ -25,6 +25,8 @@ pub(crate) enum Verb {
     Status(ClientArgs),
     /// List a running broker's topics.
     Topics(ClientArgs),
+    /// Drive a broker, this one or another, and measure it.
+    Bench(millrace_bench::BenchArgs),
 }
 
 /// Where settings come from.

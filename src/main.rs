@@ -23,6 +23,9 @@ fn main() -> ProcessExit {
             return code.into();
         }
     };
+    if let Verb::Bench(args) = cli.verb {
+        return bench(args);
+    }
     match run(&cli.verb) {
         Ok(()) => ExitCode::Clean.into(),
         Err(failure) => {
@@ -41,5 +44,14 @@ fn run(verb: &Verb) -> Result<(), Failure> {
         }
         Verb::Status(args) => commands::status(args),
         Verb::Topics(args) => commands::topics(args),
+        Verb::Bench(_) => unreachable!("it has exit codes of its own and was run before"),
     }
+}
+
+/// Runs the load generator: 0 when all went well, 1 when a message or the run did not.
+fn bench(args: millrace_bench::BenchArgs) -> ProcessExit {
+    millrace_bench::run(args).unwrap_or_else(|error| {
+        eprintln!("millrace: {error:#}");
+        ProcessExit::FAILURE
+    })
 }
