@@ -33,7 +33,8 @@ impl<'a, 'd> StartDisk<'a, 'd> {
         self.disk
     }
 
-    fn error(&self, file: Option<FileName>, error: DiskError) -> StorageError {
+    /// `error` of an operation on `file`, or on the directory.
+    pub(crate) fn error(&self, file: Option<FileName>, error: DiskError) -> StorageError {
         StorageError::Io {
             shard: self.shard,
             file: file.map_or_else(|| "directory".to_owned(), |file| file.to_string()),

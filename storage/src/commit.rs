@@ -75,6 +75,17 @@ pub struct CommitCounters {
     pub rolls: u64,
 }
 
+/// What recovery knows of the log's end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recovered {
+    /// The end; everything below is durable.
+    pub(crate) end: Lsn,
+    /// How far the blocks record that.
+    pub(crate) recorded: Lsn,
+    /// End of the last block with entries.
+    pub(crate) content_end: Lsn,
+}
+
 #[derive(Debug)]
 struct OpenGroup {
     buffer: AlignedBuf,
@@ -133,17 +144,20 @@ pub(crate) struct Placed<'a> {
 }
 
 impl Commit {
-    /// A log that is durable up to `end` and whose blocks record `recorded`.
-    pub(crate) fn new(config: &StoreConfig, end: Lsn, recorded: Lsn) -> Self {
+    /// A log that recovery made durable up to its end.
+    pub(crate) fn new(config: &StoreConfig, now: Now, recovered: &Recovered) -> Self {
         let sync = if config.bug(SeededBug::AckBeforeSync) {
             WriteSync::None
         } else {
             config.backend.write_sync()
         };
+        // What is not durable at a crash is copied into one file by the recovery.
+        let file_max = usize::try_from(config.wal_file_bytes).unwrap_or(usize::MAX);
+        let tail_max = file_max - 4 * PAGE_BYTES;
         Self {
             sync,
             groups_in_flight_max: config.groups_in_flight_max,
-            queue_bytes_max: config.commit_queue_bytes_max,
+            queue_bytes_max: config.commit_queue_bytes_max.min(tail_max),
             seeding: seeding(config),
             retry_failed_sync: config.bug(SeededBug::RetryAfterFailedSync),
             pool: BufferPool::new(config.commit_buffer_bytes, config.groups_in_flight_max + 2),
@@ -152,10 +166,11 @@ impl Commit {
             queue: VecDeque::new(),
             blocks_in_flight: 0,
             queue_bytes: 0,
-            durable_lsn: end,
-            recorded_lsn: recorded,
-            content_end: end,
-            seal_at: None,
+            durable_lsn: recovered.end,
+            recorded_lsn: recovered.recorded,
+            content_end: recovered.content_end,
+            seal_at: (recovered.recorded < recovered.content_end)
+                .then(|| now.boot.after_ms(SEAL_AFTER_MS)),
             poisoned: None,
             counters: CommitCounters::default(),
         }

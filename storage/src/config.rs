@@ -61,7 +61,7 @@ impl StoreConfig {
     /// Checks what the code relies on; a wrong value is a bug of whoever resolved the config.
     pub(crate) fn assert_sound(&self) {
         let page = PAGE_BYTES as u64;
-        assert!(self.wal_file_bytes.is_multiple_of(page) && self.wal_file_bytes >= 4 * page);
+        assert!(self.wal_file_bytes.is_multiple_of(page) && self.wal_file_bytes >= 8 * page);
         assert!(
             self.wal_files >= WAL_FILES_MIN,
             "active, next, and kept back"
@@ -71,8 +71,8 @@ impl StoreConfig {
         assert!(self.groups_in_flight_max >= 1);
         let largest = crate::block::block_bytes_for(self.batch_bytes_max);
         assert!(
-            largest as u64 + 2 * page <= self.wal_file_bytes,
-            "a WAL file holds its header, the largest batch and a seal"
+            largest as u64 + 4 * page <= self.wal_file_bytes,
+            "a WAL file holds its header, the largest batch, a seal and some room"
         );
     }
 

@@ -1,12 +1,33 @@
 //! Opening a shard's directory: what a crash left becomes a log that can be served.
+//!
+//! 1. The manifest says where the chain of WAL files begins; [`survey`] reads all their headers.
+//! 2. [`chain`] follows the blocks to the live end, telling the engine what they hold.
+//! 3. [`judge`] tells whether that end is a torn tail or damage. Damage refuses: nothing was
+//!    changed on disk so far.
+//! 4. [`takeover`] decides where a new life goes on, and [`repersist`] copies the tail above the last surely durable point into a new life and commits
+//!    that. Only now may anyone be told what the tail holds, and only now do appends go on.
+//! 5. The manifest forgets files that the new life replaced whole, and their slots are free.
+//!
+//! A crash in between changes nothing that a second run would judge differently.
+
+mod chain;
+mod judge;
+mod reader;
+mod repersist;
+mod replay;
+mod survey;
+mod takeover;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
-use crate::block::{ChainPoint, FileHeader};
+use crate::block::{ChainPoint, FileHeader, Seeding};
 use crate::blocking::StartDisk;
 use crate::buf::AlignedBuf;
-use crate::config::StoreConfig;
-use crate::disk::{BlockingDisk, FileName, WriteSync};
+use crate::commit::seeding;
+use crate::config::{LossRange, StoreConfig};
+use crate::disk::{BlockingDisk, FileName, Listing, WriteSync};
 use crate::error::StorageError;
 use crate::log_index::LogIndex;
 use crate::manifest::{ChainStart, Manifest};
@@ -14,42 +35,88 @@ use crate::request::Replayed;
 use crate::slots::Slots;
 use crate::units::{FilePosition, LifeId, Lsn, PAGE_BYTES};
 use crate::wal::{Generations, Wal, WalFile};
+use chain::Chain;
+use repersist::Tail;
+use replay::Replay;
+use survey::Survey;
+use takeover::Plan;
 
-/// Bytes of one write or read while opening.
-const STEP_BYTES: u64 = 4 << 20;
+/// Bytes of one write that fills a new file with zeros.
+const FILL_BYTES: u64 = 4 << 20;
 
 /// A store's parts, recovered.
 pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) manifest: Manifest,
     pub(crate) logs: LogIndex,
-    /// End of the log; everything below is durable.
-    pub(crate) end: Lsn,
-    /// How far the blocks record it as durable.
+    /// How far the blocks record the log as durable. All of it is.
     pub(crate) recorded: Lsn,
+    /// End of the last block with entries.
+    pub(crate) content_end: Lsn,
 }
 
+/// Opens the directory; everything told to `replay` is durable when this returns.
 pub(crate) fn open(
     config: &StoreConfig,
     disk: &mut BlockingDisk<'_>,
-    _replay: &mut dyn FnMut(Replayed<'_>),
+    replay: &mut dyn FnMut(Replayed<'_>),
 ) -> Result<Opened, StorageError> {
     let mut disk = StartDisk::new(disk, config.shard);
     let listing = disk.list()?;
+    let survey = Survey::take(&mut disk, config.shard, &listing)?;
     match Manifest::open(disk.inner(), config.shard, &listing)? {
-        None if listing.files.is_empty() => begin(config, &mut disk),
-        _ => Err(StorageError::Corrupt {
-            shard: config.shard,
-            file: FileName::Wal(0),
-            position: FilePosition(0),
-            found: "a log to recover",
-        }),
+        Some(manifest) => {
+            let recovery = Recovery {
+                config,
+                seeding: seeding(config),
+                listing,
+                survey,
+            };
+            recovery.run(&mut disk, manifest, replay)
+        }
+        None => {
+            refuse_unless_new(config, &mut disk, &listing, &survey)?;
+            begin(config, &mut disk, &listing)
+        }
     }
 }
 
-/// Makes the first file of a new log, then the manifest: a crash between leaves a file without a
-/// block in it, which the next start may overwrite.
-fn begin(config: &StoreConfig, disk: &mut StartDisk<'_, '_>) -> Result<Opened, StorageError> {
+/// A directory without a manifest is new only if there is nothing in it that one would name.
+fn refuse_unless_new(
+    config: &StoreConfig,
+    disk: &mut StartDisk<'_, '_>,
+    listing: &Listing,
+    survey: &Survey,
+) -> Result<(), StorageError> {
+    let is_pack = |file: &FileName| matches!(file, FileName::Pack(_) | FileName::Segment(_));
+    let pack = listing.files.iter().map(|(file, _)| *file).find(is_pack);
+    let every_life = (config.shard, 0);
+    let blocks = judge::hear_lives(disk, survey, every_life, seeding(config))?;
+    let file = match pack {
+        Some(pack) => pack,
+        None if blocks.end > Lsn(0) => FileName::Wal(0),
+        None => return Ok(()),
+    };
+    Err(StorageError::Corrupt {
+        shard: config.shard,
+        file,
+        position: FilePosition(0),
+        found: "data without a manifest: the manifest is lost",
+    })
+}
+
+/// Makes the first file of a new log, then the manifest. A crash between leaves a file without a
+/// block in it, which the next start makes anew.
+fn begin(
+    config: &StoreConfig,
+    disk: &mut StartDisk<'_, '_>,
+    listing: &Listing,
+) -> Result<Opened, StorageError> {
+    for (file, _) in &listing.files {
+        if matches!(file, FileName::Wal(_)) {
+            disk.remove(*file)?;
+        }
+    }
     let life = LifeId(1);
     let header = FileHeader {
         shard: config.shard,
@@ -61,12 +128,7 @@ fn begin(config: &StoreConfig, disk: &mut StartDisk<'_, '_>) -> Result<Opened, S
     };
     make_slot(disk, 0, config.wal_file_bytes)?;
     write_header(disk, &header)?;
-    let chain_start = ChainStart {
-        slot: header.slot,
-        life,
-        generation: header.generation,
-    };
-    let manifest = Manifest::create(disk.inner(), config.shard, chain_start)?;
+    let manifest = Manifest::create(disk.inner(), config.shard, start_at(&header))?;
     let mut slots = Slots::new(config.wal_file_bytes, config.wal_files);
     slots.add(0, config.wal_file_bytes, true);
     let mut current = WalFile::new(&header);
@@ -75,16 +137,94 @@ fn begin(config: &StoreConfig, disk: &mut StartDisk<'_, '_>) -> Result<Opened, S
         wal: Wal::new(config, slots, VecDeque::new(), current, 0),
         manifest,
         logs: LogIndex::default(),
-        end: Lsn(0),
         recorded: Lsn(0),
+        content_end: Lsn(0),
     })
+}
+
+/// One run of the recovery of a directory with a manifest.
+struct Recovery<'a> {
+    config: &'a StoreConfig,
+    seeding: Seeding,
+    listing: Listing,
+    survey: Survey,
+}
+
+impl Recovery<'_> {
+    fn run(
+        &self,
+        disk: &mut StartDisk<'_, '_>,
+        mut manifest: Manifest,
+        tell: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<Opened, StorageError> {
+        let state = manifest.state();
+        let settled = state.settled_lsn;
+        let mut logs = LogIndex::default();
+        for (partition, start) in &state.log_starts {
+            logs.entry(*partition).raise_start(*start);
+        }
+        let mut replay = Replay::new(self.config.shard, settled, &mut logs, tell);
+        let plan = match self.start(disk, state.chain_start, settled)? {
+            Ok(start) => self.follow(disk, start, settled, &mut replay)?,
+            Err(lost) => Plan::without_chain(lost, state.chain_start.life),
+        };
+        if let Some(LossRange { from, to }) = plan.loss {
+            replay.loss_accepted(from, to);
+        }
+        let content_end = replay.content_end();
+        let (header, bytes) = self.new_life(disk, &plan)?;
+        let tail = Tail {
+            files: &plan.files,
+            survey: &self.survey,
+            from: plan.keep_below,
+            durable: plan.durable,
+        };
+        let (current, crc) = repersist::begin_life(disk, &header, &tail, self.seeding)?;
+        let recorded = plan.durable;
+        let kept = plan.kept_files();
+        let first = kept.front().map_or(&header, |file| &file.header);
+        takeover::move_chain_start(disk, &mut manifest, start_at(first))?;
+        let slots = self.slots(disk, &kept, (header.slot, bytes))?;
+        let closed = kept.into_iter().map(|file| file.file).collect();
+        Ok(Opened {
+            wal: Wal::new(self.config, slots, closed, current, crc),
+            manifest,
+            logs,
+            recorded,
+            content_end,
+        })
+    }
+
+    /// Follows the chain from `start` and decides where the new life takes over from it.
+    fn follow(
+        &self,
+        disk: &mut StartDisk<'_, '_>,
+        start: FileHeader,
+        settled: Lsn,
+        replay: &mut Replay<'_>,
+    ) -> Result<Plan, StorageError> {
+        let from = (start, self.seeding);
+        let chain = Chain::follow(disk, &self.survey, from, &mut |visit| replay.visit(visit))?;
+        let testimony = judge::hear(disk, &self.survey, &chain, self.seeding)?;
+        let loss = self.judge(&chain, testimony.durable.max(settled))?;
+        self.take_over(chain, settled, loss, testimony.life)
+    }
+}
+
+/// How the manifest names the life of `header`.
+fn start_at(header: &FileHeader) -> ChainStart {
+    ChainStart {
+        slot: header.slot,
+        life: header.life,
+        generation: header.generation,
+    }
 }
 
 /// Creates a slot's file, zero-filled, its name durable.
 fn make_slot(disk: &mut StartDisk<'_, '_>, slot: u32, bytes: u64) -> Result<(), StorageError> {
     let file = FileName::Wal(slot);
     disk.create(file, bytes)?;
-    let step = usize::try_from(STEP_BYTES.min(bytes)).expect("a step fits memory");
+    let step = usize::try_from(FILL_BYTES.min(bytes)).expect("a step fits memory");
     let mut buffer = AlignedBuf::zeroed(step);
     let mut position = 0;
     while position < bytes {

@@ -126,8 +126,9 @@ pub enum Replayed<'a> {
         /// First offset kept.
         offset: Offset,
     },
-    /// The operator gave up a damaged range; comes last. Logs with data in it miss their end:
-    /// their offsets jump and their leader epoch rises.
+    /// The operator gave up a damaged range, now or at an earlier start. Logs with data in it miss
+    /// their end: their offsets jump and their leader epoch rises. Told again at every start until
+    /// the log is settled beyond it.
     LossAccepted {
         /// First lost address.
         from: Lsn,

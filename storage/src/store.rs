@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::commit::{COMMIT_TAG, Commit, CommitCounters, Placed};
+use crate::commit::{COMMIT_TAG, Commit, CommitCounters, Placed, Recovered};
 use crate::config::StoreConfig;
 use crate::disk::{BlockingDisk, DiskDone, DiskError, DiskOp};
 use crate::entry::EntryKind;
@@ -70,11 +70,16 @@ impl Store {
             wal,
             manifest,
             logs,
-            end,
             recorded,
+            content_end,
         } = recovery::open(&config, disk, replay)?;
+        let recovered = Recovered {
+            end: wal.current().end_lsn,
+            recorded,
+            content_end,
+        };
         let mut store = Self {
-            commit: Commit::new(&config, end, recorded),
+            commit: Commit::new(&config, now, &recovered),
             cache: TailCache::new(config.tail_cache_bytes, config.read_cache_bytes),
             reads: Reads::new(&config),
             wal,
@@ -416,4 +421,4 @@ fn check_size(config: &StoreConfig, bytes: &[u8]) -> Result<(), AppendError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

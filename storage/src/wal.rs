@@ -65,6 +65,19 @@ impl WalFile {
         self.end_lsn = self.end_lsn + block_bytes;
     }
 
+    /// Forgets the blocks at and above `lsn`, a block boundary.
+    pub(crate) fn cut(&mut self, lsn: Lsn) {
+        if lsn >= self.end_lsn {
+            return;
+        }
+        let bytes = lsn.0.saturating_sub(self.first_lsn.0);
+        let keep = self
+            .blocks
+            .partition_point(|page| u64::from(*page) * (PAGE_BYTES as u64) < bytes);
+        self.blocks.truncate(keep);
+        self.end_lsn = lsn.max(self.first_lsn);
+    }
+
     /// The block that starts at `lsn`.
     pub(crate) fn place(&self, lsn: Lsn) -> Option<BlockPlace> {
         if lsn < self.first_lsn || lsn >= self.end_lsn {

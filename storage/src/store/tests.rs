@@ -6,17 +6,18 @@ use crate::record::tests::hello;
 use crate::testing::SimDisk;
 use crate::units::{LeaderEpoch, ShardId};
 
-const SHARD: ShardId = ShardId(0);
-const LOG: PartitionId = PartitionId(7);
+pub(crate) const SHARD: ShardId = ShardId(0);
+pub(crate) const LOG: PartitionId = PartitionId(7);
 
-fn now(ms: u64) -> Now {
+pub(crate) fn now(ms: u64) -> Now {
     Now {
         boot: BootTime(ms * 1_000_000),
         wall_ms: 1_700_000_000_000,
     }
 }
 
-fn small() -> StoreConfig {
+/// A store of small files, so that every boundary is met often.
+pub(crate) fn small() -> StoreConfig {
     StoreConfig {
         wal_file_bytes: 64 << 10,
         wal_files: 6,
@@ -26,6 +27,20 @@ fn small() -> StoreConfig {
         read_cache_bytes: 64 << 10,
         ..StoreConfig::default()
     }
+}
+
+/// A batch of one record that is told from every other by its timestamp; `bytes` in all.
+pub(crate) fn batch(id: u64, bytes: usize) -> Vec<u8> {
+    let mut batch = hello();
+    batch.resize(bytes.max(batch.len()), 0xa5);
+    let length = i32::try_from(batch.len() - 12).expect("small");
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    for at in [27, 35] {
+        batch[at..at + 8].copy_from_slice(&id.to_be_bytes());
+    }
+    let sum = record::checksum(&batch[21..]);
+    batch[17..21].copy_from_slice(&sum.to_be_bytes());
+    batch
 }
 
 fn open(disk: &mut SimDisk) -> Store {

@@ -1,0 +1,83 @@
+//! Tells a torn tail from damage.
+//!
+//! Each block records how far the log was durable when it was closed. That is true whatever became
+//! of the blocks around it, so the blocks *behind* a bad one testify: if one of them says that the
+//! bad place was durable, acknowledged data is damaged. If none does, nobody was told that it is
+//! there, and with several groups in flight a hole in front of whole blocks is an ordinary crash.
+//!
+//! Witnesses are blocks of the live end's own life behind the end, and blocks of later lives: a
+//! roll whose header or predecessor did not survive. Earlier lives off the chain were abandoned by
+//! an earlier recovery and say nothing about this end.
+
+use super::chain::Chain;
+use super::reader::FileReader;
+use super::survey::Survey;
+use crate::block::{BlockHeader, FIRST_BLOCK, Seeding};
+use crate::blocking::StartDisk;
+use crate::error::StorageError;
+use crate::units::{LifeId, Lsn, ShardId};
+
+/// What the blocks off the accepted chain say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Testimony {
+    /// The highest durable LSN recorded.
+    pub(super) durable: Lsn,
+    /// End of the highest block.
+    pub(super) end: Lsn,
+    /// The highest life.
+    pub(super) life: LifeId,
+}
+
+impl Testimony {
+    fn hear(&mut self, header: &BlockHeader) {
+        self.durable = self.durable.max(header.durable_lsn);
+        self.end = self.end.max(header.end_lsn());
+        self.life = self.life.max(header.life);
+    }
+}
+
+/// Hears every witness about the live end of `chain`.
+pub(super) fn hear(
+    disk: &mut StartDisk<'_, '_>,
+    survey: &Survey,
+    chain: &Chain,
+    seeding: Seeding,
+) -> Result<Testimony, StorageError> {
+    let live = &chain.last().header;
+    let mut testimony = Testimony::default();
+    let bytes = survey.slots[&live.slot].bytes;
+    FileReader::new(live.slot, bytes, seeding).scan(disk, chain.end_position(), &mut |header| {
+        let is_ours = header.life == live.life && header.generation == live.generation;
+        if is_ours && header.shard == live.shard {
+            testimony.hear(header);
+        }
+    })?;
+    let later = hear_lives(disk, survey, (live.shard, live.life.0 + 1), seeding)?;
+    testimony.durable = testimony.durable.max(later.durable);
+    testimony.end = testimony.end.max(later.end);
+    testimony.life = testimony.life.max(later.life);
+    Ok(testimony)
+}
+
+/// Hears every block of life `first_life` or later. A file whose whole header says that it is on
+/// an earlier life holds none.
+pub(super) fn hear_lives(
+    disk: &mut StartDisk<'_, '_>,
+    survey: &Survey,
+    (shard, first_life): (ShardId, u64),
+    seeding: Seeding,
+) -> Result<Testimony, StorageError> {
+    let mut testimony = Testimony::default();
+    for (slot, file) in &survey.slots {
+        if file.header.is_some_and(|header| header.life.0 < first_life) {
+            continue;
+        }
+        let mut reader = FileReader::new(*slot, file.bytes, seeding);
+        reader.scan(disk, FIRST_BLOCK, &mut |header| {
+            if header.life.0 >= first_life && header.shard == shard {
+                testimony.hear(header);
+            }
+        })?;
+    }
+    Ok(testimony)
+}

@@ -1,0 +1,206 @@
+//! Questions to recovery: crash a store anywhere, and see what the next one makes of it.
+
+use crate::config::{LossRange, StoreConfig};
+use crate::disk::FileName;
+use crate::error::{AppendError, StorageError};
+use crate::record::{Batch, BatchHeader};
+use crate::request::{Append, ReadOutcome, ReadRequest, ReadTicket, Replayed};
+use crate::store::Store;
+use crate::store::tests::{LOG, SHARD, batch, now, small};
+use crate::testing::{Dice, SimDisk, Stream, Survival};
+use crate::units::{LeaderEpoch, Lsn, Offset};
+use crate::{LogConfig, Records};
+
+/// What must hold, whatever the disk did.
+#[derive(Default)]
+struct Model {
+    /// Which batch each offset holds; rises past `sure` with appends, falls back by a crash.
+    ids: Vec<u64>,
+    /// Offsets below were acknowledged or told to a reader.
+    sure: usize,
+    /// Never reused, so that no offset can change its batch unseen.
+    next_id: u64,
+}
+
+/// A machine with one store on it.
+struct Machine {
+    disk: SimDisk,
+    dice: Dice,
+    config: StoreConfig,
+}
+
+impl Machine {
+    fn new(seed: u64, config: StoreConfig) -> Self {
+        Self {
+            disk: SimDisk::new(seed),
+            dice: Dice::new(seed, Stream::Workload),
+            config,
+        }
+    }
+
+    /// Opens the store and holds what it tells against `model`. `None`: the machine stopped.
+    fn open(&mut self, model: &mut Model) -> Option<Store> {
+        let mut told = Vec::new();
+        self.config.seed = self.dice.bits();
+        let opened = Store::open(
+            self.config.clone(),
+            now(0),
+            &mut *self.disk.blocking(SHARD),
+            &mut |replayed| {
+                if let Replayed::Batch { header, .. } = replayed {
+                    assert_eq!(header.base_offset, Offset(told.len() as u64), "dense");
+                    told.push(header.max_timestamp_ms.cast_unsigned());
+                }
+            },
+        );
+        let mut store = match opened {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(self.disk.is_off(), "refused: {error}");
+                return None;
+            }
+        };
+        assert!(told.len() >= model.sure, "acknowledged batches are lost");
+        assert_eq!(told[..model.sure], model.ids[..model.sure]);
+        model.sure = told.len();
+        model.ids = told;
+        store.create_log(LOG, LogConfig::default());
+        Some(store)
+    }
+
+    /// Appends and completes at random until the machine stops, the log is full or the turns are
+    /// over.
+    fn work(&mut self, store: &mut Store, model: &mut Model, turns: u64) {
+        let mut pending: Vec<(Lsn, usize)> = Vec::new();
+        for turn in 0..turns {
+            for _ in 0..self.dice.below(4) {
+                match self.append(store, model) {
+                    Ok(lsn) => pending.push((lsn, model.ids.len())),
+                    Err(error) => assert_eq!(error, AppendError::WalFull),
+                }
+            }
+            store.handle_timeout(now(turn * 3));
+            store.close_group(now(turn * 3));
+            while let Some(op) = store.poll_disk() {
+                self.disk.submit(SHARD, op);
+            }
+            for _ in 0..self.dice.below(4) {
+                let Some((_, done)) = self.disk.complete_one() else {
+                    break;
+                };
+                store.handle_disk(now(turn * 3), done);
+            }
+            let durable = store.durable_lsn();
+            for (_, count) in pending.iter().filter(|(lsn, _)| *lsn <= durable) {
+                model.sure = model.sure.max(*count);
+            }
+            pending.retain(|(lsn, _)| *lsn > durable);
+            if self.disk.is_off() {
+                return;
+            }
+        }
+    }
+
+    fn append(&mut self, store: &mut Store, model: &mut Model) -> Result<Lsn, AppendError> {
+        let bytes = match self.dice.below(10) {
+            0 => 20_000,
+            1 | 2 => 5_000,
+            _ => 200,
+        };
+        let bytes = batch(model.next_id, bytes);
+        let lsn = store.append(
+            now(0),
+            Append {
+                partition: LOG,
+                base_offset: Offset(model.ids.len() as u64),
+                leader_epoch: LeaderEpoch(0),
+                append_time_ms: None,
+                batch: Batch::check(&bytes).expect("good"),
+            },
+        )?;
+        model.ids.push(model.next_id);
+        model.next_id += 1;
+        Ok(lsn)
+    }
+
+    /// Reads the whole log back and holds it against `model`.
+    fn read_all(&mut self, store: &mut Store, model: &Model) {
+        let end = Offset(model.sure as u64);
+        let mut ids = Vec::new();
+        while ids.len() < model.sure {
+            let records = self.read(store, Offset(ids.len() as u64), end);
+            assert!(!records.batches.is_empty());
+            for batch in &records.batches {
+                let header = Batch::check_stored(batch)
+                    .expect("whole")
+                    .header()
+                    .to_owned();
+                assert_eq!(header.base_offset, Offset(ids.len() as u64));
+                ids.push(header.max_timestamp_ms.cast_unsigned());
+            }
+        }
+        assert_eq!(ids, model.ids[..model.sure]);
+    }
+
+    fn read(&mut self, store: &mut Store, from: Offset, end: Offset) -> Records {
+        let request = ReadRequest {
+            ticket: ReadTicket(1),
+            partition: LOG,
+            from,
+            end,
+            bytes_max: 10_000,
+        };
+        if let ReadOutcome::Ready(records) = store.read(now(0), request) {
+            return records.expect("readable");
+        }
+        loop {
+            while let Some(op) = store.poll_disk() {
+                self.disk.submit(SHARD, op);
+            }
+            let (_, done) = self.disk.complete_one().expect("the read is in flight");
+            store.handle_disk(now(0), done);
+            if let Some((_, records)) = store.poll_read() {
+                return records.expect("readable");
+            }
+        }
+    }
+}
+
+fn survival(dice: &mut Dice) -> Survival {
+    match dice.below(5) {
+        0 => Survival::Nothing,
+        1 => Survival::Everything,
+        2 => Survival::Prefix,
+        3 => Survival::Random,
+        _ => Survival::InFlight(dice.bits()),
+    }
+}
+
+/// Several lives, each ended by a power cut or a kill at a random operation.
+fn lives(seed: u64, config: StoreConfig) {
+    let mut machine = Machine::new(seed, config);
+    let mut model = Model::default();
+    for life in 0..5 {
+        let stop = machine.disk.ops_started() + machine.dice.below(120);
+        machine.disk.power_off_at(stop);
+        if let Some(mut store) = machine.open(&mut model) {
+            machine.work(&mut store, &mut model, 60);
+        }
+        let next_seed = seed * 10 + life;
+        machine.disk = if machine.dice.one_in(3) {
+            machine.disk.after_kill(next_seed)
+        } else {
+            let survival = survival(&mut machine.dice);
+            machine.disk.after_power_cut(survival, next_seed)
+        };
+    }
+    let mut store = machine.open(&mut model).expect("nothing stops it now");
+    machine.read_all(&mut store, &model);
+}
+
+#[test]
+fn what_was_acknowledged_or_told_survives_many_lives() {
+    for seed in 1..=300 {
+        lives(seed, small());
+    }
+}
