@@ -25,7 +25,7 @@ pub(crate) enum Verb {
     Status(ClientArgs),
     /// List a running broker's topics.
     Topics(ClientArgs),
-    /// Drive a broker, this one or another, and measure it.
+    /// Measure a broker: this one by default, any that speaks its protocol with --target.
     Bench(millrace_bench::BenchArgs),
 }
 

@@ -12,6 +12,8 @@ use crate::config::ConfigError;
 pub enum ExitCode {
     /// A clean stop.
     Clean = 0,
+    /// A measurement failed, or what it measured broke its promise.
+    Measurement = 1,
     /// The command line is wrong.
     Usage = 64,
     /// Stored data is damaged. Nothing was changed; starting again will not help.
@@ -34,8 +36,9 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Clean,
+        Self::Measurement,
         Self::Usage,
         Self::Quarantine,
         Self::Unavailable,
@@ -102,9 +105,12 @@ pub enum Failure {
     /// A broker that should be there.
     #[error("{0}")]
     Unavailable(String),
-    /// The load generator, or anything else that has but one way to fail.
+    /// A flag whose value only we can judge.
     #[error("{0}")]
     Usage(String),
+    /// The load generator.
+    #[error("{0}")]
+    Bench(String),
 }
 
 impl Failure {
@@ -119,6 +125,7 @@ impl Failure {
             Self::Io { .. } => ExitCode::Io,
             Self::Unavailable(_) => ExitCode::Unavailable,
             Self::Usage(_) => ExitCode::Usage,
+            Self::Bench(_) => ExitCode::Measurement,
             Self::Storage(error) => match error {
                 StorageError::Quarantine { .. } | StorageError::Corrupt { .. } => {
                     ExitCode::Quarantine

@@ -7,4 +7,7 @@ pub mod exit;
 pub mod lock;
 pub mod topology;
 
+pub mod broker;
+
 mod checks;
+mod inspect;

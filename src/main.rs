@@ -23,11 +23,8 @@ fn main() -> ProcessExit {
             return code.into();
         }
     };
-    if let Verb::Bench(args) = cli.verb {
-        return bench(args);
-    }
-    match run(&cli.verb) {
-        Ok(()) => ExitCode::Clean.into(),
+    match run(cli.verb) {
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("millrace: {failure}");
             failure.code().into()
@@ -35,23 +32,15 @@ fn main() -> ProcessExit {
     }
 }
 
-fn run(verb: &Verb) -> Result<(), Failure> {
+fn run(verb: Verb) -> Result<ProcessExit, Failure> {
     match verb {
-        Verb::Config(args) => commands::config(args),
-        Verb::Cores => {
-            commands::cores();
-            Ok(())
+        Verb::Config(args) => commands::config(&args)?,
+        Verb::Cores => commands::cores(),
+        Verb::Status(args) => commands::status(&args)?,
+        Verb::Topics(args) => commands::topics(&args)?,
+        Verb::Bench(args) => {
+            return millrace_bench::run(args).map_err(|error| Failure::Bench(format!("{error:#}")));
         }
-        Verb::Status(args) => commands::status(args),
-        Verb::Topics(args) => commands::topics(args),
-        Verb::Bench(_) => unreachable!("it has exit codes of its own and was run before"),
     }
-}
-
-/// Runs the load generator: 0 when all went well, 1 when a message or the run did not.
-fn bench(args: millrace_bench::BenchArgs) -> ProcessExit {
-    millrace_bench::run(args).unwrap_or_else(|error| {
-        eprintln!("millrace: {error:#}");
-        ProcessExit::FAILURE
-    })
+    Ok(ExitCode::Clean.into())
 }

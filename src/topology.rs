@@ -97,11 +97,12 @@ impl Topology {
         ids
     }
 
-    /// The cores that a configured list means here.
+    /// The cores that a configured list means here. Without pinning the numbers of a list only
+    /// count the shards.
     ///
     /// # Errors
     /// [`Failure::Unfit`] names a core that does not exist or is not allowed.
-    pub fn resolve(&self, list: &CoreList) -> Result<Vec<usize>, Failure> {
+    pub fn resolve(&self, list: &CoreList, pin: bool) -> Result<Vec<usize>, Failure> {
         let CoreList::Cores(wanted) = list else {
             let recommended = self.recommended();
             return Ok(if recommended.is_empty() {
@@ -110,7 +111,7 @@ impl Topology {
                 recommended
             });
         };
-        for id in wanted {
+        for id in wanted.iter().filter(|_| pin) {
             let reason = match self.cores.iter().find(|core| core.id == *id) {
                 None => "does not exist, or is off line",
                 Some(core) if !core.allowed => "is not allowed to this process (taskset, cpuset)",
@@ -242,12 +243,16 @@ mod tests {
         let topology = Topology {
             cores: vec![core(0, [0, 0], 0)],
         };
-        assert_eq!(topology.resolve(&CoreList::Auto).unwrap(), [0]);
-        let refusal = topology.resolve(&CoreList::Cores(vec![0, 7])).unwrap_err();
+        assert_eq!(topology.resolve(&CoreList::Auto, true).unwrap(), [0]);
+        let refusal = topology
+            .resolve(&CoreList::Cores(vec![0, 7]), true)
+            .unwrap_err();
         assert!(
             refusal.to_string().contains("core 7 does not exist"),
             "{refusal}"
         );
+        let counted = topology.resolve(&CoreList::Cores(vec![0, 7]), false);
+        assert_eq!(counted.unwrap(), [0, 7]);
     }
 
     #[test]

@@ -286,7 +286,11 @@ impl Resolved {
             ("wal.commit_buffer_bytes", "wal.file_bytes", 2),
             ("wal.batch_bytes_max", "wal.file_bytes", 2),
             ("topics.max_message_bytes", "wal.batch_bytes_max", 1),
-            ("topics.max_message_bytes", "limits.request_bytes_max", 1),
+            (
+                "topics.max_message_bytes",
+                "listeners.kafka.request_bytes_max",
+                1,
+            ),
             ("topics.partitions", "limits.partitions_max", 1),
         ];
         for (small, large, times) in smaller {

@@ -96,7 +96,8 @@ settings! {
         /// takes one hardware thread of every physical core that the process may use. Shards keep
         /// their data when this changes: a start with other cores hands partitions over first.
         cores: CoreList = CoreList::Auto;
-        /// Keep each shard's thread on its core.
+        /// Keep each shard's thread on its core. Without it the numbers in `cores` only count the
+        /// shards, and the kernel places their threads.
         pin: bool = true;
         /// How long an idle shard spins before it sleeps, microseconds. Spinning answers faster and
         /// burns the core; 0 never spins.
@@ -120,6 +121,24 @@ settings! {
         advertised_host: String = String::new();
         /// Port that clients are told to connect to (node i: this + i); 0: the one listened on.
         advertised_port: u64 = 0, 0..=65_535;
+        /// Largest request, bytes: only Produce may reach it.
+        request_bytes_max: u64 = 100 * MIB, 64 * KIB..=GIB;
+        /// Largest request other than Produce, bytes.
+        control_request_bytes_max: u64 = 4 * MIB, 64 * KIB..=GIB;
+        /// Largest first request of a connection, bytes.
+        first_request_bytes_max: u64 = 64 * KIB, 4 * KIB..=GIB;
+        /// Array items and tagged fields of one request, all together.
+        request_items_max: u64 = 50_000, 100..=10_000_000;
+        /// Requests of one connection whose replies are not sent yet.
+        pipeline_requests_max: u64 = 64, 1..=65_536;
+        /// Commands of one connection that its shard has not answered yet.
+        pipeline_commands_max: u64 = 4_096, 1..=1_000_000;
+        /// Record bytes of one fetch, whatever the client asks for.
+        fetch_bytes_max: u64 = 55 * MIB, MIB..=GIB;
+        /// Longest wait of a fetch, milliseconds, whatever the client asks for.
+        fetch_wait_ms_max: u64 = 60_000, 0..=3_600_000;
+        /// Take any replication factor as 1 instead of refusing what one broker cannot do.
+        replication_factor_clamp: bool = false;
     }
 
     /// The write-ahead log; all of it per shard.
@@ -181,6 +200,8 @@ settings! {
         retention_bytes: SizeLimit = SizeLimit(None);
         /// Largest record batch of a topic, bytes.
         max_message_bytes: u64 = MIB + 12, 1..=256 * MIB;
+        /// Stamp records when they arrive (LogAppendTime) instead of keeping their producers' time.
+        log_append_time: bool = false;
     }
 
     /// Bounds. What reaches one is refused or waits; nothing grows without one.
@@ -192,9 +213,12 @@ settings! {
         /// A connection without a request for this long is closed, milliseconds.
         idle_timeout_ms: u64 = 600_000, 1_000..=86_400_000;
         /// A new connection must complete its first request within this, milliseconds.
-        handshake_timeout_ms: u64 = 30_000, 100..=3_600_000;
-        /// Largest request, bytes.
-        request_bytes_max: u64 = 100 * MIB, 64 * KIB..=GIB;
+        handshake_timeout_ms: u64 = 10_000, 100..=3_600_000;
+        /// A request that has begun must be whole, and a reply taken, after this, milliseconds,
+        /// plus the time for its bytes at `rate_bytes_per_s_min`.
+        transfer_timeout_ms: u64 = 30_000, 100..=3_600_000;
+        /// The slowest peer that is put up with, bytes a second.
+        rate_bytes_per_s_min: u64 = 16 * KIB, 1..=GIB;
         /// Replies that wait for a slow client, bytes per connection, before reading from it stops.
         send_bytes_max: u64 = MIB, 64 * KIB..=GIB;
         /// Topics.

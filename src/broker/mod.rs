@@ -1,0 +1,4 @@
+//! The running broker.
+pub mod directories;
+pub mod losses;
+mod translate;

@@ -1,0 +1,3 @@
+//! Reading a stopped broker's data directory.
+mod map;
+mod overlay;

@@ -1,0 +1,333 @@
+//! A shard's disk for a rehearsal: reads come from the mapped files, writes stay in memory. A
+//! store opened on it goes through the whole recovery, and the directory is as it was.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use millrace_storage::buf::AlignedBuf;
+use millrace_storage::disk::{
+    DiskDone, DiskError, DiskOp, DiskOutcome, DiskSpace, FileName, Listing,
+};
+use millrace_storage::units::{FilePosition, PAGE_BYTES, ShardId};
+
+use super::map::MappedFile;
+
+const PAGE: u64 = PAGE_BYTES as u64;
+
+/// The error of an operation that a rehearsal has no use for: EIO.
+const UNEXPECTED: DiskError = DiskError::Io { errno: 5 };
+
+/// All shards of a data directory, as far as a rehearsal has changed them.
+#[derive(Clone, Default)]
+pub(super) struct Overlay(Rc<RefCell<BTreeMap<ShardId, Shard>>>);
+
+#[derive(Default)]
+struct Shard {
+    files: BTreeMap<FileName, Layered>,
+    foreign: Vec<String>,
+}
+
+/// A file: what is mapped, under what was written since.
+#[derive(Clone)]
+struct Layered {
+    below: Option<Rc<MappedFile>>,
+    /// By page number.
+    written: HashMap<u64, Rc<[u8]>>,
+    bytes: u64,
+}
+
+impl Overlay {
+    /// Adds a shard's directory.
+    pub(super) fn add(&self, shard: ShardId, directory: &Path) -> io::Result<()> {
+        let mut found = Shard::default();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(file) = FileName::parse(&name) else {
+                found.foreign.push(name);
+                continue;
+            };
+            let map = MappedFile::open(&entry.path())?;
+            let layered = Layered {
+                bytes: map.len() as u64,
+                below: Some(Rc::new(map)),
+                written: HashMap::new(),
+            };
+            found.files.insert(file, layered);
+        }
+        self.0.borrow_mut().insert(shard, found);
+        Ok(())
+    }
+
+    /// Performs operations on one shard's directory.
+    pub(super) fn disk(&self, shard: ShardId) -> impl FnMut(DiskOp) -> DiskDone + use<> {
+        let overlay = self.clone();
+        move |op| overlay.perform(shard, op)
+    }
+
+    /// The files of a shard as they lie in its directory, untouched by the rehearsal.
+    pub(super) fn mapped(&self, shard: ShardId) -> Vec<(FileName, Rc<MappedFile>)> {
+        let shards = self.0.borrow();
+        let files = shards
+            .get(&shard)
+            .into_iter()
+            .flat_map(|found| &found.files);
+        files
+            .filter_map(|(file, layered)| Some((*file, Rc::clone(layered.below.as_ref()?))))
+            .collect()
+    }
+
+    fn perform(&self, shard: ShardId, op: DiskOp) -> DiskDone {
+        let token = op.token();
+        let (result, buffer) = match op {
+            DiskOp::Link {
+                from_shard,
+                from,
+                to,
+                ..
+            } => (self.link(from_shard, from, shard, to), None),
+            op => self
+                .0
+                .borrow_mut()
+                .get_mut(&shard)
+                .map_or((Err(DiskError::NotFound), None), |found| found.perform(op)),
+        };
+        DiskDone {
+            token,
+            buffer,
+            result,
+        }
+    }
+
+    fn link(
+        &self,
+        from_shard: ShardId,
+        from: FileName,
+        to_shard: ShardId,
+        to: FileName,
+    ) -> Result<DiskOutcome, DiskError> {
+        let mut shards = self.0.borrow_mut();
+        let source = shards
+            .get(&from_shard)
+            .and_then(|found| found.files.get(&from));
+        // The files that follow a partition to a new home are immutable: a copy is as good.
+        let source = source.cloned().ok_or(DiskError::NotFound)?;
+        let target = shards.get_mut(&to_shard).ok_or(DiskError::NotFound)?;
+        if target.files.contains_key(&to) {
+            return Err(DiskError::AlreadyExists);
+        }
+        target.files.insert(to, source);
+        Ok(DiskOutcome::Done)
+    }
+}
+
+type Performed = (Result<DiskOutcome, DiskError>, Option<AlignedBuf>);
+
+impl Shard {
+    fn perform(&mut self, op: DiskOp) -> Performed {
+        let plain = |result: Result<(), DiskError>| (result.map(|()| DiskOutcome::Done), None);
+        match op {
+            DiskOp::Create { file, bytes, .. } => plain(self.create(file, bytes)),
+            DiskOp::Write {
+                file,
+                position,
+                buffer,
+                ..
+            } => {
+                let written = self.file(file).map(|file| file.write(position, &buffer));
+                (written.map(|()| DiskOutcome::Done), Some(buffer))
+            }
+            DiskOp::Read {
+                file,
+                position,
+                mut buffer,
+                ..
+            } => {
+                let read = self.file(file).map(|file| file.read(position, &mut buffer));
+                (read, Some(buffer))
+            }
+            DiskOp::Sync { .. } | DiskOp::SyncDirectory { .. } => plain(Ok(())),
+            DiskOp::Rename { from, to, .. } => plain(match self.files.remove(&from) {
+                None => Err(DiskError::NotFound),
+                Some(file) => {
+                    self.files.insert(to, file);
+                    Ok(())
+                }
+            }),
+            DiskOp::Link { .. } => plain(Err(UNEXPECTED)),
+            DiskOp::Remove { file, .. } => plain(
+                self.files
+                    .remove(&file)
+                    .map(drop)
+                    .ok_or(DiskError::NotFound),
+            ),
+            // What is punched is never read again; leaving it is as good.
+            DiskOp::PunchHole { file, .. } => plain(self.file(file).map(drop)),
+            DiskOp::List { .. } => (Ok(DiskOutcome::Listed(self.listing())), None),
+            DiskOp::Space { .. } => {
+                let room = DiskSpace {
+                    available_bytes: 1 << 40,
+                    total_bytes: 1 << 40,
+                };
+                (Ok(DiskOutcome::Space(room)), None)
+            }
+        }
+    }
+
+    fn create(&mut self, file: FileName, bytes: u64) -> Result<(), DiskError> {
+        if self.files.contains_key(&file) {
+            return Err(DiskError::AlreadyExists);
+        }
+        let layered = Layered {
+            below: None,
+            written: HashMap::new(),
+            bytes,
+        };
+        self.files.insert(file, layered);
+        Ok(())
+    }
+
+    fn file(&mut self, file: FileName) -> Result<&mut Layered, DiskError> {
+        self.files.get_mut(&file).ok_or(DiskError::NotFound)
+    }
+
+    fn listing(&self) -> Listing {
+        Listing {
+            files: self
+                .files
+                .iter()
+                .map(|(file, layered)| (*file, layered.bytes))
+                .collect(),
+            foreign: self.foreign.clone(),
+        }
+    }
+}
+
+impl Layered {
+    fn write(&mut self, position: FilePosition, bytes: &[u8]) {
+        for (index, page) in (position.0 / PAGE..).zip(bytes.chunks(PAGE_BYTES)) {
+            // A new file reads as zeros anyway: filling one with them costs nothing.
+            let blank = self.below.is_none() && page.iter().all(|byte| *byte == 0);
+            if !blank || self.written.contains_key(&index) {
+                self.written.insert(index, page.into());
+            }
+        }
+        self.bytes = self.bytes.max(position.0 + bytes.len() as u64);
+    }
+
+    fn read(&self, position: FilePosition, buffer: &mut [u8]) -> DiskOutcome {
+        let there = usize::try_from(self.bytes.saturating_sub(position.0)).unwrap_or(usize::MAX);
+        let wanted = buffer.len();
+        let reached = wanted.min(there);
+        for (at, page) in (position.0..)
+            .step_by(PAGE_BYTES)
+            .zip(buffer.chunks_mut(PAGE_BYTES))
+        {
+            self.read_page(at, page);
+        }
+        if reached == wanted {
+            DiskOutcome::Done
+        } else {
+            DiskOutcome::Transferred(reached)
+        }
+    }
+
+    fn read_page(&self, at: u64, page: &mut [u8]) {
+        if let Some(written) = self.written.get(&(at / PAGE)) {
+            page[..written.len()].copy_from_slice(written);
+            return;
+        }
+        page.fill(0);
+        let below = self.below.as_deref().map_or(&[][..], |map| map);
+        let below = usize::try_from(at).ok().and_then(|at| below.get(at..));
+        let below = below.unwrap_or_default();
+        let there = below.len().min(page.len());
+        page[..there].copy_from_slice(&below[..there]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_storage::disk::{DiskToken, WriteSync};
+
+    use super::*;
+
+    const FILE: FileName = FileName::Wal(0);
+    const TOKEN: DiskToken = DiskToken(1);
+
+    fn page(byte: u8) -> AlignedBuf {
+        let mut page = AlignedBuf::zeroed(PAGE_BYTES);
+        page.fill(byte);
+        page
+    }
+
+    fn write(file: FileName, position: u64, byte: u8) -> DiskOp {
+        DiskOp::Write {
+            token: TOKEN,
+            file,
+            position: FilePosition(position),
+            buffer: page(byte),
+            sync: WriteSync::Dsync,
+        }
+    }
+
+    fn read(file: FileName, position: u64) -> DiskOp {
+        DiskOp::Read {
+            token: TOKEN,
+            file,
+            position: FilePosition(position),
+            buffer: page(0xFF),
+        }
+    }
+
+    #[test]
+    fn writes_are_seen_and_never_reach_the_directory() {
+        let name = format!("millrace-overlay-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("wal-000000"), [7; 2 * PAGE_BYTES]).unwrap();
+        fs::write(directory.join("notes"), "mine").unwrap();
+        let overlay = Overlay::default();
+        overlay.add(ShardId(0), &directory).unwrap();
+        let mut disk = overlay.disk(ShardId(0));
+
+        assert_eq!(disk(write(FILE, PAGE, 9)).result, Ok(DiskOutcome::Done));
+        assert_eq!(disk(read(FILE, 0)).buffer.unwrap()[0], 7);
+        assert_eq!(disk(read(FILE, PAGE)).buffer.unwrap()[0], 9);
+        let behind = disk(read(FILE, 2 * PAGE));
+        assert_eq!(behind.result, Ok(DiskOutcome::Transferred(0)));
+        let rename = DiskOp::Rename {
+            token: TOKEN,
+            from: FILE,
+            to: FileName::Wal(5),
+        };
+        assert_eq!(disk(rename).result, Ok(DiskOutcome::Done));
+        assert_eq!(disk(read(FILE, 0)).result, Err(DiskError::NotFound));
+        let listed = disk(DiskOp::List { token: TOKEN }).result;
+        let Ok(DiskOutcome::Listed(listing)) = listed else {
+            panic!("not a listing: {listed:?}")
+        };
+        assert_eq!(listing.files, [(FileName::Wal(5), 2 * PAGE)]);
+        assert_eq!(listing.foreign, ["notes"]);
+
+        let untouched = fs::read(directory.join("wal-000000")).unwrap();
+        assert!(untouched.iter().all(|byte| *byte == 7));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_filled_file_costs_only_what_is_not_zero() {
+        let mut shard = Shard::default();
+        shard.create(FILE, 0).unwrap();
+        for index in 0..8 {
+            let _ = shard.perform(write(FILE, index * PAGE, 0));
+        }
+        let _ = shard.perform(write(FILE, PAGE, 1));
+        let file = shard.file(FILE).unwrap();
+        assert_eq!((file.written.len(), file.bytes), (1, 8 * PAGE));
+    }
+}
