@@ -1,0 +1,264 @@
+//! Idempotent producers of one partition: a batch sent again is answered, not appended again.
+//!
+//! A producer numbers its records per partition. Of each producer the last five batches are
+//! remembered, as many as Kafka's clients send ahead. The numbers are part of the batches, so they
+//! are durable with the data; this state is built again from the log and its snapshots, covers
+//! appends that are not durable yet, and is forgotten by time alone.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use millrace_storage::record::{BatchError, BatchHeader};
+use millrace_storage::units::{BootTime, Lsn, Offset};
+
+use crate::codec::{CodecError, Decoder, Encoder};
+use crate::event::Refusal;
+
+/// Batches remembered of each producer.
+const BATCHES_REMEMBERED: usize = 5;
+
+/// What a batch is to its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The producer's next, or a batch of no idempotent producer.
+    New,
+    /// Appended before. It is durable once `lsn` is.
+    Repeated(Remembered),
+}
+
+/// A batch that was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Remembered {
+    /// Sequence of its first record; not negative.
+    first: i32,
+    /// Sequence of its last record; less than `first` when the numbers began anew within it.
+    last: i32,
+    /// Offset of its first record.
+    pub(crate) base_offset: Offset,
+    /// The log's own stamp, if it set one.
+    pub(crate) append_time_ms: Option<i64>,
+    /// Where it ends in the log; 0 for one that a start found there.
+    pub(crate) lsn: Lsn,
+}
+
+/// The producers of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Producers {
+    known: BTreeMap<i64, Producer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Producer {
+    /// The newest seen.
+    epoch: i16,
+    /// Records appended in this epoch, without a gap.
+    records: u64,
+    /// Oldest first; 1 to [`BATCHES_REMEMBERED`], all of this epoch, each following the one before.
+    batches: VecDeque<Remembered>,
+    /// Time of the last append, or of the start that found the producer.
+    used: BootTime,
+}
+
+impl Producers {
+    /// Judges a batch against what was appended before it.
+    pub(crate) fn check(
+        &self,
+        header: &BatchHeader,
+        producers_max: usize,
+    ) -> Result<Verdict, Refusal> {
+        if header.producer_id < 0 {
+            return Ok(Verdict::New);
+        }
+        if header.producer_epoch < 0 || header.base_sequence < 0 {
+            return Err(Refusal::BadBatch(BatchError::Counts));
+        }
+        let Some(producer) = self.known.get(&header.producer_id) else {
+            return self.check_stranger(header, producers_max);
+        };
+        let (current, received) = (producer.epoch, header.producer_epoch);
+        if received < current {
+            return Err(Refusal::ProducerFenced { current, received });
+        }
+        if received > current {
+            return match header.base_sequence {
+                0 => Ok(Verdict::New),
+                received => Err(Refusal::OutOfOrderSequence {
+                    expected: 0,
+                    received,
+                }),
+            };
+        }
+        producer.check_sequence(header)
+    }
+
+    fn check_stranger(
+        &self,
+        header: &BatchHeader,
+        producers_max: usize,
+    ) -> Result<Verdict, Refusal> {
+        // Taking a later batch here would put it before an earlier one that is still to be retried.
+        if header.base_sequence != 0 {
+            return Err(Refusal::UnknownProducer);
+        }
+        if self.known.len() >= producers_max {
+            return Err(Refusal::LimitReached {
+                limit: "producers_per_partition_max",
+                max: producers_max as u64,
+            });
+        }
+        Ok(Verdict::New)
+    }
+
+    /// Notes a batch that `check` found new, or that a start found in the log.
+    pub(crate) fn record(
+        &mut self,
+        header: &BatchHeader,
+        base_offset: Offset,
+        append_time_ms: Option<i64>,
+        lsn: Lsn,
+        used: BootTime,
+    ) {
+        if header.producer_id < 0 {
+            return;
+        }
+        let batch = Remembered {
+            first: header.base_sequence,
+            last: sequence_after(header.base_sequence, header.last_offset_delta),
+            base_offset,
+            append_time_ms,
+            lsn,
+        };
+        let epoch = header.producer_epoch;
+        let fresh = || Producer {
+            epoch,
+            records: 0,
+            batches: VecDeque::with_capacity(BATCHES_REMEMBERED),
+            used,
+        };
+        let producer = self.known.entry(header.producer_id).or_insert_with(fresh);
+        if producer.epoch != epoch || producer.next() != Some(batch.first) {
+            // A new epoch; or a start whose log begins in the middle of the producer's life.
+            *producer = fresh();
+        }
+        if producer.batches.len() == BATCHES_REMEMBERED {
+            producer.batches.pop_front();
+        }
+        producer.batches.push_back(batch);
+        producer.records += u64::from(header.last_offset_delta) + 1;
+        producer.used = used;
+    }
+
+    /// Forgets producers that were last used at or before `before`.
+    pub(crate) fn expire(&mut self, before: BootTime) {
+        self.known.retain(|_, producer| producer.used > before);
+    }
+
+    /// How many are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub(crate) fn encode(&self, out: &mut Encoder) {
+        out.count(self.known.len());
+        for (id, producer) in &self.known {
+            out.i64(*id);
+            out.i16(producer.epoch);
+            out.u64(producer.records);
+            out.count(producer.batches.len());
+            for batch in &producer.batches {
+                out.i32(batch.first);
+                out.i32(batch.last);
+                out.u64(batch.base_offset.0);
+                out.u8(u8::from(batch.append_time_ms.is_some()));
+                out.i64(batch.append_time_ms.unwrap_or(0));
+            }
+        }
+    }
+
+    /// Reads what `encode` wrote. Everything found is durable, and counts as used at `used`.
+    pub(crate) fn decode(input: &mut Decoder<'_>, used: BootTime) -> Result<Self, CodecError> {
+        let count = input.count(22, "producers")?;
+        let mut known = BTreeMap::new();
+        for _ in 0..count {
+            let id = input.i64("a producer's id")?;
+            let producer = Producer::decode(input, used)?;
+            known.insert(id, producer);
+        }
+        Ok(Self { known })
+    }
+}
+
+impl Producer {
+    /// The sequence that its next batch begins with; `None` before its first.
+    fn next(&self) -> Option<i32> {
+        Some(sequence_after(self.batches.back()?.last, 1))
+    }
+
+    fn check_sequence(&self, header: &BatchHeader) -> Result<Verdict, Refusal> {
+        let expected = self.next().expect("a known producer has appended");
+        let (first, last) = (
+            header.base_sequence,
+            sequence_after(header.base_sequence, header.last_offset_delta),
+        );
+        if first == expected {
+            return Ok(Verdict::New);
+        }
+        let same = |batch: &&Remembered| batch.first == first && batch.last == last;
+        if let Some(batch) = self.batches.iter().find(same) {
+            return Ok(Verdict::Repeated(*batch));
+        }
+        // Sequences run from 0 to i32::MAX and begin anew: how far behind is this one?
+        let behind = i64::from(expected) - i64::from(first);
+        let behind = behind.rem_euclid(1 << 31).unsigned_abs();
+        let oldest = self.batches.front().expect("a known producer has appended");
+        let remembered = i64::from(expected) - i64::from(oldest.first);
+        let remembered = remembered.rem_euclid(1 << 31).unsigned_abs();
+        let length = u64::from(header.last_offset_delta) + 1;
+        if behind <= self.records && behind >= remembered + length {
+            return Err(Refusal::DuplicateSequence);
+        }
+        Err(Refusal::OutOfOrderSequence {
+            expected,
+            received: first,
+        })
+    }
+
+    fn decode(input: &mut Decoder<'_>, used: BootTime) -> Result<Self, CodecError> {
+        let epoch = input.i16("a producer's epoch")?;
+        let records = input.u64("a producer's records")?;
+        let count = input.count(25, "a producer's batches")?;
+        if count == 0 || count > BATCHES_REMEMBERED {
+            return Err(CodecError::Invalid(format!(
+                "a producer with {count} batches"
+            )));
+        }
+        let mut batches = VecDeque::with_capacity(BATCHES_REMEMBERED);
+        for _ in 0..count {
+            let (first, last) = (input.i32("a sequence")?, input.i32("a sequence")?);
+            let base_offset = Offset(input.u64("a batch's offset")?);
+            let stamped = input.u8("a stamp's presence")? != 0;
+            let stamp_ms = input.i64("a stamp")?;
+            batches.push_back(Remembered {
+                first,
+                last,
+                base_offset,
+                append_time_ms: stamped.then_some(stamp_ms),
+                lsn: Lsn(0),
+            });
+        }
+        Ok(Self {
+            epoch,
+            records,
+            batches,
+            used,
+        })
+    }
+}
+
+/// The sequence `delta` records after `sequence`: from `i32::MAX` it goes on at 0.
+fn sequence_after(sequence: i32, delta: u32) -> i32 {
+    let sum = (i64::from(sequence) + i64::from(delta)) & i64::from(i32::MAX);
+    i32::try_from(sum).expect("masked to 31 bits")
+}
+
+#[cfg(test)]
+mod tests;
