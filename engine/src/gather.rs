@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use millrace_storage::units::{BootTime, Now, Offset, PartitionId, ShardId};
 
-use crate::command::{FetchPartition, FetchRequest, RequestId};
+use crate::command::{FetchPartition, FetchRequest, Isolation, RequestId};
 use crate::event::{Fetched, FetchedPartition, Refusal};
 
 /// A fetch of one shard. Never reused.
@@ -32,7 +32,7 @@ pub(crate) struct Gather {
 /// Where a fetch stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// So many homes have yet to answer; positive.
+    /// So many homes have yet to answer; at 0 the round is to be judged.
     Reading { outstanding: usize },
     /// Until a home tells, or the deadline.
     Parked,
@@ -109,7 +109,9 @@ impl Gather {
             wanted.collect()
         };
         let orders = self.homes.iter();
-        orders.map(|(home, places)| (*home, partitions(places))).collect()
+        orders
+            .map(|(home, places)| (*home, partitions(places)))
+            .collect()
     }
 
     /// Whether homes have yet to answer.
@@ -130,9 +132,9 @@ impl Gather {
         }
     }
 
-    /// Judges the round. `None` of the homes may have an answer outstanding for it to end.
+    /// Judges the round once every home has answered.
     pub(crate) fn judge(&mut self, now: Now) -> Next {
-        if self.is_reading() {
+        if self.phase != (Phase::Reading { outstanding: 0 }) {
             return Next::Wait;
         }
         let found: usize = self.found.iter().flatten().map(bytes_of).sum();
@@ -156,8 +158,8 @@ impl Gather {
                 let found = self.found[*place].take().expect("every home answered");
                 let fetched = found.result.expect("a failure is answered, not waited for");
                 let read_to = match self.fetch.isolation {
-                    crate::command::Isolation::Uncommitted => fetched.high_watermark,
-                    crate::command::Isolation::Committed => fetched.last_stable,
+                    Isolation::Uncommitted => fetched.high_watermark,
+                    Isolation::Committed => fetched.last_stable,
                 };
                 (found.partition, read_to)
             });
@@ -201,7 +203,11 @@ fn cut(fetched: &mut Fetched, left: &mut usize, first: &mut bool) {
     let keep = fetched.batches.iter().take_while(|batch| {
         let fits = batch.len() <= *left || std::mem::take(first);
         *first = false;
-        *left = if fits { left.saturating_sub(batch.len()) } else { 0 };
+        *left = if fits {
+            left.saturating_sub(batch.len())
+        } else {
+            0
+        };
         fits
     });
     let keep = keep.count();
@@ -211,7 +217,7 @@ fn cut(fetched: &mut Fetched, left: &mut usize, first: &mut bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{ConnectionId, Isolation};
+    use crate::command::ConnectionId;
 
     const DEADLINE: BootTime = BootTime(1_000);
 
@@ -253,14 +259,20 @@ mod tests {
             partition: PartitionId(partition),
             result: Ok(Fetched {
                 high_watermark: Offset(high_watermark),
-                batches: batches.iter().map(|len| Bytes::from(vec![0; *len])).collect(),
+                batches: batches
+                    .iter()
+                    .map(|len| Bytes::from(vec![0; *len]))
+                    .collect(),
                 ..Fetched::default()
             }),
         }
     }
 
     fn sizes(answer: &[FetchedPartition]) -> Vec<(u32, usize)> {
-        answer.iter().map(|one| (one.partition.0, bytes_of(one))).collect()
+        answer
+            .iter()
+            .map(|one| (one.partition.0, bytes_of(one)))
+            .collect()
     }
 
     #[test]
@@ -290,10 +302,7 @@ mod tests {
                 [
                     WatchOrder {
                         home: ShardId(0),
-                        partitions: vec![
-                            (PartitionId(0), Offset(5)),
-                            (PartitionId(2), Offset(6))
-                        ],
+                        partitions: vec![(PartitionId(0), Offset(5)), (PartitionId(2), Offset(6))],
                         bytes_wanted: 6,
                     },
                     WatchOrder {
@@ -308,7 +317,10 @@ mod tests {
         gather.begin_round();
         gather.take(ShardId(0), vec![found(0, 5, &[4]), found(2, 6, &[])]);
         gather.take(ShardId(1), vec![found(1, 7, &[])]);
-        assert!(matches!(gather.judge(now(1_000)), Next::Answer(_)), "time is up");
+        assert!(
+            matches!(gather.judge(now(1_000)), Next::Answer(_)),
+            "time is up"
+        );
     }
 
     #[test]
@@ -318,7 +330,10 @@ mod tests {
         gather.take(ShardId(0), vec![found(0, 5, &[])]);
         match gather.judge(now(0)) {
             Next::Answer(answer) => {
-                assert_eq!(answer[1].result.as_ref().err(), Some(&Refusal::UnknownPartition));
+                assert_eq!(
+                    answer[1].result.as_ref().err(),
+                    Some(&Refusal::UnknownPartition)
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -343,7 +358,11 @@ mod tests {
         }
         let mut gather = self::gather(1, 25, &[0, 2, 4]);
         gather.begin_round();
-        let batches = vec![found(0, 5, &[10, 10]), found(2, 5, &[5, 1]), found(4, 5, &[1])];
+        let batches = vec![
+            found(0, 5, &[10, 10]),
+            found(2, 5, &[5, 1]),
+            found(4, 5, &[1]),
+        ];
         gather.take(ShardId(0), batches);
         match gather.judge(now(0)) {
             Next::Answer(answer) => assert_eq!(sizes(&answer), [(0, 20), (2, 5), (4, 0)]),

@@ -7,6 +7,20 @@ pub mod catalog;
 pub mod codec;
 pub mod command;
 pub mod event;
+mod gather;
 pub mod jobs;
 pub mod limits;
+pub mod mesh;
+mod partition;
+mod placement;
 pub mod report;
+mod shard;
+mod snapshot;
+pub mod start;
+#[cfg(test)]
+mod testing;
+mod waiters;
+mod watches;
+
+pub use gather::GatherId;
+pub use shard::Shard;

@@ -17,11 +17,26 @@ pub(crate) enum Promise {
         answer: Appended,
         /// The offset after its last record.
         end: Offset,
-        /// Its size; 0 for a batch that was appended before.
+        /// Its size.
         bytes: usize,
+    },
+    /// A batch that was sent again, while its first life was not durable yet, is by now.
+    Repeated {
+        request: RequestId,
+        answer: Appended,
     },
     /// The catalog's change is under way no more.
     CatalogWritten,
+}
+
+impl Promise {
+    /// The request that it would end, if one.
+    pub(crate) fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Appended { request, .. } | Self::Repeated { request, .. } => Some(*request),
+            Self::CatalogWritten => None,
+        }
+    }
 }
 
 /// Promises by the address that makes them true.

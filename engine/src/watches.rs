@@ -46,7 +46,10 @@ impl Watches {
     ) {
         assert!(bytes_wanted > 0, "a fetch that has enough does not wait");
         for partition in &partitions {
-            self.by_partition.entry(*partition).or_default().push(watcher);
+            self.by_partition
+                .entry(*partition)
+                .or_default()
+                .push(watcher);
         }
         let watch = Watch {
             partitions,

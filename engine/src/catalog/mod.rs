@@ -5,8 +5,10 @@
 
 pub mod change;
 pub mod config;
+mod judge;
 pub mod names;
 pub mod settings;
+pub(crate) mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -137,6 +137,21 @@ impl CatalogWriter {
         change.appended = true;
     }
 
+    /// The log will never take the change that was offered: ends it with `refusal`.
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
+        let refused = self.under_way.take().expect("a change was offered");
+        assert!(!refused.appended, "what was appended cannot be refused");
+        let Answer::Written(request, mut answers) = refused.answer else {
+            unreachable!("a block of producer ids fits any log");
+        };
+        for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+            *answer = Err(refusal.clone());
+        }
+        let before = CatalogEpoch(refused.change.epoch.0 - 1);
+        let answer = Answer::Written(request, answers);
+        self.spreading.push_back((before, answer));
+    }
+
     /// The change under way is durable: apply it and send it to every other shard.
     pub(crate) fn note_durable(&mut self) -> Arc<CatalogChange> {
         let done = self.under_way.take().expect("a change was under way");

@@ -152,7 +152,10 @@ mod tests {
         };
         let at = |first: i64, largest: i64| BatchMaker::new(1).timestamps(first, largest).bytes();
         let bad = Some(Refusal::InvalidTimestamp);
-        assert_eq!(admit_with(&settings, &at(WALL_MS - 100, WALL_MS + 10)), None);
+        assert_eq!(
+            admit_with(&settings, &at(WALL_MS - 100, WALL_MS + 10)),
+            None
+        );
         assert_eq!(admit_with(&settings, &at(WALL_MS, WALL_MS + 11)), bad);
         assert_eq!(admit_with(&settings, &at(WALL_MS - 101, WALL_MS)), bad);
         assert_eq!(admit_with(&settings, &at(-1, -1)), None, "no timestamp");

@@ -48,7 +48,11 @@ impl EpochHistory {
     /// Forgets the epochs that ended at or before `log_start`.
     pub(crate) fn trim(&mut self, log_start: Offset) {
         let ended = |pair: &[(LeaderEpoch, Offset)]| pair[1].1 <= log_start;
-        let count = self.starts.windows(2).take_while(|pair| ended(pair)).count();
+        let count = self
+            .starts
+            .windows(2)
+            .take_while(|pair| ended(pair))
+            .count();
         self.starts.drain(..count);
     }
 
@@ -160,7 +164,10 @@ mod tests {
         let mut out = Encoder::default();
         history().encode(&mut out);
         let bytes = out.into_bytes();
-        assert_eq!(EpochHistory::decode(&mut Decoder::new(&bytes)), Ok(history()));
+        assert_eq!(
+            EpochHistory::decode(&mut Decoder::new(&bytes)),
+            Ok(history())
+        );
         assert!(EpochHistory::decode(&mut Decoder::new(&[0; 4])).is_err());
         let mut falling = bytes;
         falling[4] = 9;

@@ -178,7 +178,10 @@ impl Partition {
 
     /// Records below `end` are durable.
     pub(crate) fn raise_high_watermark(&mut self, end: Offset) {
-        assert!(end <= self.state.next(), "only what was appended is durable");
+        assert!(
+            end <= self.state.next(),
+            "only what was appended is durable"
+        );
         assert!(
             self.high_watermark <= end,
             "the high watermark moves forward"
@@ -286,7 +289,10 @@ mod tests {
         let mut replayed = PartitionState::new();
         let used = BootTime(1);
         assert_eq!(replayed.note_replayed(&header(&maker), used), Ok(()));
-        assert!(replayed.note_replayed(&header(&maker), used).is_err(), "twice");
+        assert!(
+            replayed.note_replayed(&header(&maker), used).is_err(),
+            "twice"
+        );
         let mut out = Encoder::default();
         before.encode(&mut out);
         let bytes = out.into_bytes();

@@ -78,7 +78,10 @@ fn an_unknown_producer_must_begin_at_zero() {
         Err(Refusal::UnknownProducer)
     );
     assert_eq!(producers.check(&header(2, 5, 0, 1), MAX), Ok(Verdict::New));
-    assert_eq!(producers.check(&header(-1, -1, -1, 1), MAX), Ok(Verdict::New));
+    assert_eq!(
+        producers.check(&header(-1, -1, -1, 1), MAX),
+        Ok(Verdict::New)
+    );
     assert!(producers.check(&header(2, 0, -1, 1), MAX).is_err());
     assert!(producers.check(&header(2, -1, 0, 1), MAX).is_err());
 }
@@ -150,10 +153,7 @@ fn the_table_survives_a_round_trip_as_durable() {
     let restored = Producers::decode(&mut input, BootTime(8)).expect("good");
     assert_eq!(input.finish(), Ok(()));
     assert_eq!(restored.len(), 2);
-    for (batch, offset, stamp) in [
-        (header(1, 0, 50, 10), 50, None),
-        (stamped, 60, Some(-7)),
-    ] {
+    for (batch, offset, stamp) in [(header(1, 0, 50, 10), 50, None), (stamped, 60, Some(-7))] {
         match restored.check(&batch, MAX) {
             Ok(Verdict::Repeated(found)) => {
                 assert_eq!(found.base_offset, Offset(offset));

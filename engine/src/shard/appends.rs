@@ -1,0 +1,299 @@
+//! Appending: from a client's bytes to a promise, and from durability to an answer.
+//!
+//! Budget: the batch is checked in place and copied once, into the commit group; nothing is
+//! allocated on the way but the waiter's slot.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use millrace_storage::Append;
+use millrace_storage::error::AppendError;
+use millrace_storage::record::Batch;
+use millrace_storage::units::{BootTime, Now, PartitionId};
+
+use super::Shard;
+use crate::command::RequestId;
+use crate::event::{Appended, Outcome, Refusal};
+use crate::partition::Partition;
+use crate::partition::admit::admit;
+use crate::partition::producers::Verdict;
+use crate::waiters::Promise;
+
+/// Appends that the log had no free file for, in the order of their arrival. While there are any,
+/// later ones queue behind them, and producers are not read.
+#[derive(Debug, Default)]
+pub(super) struct PendingAppends {
+    queue: VecDeque<(RequestId, PartitionId, Bytes)>,
+    /// Of the batches in `queue`. At most `pending_append_bytes_max`, or one batch.
+    bytes: usize,
+}
+
+impl PendingAppends {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Ends them all; returns the requests.
+    pub(super) fn abandon(&mut self) -> Vec<RequestId> {
+        self.bytes = 0;
+        self.queue.drain(..).map(|(request, ..)| request).collect()
+    }
+}
+
+/// The search for idle producers, a few partitions at a time.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// When the next step is due; `None` until the first timeout has set it.
+    at: Option<BootTime>,
+    /// The first partition of the next step.
+    from: Option<PartitionId>,
+    /// Whether a producer was seen since the sweep last began at the first partition.
+    found: bool,
+}
+
+impl Sweep {
+    /// When the next step is due.
+    pub(super) fn due(&self) -> Option<BootTime> {
+        Some(self.at.unwrap_or_default())
+    }
+}
+
+/// Partitions that one step of the sweep looks at.
+const SWEEP_PARTITIONS: usize = 64;
+/// Time between two steps, milliseconds.
+const SWEEP_STEP_MS: u64 = 1_000;
+
+/// What became of an attempt to append.
+enum Attempt {
+    /// The log has it, or had it; the answer comes with durability.
+    Taken,
+    /// It was repeated and is durable: this is the answer.
+    Done(Appended),
+    /// No free file: try again later.
+    LogFull,
+}
+
+impl Shard {
+    /// Appends a batch to a partition homed here.
+    pub(super) fn append(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        partition: PartitionId,
+        bytes: &[u8],
+    ) {
+        if !self.pending.is_empty() {
+            self.hold(request, partition, bytes);
+            return;
+        }
+        match self.try_append(now, request, partition, bytes) {
+            Ok(Attempt::Taken) => {}
+            Ok(Attempt::Done(answer)) => self.complete(request, Ok(Outcome::Appended(answer))),
+            Ok(Attempt::LogFull) => self.hold(request, partition, bytes),
+            Err(refusal) => self.complete(request, Err(refusal)),
+        }
+    }
+
+    fn hold(&mut self, request: RequestId, partition: PartitionId, bytes: &[u8]) {
+        let bytes_max = self.config.limits.pending_append_bytes_max;
+        if !self.pending.is_empty() && self.pending.bytes + bytes.len() > bytes_max {
+            let busy = Refusal::Busy("pending_append_bytes_max");
+            self.complete(request, Err(busy));
+            return;
+        }
+        self.pending.bytes += bytes.len();
+        let held = (request, partition, Bytes::copy_from_slice(bytes));
+        self.pending.queue.push_back(held);
+    }
+
+    /// Appends what was held, as far as the log takes it.
+    pub(super) fn retry_appends(&mut self, now: Now) {
+        while self.store.accepts_appends()
+            && let Some((request, partition, bytes)) = self.pending.queue.pop_front()
+        {
+            match self.try_append(now, request, partition, &bytes) {
+                Ok(Attempt::LogFull) => {
+                    self.pending.queue.push_front((request, partition, bytes));
+                    return;
+                }
+                Ok(Attempt::Taken) => {}
+                Ok(Attempt::Done(answer)) => self.complete(request, Ok(Outcome::Appended(answer))),
+                Err(refusal) => self.complete(request, Err(refusal)),
+            }
+            self.pending.bytes -= bytes.len();
+        }
+    }
+
+    fn try_append(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: PartitionId,
+        bytes: &[u8],
+    ) -> Result<Attempt, Refusal> {
+        let limits = &self.config.limits;
+        if self.poisoned.is_some() {
+            return Err(Refusal::OutcomeUnknown);
+        }
+        if self.waiters.len() >= limits.waiters_max {
+            return Err(Refusal::Busy("waiters_max"));
+        }
+        let partition = self.partitions.get_mut(&id);
+        let partition = partition.ok_or(Refusal::UnknownPartition)?;
+        let batch = admit(bytes, &partition.settings, now.wall_ms)?;
+        let producers_max = limits.producers_per_partition_max;
+        if batch.header().producer_id >= 0 && partition.state.producers.len() >= producers_max {
+            let before = idle_since(now, limits.producer_expiry_ms);
+            partition.state.producers.expire(before);
+        }
+        match partition
+            .state
+            .producers
+            .check(batch.header(), producers_max)?
+        {
+            Verdict::New => self.append_new(now, request, id, batch),
+            Verdict::Repeated(first) => {
+                self.counters.repeated_batches += 1;
+                let answer = Appended {
+                    base_offset: first.base_offset,
+                    append_time_ms: first.append_time_ms,
+                    log_start: partition.log_start(),
+                };
+                let promise = Promise::Repeated { request, answer };
+                Ok(match self.waiters.wait(first.lsn, promise) {
+                    None => Attempt::Taken,
+                    Some(_) => Attempt::Done(answer),
+                })
+            }
+        }
+    }
+
+    fn append_new(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: PartitionId,
+        batch: Batch<'_>,
+    ) -> Result<Attempt, Refusal> {
+        let partition = self.partitions.get_mut(&id).expect("the caller found it");
+        let state = &mut partition.state;
+        let append_time_ms = partition
+            .settings
+            .append_time
+            .then(|| state.stamp(now.wall_ms));
+        let append = Append {
+            partition: id,
+            base_offset: state.next(),
+            leader_epoch: state.epochs.current(),
+            append_time_ms,
+            batch,
+        };
+        let lsn = match self.store.append(now, append) {
+            Ok(lsn) => lsn,
+            Err(AppendError::WalFull) => return Ok(Attempt::LogFull),
+            Err(error) => return Err(refusal_of(error)),
+        };
+        let base_offset = state.note_appended(batch.header(), append_time_ms, lsn, now.boot);
+        if batch.header().producer_id >= 0 {
+            self.sweep.get_or_insert_default();
+        }
+        let promise = Promise::Appended {
+            request,
+            partition: id,
+            answer: Appended {
+                base_offset,
+                append_time_ms,
+                log_start: partition.log_start(),
+            },
+            end: partition.state.next(),
+            bytes: batch.bytes().len(),
+        };
+        let early = self.waiters.wait(lsn, promise);
+        assert_eq!(early, None, "nothing is durable when it is appended");
+        self.counters.appended_batches += 1;
+        self.counters.appended_bytes += batch.bytes().len() as u64;
+        Ok(Attempt::Taken)
+    }
+
+    /// Keeps the promises that the log's durability made true.
+    pub(super) fn release(&mut self) {
+        let durable = self.store.durable_lsn();
+        while let Some(promise) = self.waiters.release(durable) {
+            match promise {
+                Promise::Appended {
+                    request,
+                    partition,
+                    answer,
+                    end,
+                    bytes,
+                } => {
+                    let outcome = match self.partitions.get_mut(&partition) {
+                        Some(found) => {
+                            found.raise_high_watermark(end);
+                            self.watches.note_readable(partition, bytes);
+                            Ok(Outcome::Appended(answer))
+                        }
+                        // Deleted meanwhile, with everything in it.
+                        None => Err(Refusal::UnknownPartition),
+                    };
+                    self.complete(request, outcome);
+                }
+                Promise::Repeated { request, answer } => {
+                    self.complete(request, Ok(Outcome::Appended(answer)));
+                }
+                Promise::CatalogWritten => self.spread_catalog(),
+            }
+        }
+    }
+
+    /// Forgets idle producers of the next few partitions.
+    pub(super) fn sweep_producers(&mut self, now: Now) {
+        let Some(sweep) = &mut self.sweep else { return };
+        if sweep.at.is_some_and(|at| at > now.boot) {
+            return;
+        }
+        sweep.at = Some(now.boot.after_ms(SWEEP_STEP_MS));
+        let before = idle_since(now, self.config.limits.producer_expiry_ms);
+        let from = sweep.from.unwrap_or(PartitionId(0));
+        let mut rest = self.partitions.range_mut(from..);
+        for (_, partition) in rest.by_ref().take(SWEEP_PARTITIONS) {
+            sweep.found |= expire(partition, before);
+        }
+        sweep.from = rest.next().map(|(id, _)| *id);
+        let ended = sweep.from.is_none();
+        if ended && !std::mem::take(&mut sweep.found) {
+            self.sweep = None;
+        }
+    }
+}
+
+/// Forgets a partition's idle producers; whether any are left.
+fn expire(partition: &mut Partition, before: BootTime) -> bool {
+    let producers = &mut partition.state.producers;
+    if producers.len() > 0 {
+        producers.expire(before);
+    }
+    producers.len() > 0
+}
+
+/// Producers last used then or earlier have been idle long enough.
+fn idle_since(now: Now, expiry_ms: u64) -> BootTime {
+    BootTime(
+        now.boot
+            .0
+            .saturating_sub(expiry_ms.saturating_mul(1_000_000)),
+    )
+}
+
+fn refusal_of(error: AppendError) -> Refusal {
+    match error {
+        AppendError::WalFull => Refusal::Busy("wal_files"),
+        AppendError::DiskFull => Refusal::DiskFull,
+        AppendError::TooLarge { bytes, bytes_max } => Refusal::BatchTooLarge { bytes, bytes_max },
+        AppendError::Poisoned => Refusal::OutcomeUnknown,
+    }
+}

@@ -1,0 +1,471 @@
+//! Fetching: the origin's side, which gathers, and the home's side, which reads.
+//!
+//! Local and remote homes are asked the same things in the same order; only the way differs.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use millrace_storage::error::ReadError;
+use millrace_storage::units::{Now, Offset, PartitionId, ShardId};
+use millrace_storage::{ReadOutcome, ReadRequest, ReadTicket, Records};
+
+use super::{Asked, Shard};
+use crate::command::{FetchPartition, FetchRequest, Isolation, RequestId};
+use crate::event::{Fetched, FetchedPartition, Outcome, Refusal};
+use crate::gather::{Gather, GatherId, Next, WatchOrder};
+use crate::mesh::MeshMessage;
+use crate::partition::Partition;
+use crate::watches::Watcher;
+
+/// Reads at this home, for fetches of any shard.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    /// In progress.
+    reads: BTreeMap<ReadId, HomeRead>,
+    next: ReadId,
+    /// What each of the store's pending reads is for.
+    tickets: BTreeMap<ReadTicket, Ticket>,
+}
+
+/// A read of several partitions at their home.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct ReadId(u64);
+
+/// What a pending read of the store is for.
+#[derive(Clone, Copy, Debug)]
+enum Ticket {
+    Fetch {
+        read: ReadId,
+        /// Index into the read's partitions.
+        place: usize,
+        /// Bytes set aside for it.
+        reserved: usize,
+        /// The partition when the read began: the batches end where its offsets say.
+        seen: Seen,
+    },
+    Search,
+}
+
+/// Partitions being read one after the other, as many at a time as the bytes asked for allow: what
+/// is found and what may still be found never exceeds them by more than one partition's share.
+#[derive(Debug)]
+struct HomeRead {
+    reader: (ShardId, GatherId),
+    isolation: Isolation,
+    partitions: Vec<FetchPartition>,
+    found: Vec<Option<FetchedPartition>>,
+    /// The first partition that was not begun.
+    begun: usize,
+    /// Bytes that may still be returned.
+    left: usize,
+    /// Bytes set aside for reads under way.
+    reserved: usize,
+    under_way: usize,
+}
+
+impl HomeRead {
+    /// The next partition to begin and the bytes to ask for, if there is room for it.
+    fn next(&self) -> Option<(usize, FetchPartition, usize)> {
+        let wanted = *self.partitions.get(self.begun)?;
+        let room = self.left.saturating_sub(self.reserved);
+        if self.under_way > 0 && room < wanted.bytes_max.min(self.left) {
+            return None; // Until it is known what the reads under way leave.
+        }
+        Some((self.begun, wanted, wanted.bytes_max.min(room)))
+    }
+
+    fn is_done(&self) -> bool {
+        self.begun == self.partitions.len() && self.under_way == 0
+    }
+}
+
+impl Reads {
+    pub(super) fn len(&self) -> usize {
+        self.reads.len()
+    }
+
+    pub(super) fn expect_search(&mut self, ticket: ReadTicket) {
+        self.tickets.insert(ticket, Ticket::Search);
+    }
+}
+
+// The origin's side.
+impl Shard {
+    pub(super) fn start_fetch(&mut self, now: Now, request: RequestId, fetch: FetchRequest) {
+        let limits = &self.config.limits;
+        let refusal = if fetch.partitions.len() > limits.fetch_partitions_max {
+            Some(Refusal::LimitReached {
+                limit: "fetch_partitions_max",
+                max: limits.fetch_partitions_max as u64,
+            })
+        } else if self.gathers.len() >= limits.fetches_max {
+            Some(Refusal::Busy("fetches_max"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.complete(request, Err(refusal));
+            return;
+        }
+        let id = self.next_gather;
+        self.next_gather = GatherId(id.0 + 1);
+        let gather = Gather::new(request, fetch, |partition| {
+            self.catalog.place(partition).map(|place| place.home)
+        });
+        self.deadlines.insert((gather.deadline(), id));
+        self.gathers.insert(id, gather);
+        self.requests.insert(request, Asked::Fetch(id));
+        self.run_fetch(now, id);
+    }
+
+    /// Begins a round of a fetch that waits.
+    fn run_fetch(&mut self, now: Now, id: GatherId) {
+        let Some(gather) = self.gathers.get_mut(&id) else {
+            return;
+        };
+        let (bytes_max, isolation) = (gather.fetch().bytes_max, gather.fetch().isolation);
+        for (home, partitions) in gather.begin_round() {
+            if home == self.id {
+                self.read_for(now, (home, id), partitions, (bytes_max, isolation));
+            } else {
+                self.send(
+                    home,
+                    MeshMessage::Read {
+                        gather: id,
+                        partitions,
+                        bytes_max,
+                        isolation,
+                    },
+                );
+            }
+        }
+        self.judge_fetch(now, id);
+    }
+
+    /// Takes a home's part of a round.
+    pub(super) fn take_read(
+        &mut self,
+        now: Now,
+        home: ShardId,
+        id: GatherId,
+        partitions: Vec<FetchedPartition>,
+    ) {
+        if let Some(gather) = self.gathers.get_mut(&id) {
+            gather.take(home, partitions);
+            self.judge_fetch(now, id);
+        } // Else it was cancelled.
+    }
+
+    fn judge_fetch(&mut self, now: Now, id: GatherId) {
+        let Some(gather) = self.gathers.get_mut(&id) else {
+            return; // Answered from within its own round.
+        };
+        match gather.judge(now) {
+            Next::Wait => {}
+            Next::Answer(partitions) => {
+                let gather = self.gathers.remove(&id).expect("just judged");
+                self.deadlines.remove(&(gather.deadline(), id));
+                self.complete(gather.request, Ok(Outcome::Fetched(partitions)));
+            }
+            Next::Park(orders) => {
+                let isolation = gather.fetch().isolation;
+                self.counters.parked_fetches += 1;
+                for order in orders {
+                    self.order_watch(id, order, isolation);
+                }
+            }
+        }
+    }
+
+    fn order_watch(&mut self, id: GatherId, order: WatchOrder, isolation: Isolation) {
+        let WatchOrder {
+            home,
+            partitions,
+            bytes_wanted,
+        } = order;
+        if home == self.id {
+            self.watch_for((home, id), partitions, (bytes_wanted, isolation));
+        } else {
+            self.send(
+                home,
+                MeshMessage::Watch {
+                    gather: id,
+                    partitions,
+                    bytes_wanted,
+                    isolation,
+                },
+            );
+        }
+    }
+
+    /// Reads again for a parked fetch: something came, or time is up.
+    pub(super) fn wake_fetch(&mut self, now: Now, id: GatherId) {
+        let Some(gather) = self.gathers.get(&id) else {
+            return; // Answered or cancelled meanwhile.
+        };
+        if gather.is_reading() {
+            return; // Another home told first.
+        }
+        self.unwatch(id);
+        self.run_fetch(now, id);
+    }
+
+    /// Ends the fetches whose time is up: each reads once more and answers with what is there.
+    pub(super) fn expire_fetches(&mut self, now: Now) {
+        while let Some((at, id)) = self.deadlines.first().copied()
+            && at <= now.boot
+        {
+            // A fetch that is reading answers when its homes did.
+            self.deadlines.remove(&(at, id));
+            self.wake_fetch(now, id);
+        }
+    }
+
+    /// Forgets a fetch whose answer is no longer wanted.
+    pub(super) fn drop_fetch(&mut self, id: GatherId) {
+        if self.gathers.contains_key(&id) {
+            self.unwatch(id);
+            let gather = self.gathers.remove(&id).expect("just seen");
+            self.deadlines.remove(&(gather.deadline(), id));
+        }
+    }
+
+    /// Takes back what a fetch asked its homes to tell.
+    fn unwatch(&mut self, id: GatherId) {
+        let homes: Vec<ShardId> = self.gathers[&id].homes().collect();
+        for home in homes {
+            if home == self.id {
+                self.unwatch_for(home, id);
+            } else {
+                self.send(home, MeshMessage::Unwatch { gather: id });
+            }
+        }
+    }
+}
+
+// The home's side.
+impl Shard {
+    /// Reads partitions homed here for a fetch.
+    pub(super) fn read_for(
+        &mut self,
+        now: Now,
+        reader: (ShardId, GatherId),
+        partitions: Vec<FetchPartition>,
+        (bytes_max, isolation): (usize, Isolation),
+    ) {
+        let id = self.reads.next;
+        self.reads.next = ReadId(id.0 + 1);
+        let read = HomeRead {
+            reader,
+            isolation,
+            found: vec![None; partitions.len()],
+            partitions,
+            begun: 0,
+            left: bytes_max,
+            reserved: 0,
+            under_way: 0,
+        };
+        self.reads.reads.insert(id, read);
+        self.advance_read(now, id);
+    }
+
+    fn advance_read(&mut self, now: Now, id: ReadId) {
+        let read = self.reads.reads.get_mut(&id).expect("reads end here");
+        while let Some((place, wanted, bytes_max)) = read.next() {
+            read.begun += 1;
+            let ticket = self.next_ticket;
+            self.next_ticket = ReadTicket(ticket.0 + 1);
+            let partition = self.partitions.get(&wanted.partition);
+            let seen = match begin(partition, wanted) {
+                Ok(seen) => seen,
+                Err(refusal) => {
+                    read.found[place] = Some(failed(wanted.partition, refusal));
+                    continue;
+                }
+            };
+            let end = seen.end(read.isolation);
+            if bytes_max == 0 || wanted.from >= end {
+                read.found[place] = Some(seen.with(Vec::new()));
+                continue;
+            }
+            let request = ReadRequest {
+                ticket,
+                partition: wanted.partition,
+                from: wanted.from,
+                end,
+                bytes_max,
+            };
+            match self.store.read(now, request) {
+                ReadOutcome::Ready(result) => {
+                    let found = finish(partition, seen, result);
+                    read.left = read.left.saturating_sub(found_bytes(&found));
+                    read.found[place] = Some(found);
+                }
+                ReadOutcome::Pending => {
+                    self.counters.pending_reads += 1;
+                    read.under_way += 1;
+                    read.reserved += bytes_max;
+                    let ticket_for = Ticket::Fetch {
+                        read: id,
+                        place,
+                        reserved: bytes_max,
+                        seen,
+                    };
+                    self.reads.tickets.insert(ticket, ticket_for);
+                }
+            }
+        }
+        if read.is_done() {
+            let read = self.reads.reads.remove(&id).expect("just seen");
+            self.deliver(now, read);
+        }
+    }
+
+    /// Takes the store's answer to a pending read.
+    pub(super) fn finish_read(
+        &mut self,
+        now: Now,
+        ticket: ReadTicket,
+        result: Result<Records, ReadError>,
+    ) {
+        let used = self.reads.tickets.remove(&ticket);
+        match used.expect("the store answers what it was asked") {
+            Ticket::Search => self.finish_find(ticket, result),
+            Ticket::Fetch {
+                read: id,
+                place,
+                reserved,
+                seen,
+            } => {
+                let read = self.reads.reads.get_mut(&id).expect("it waits for this");
+                let partition = self.partitions.get(&seen.partition);
+                let found = finish(partition, seen, result);
+                read.under_way -= 1;
+                read.reserved -= reserved;
+                read.left = read.left.saturating_sub(found_bytes(&found));
+                read.found[place] = Some(found);
+                self.advance_read(now, id);
+            }
+        }
+    }
+
+    fn deliver(&mut self, now: Now, read: HomeRead) {
+        let (origin, gather) = read.reader;
+        let found = read.found.into_iter();
+        let partitions: Vec<FetchedPartition> = found
+            .map(|partition| partition.expect("a read that is done found everything"))
+            .collect();
+        if origin == self.id {
+            self.take_read(now, origin, gather, partitions);
+        } else {
+            self.send(origin, MeshMessage::ReadDone { gather, partitions });
+        }
+    }
+
+    /// Watches partitions homed here for a fetch. What came since they were read counts.
+    pub(super) fn watch_for(
+        &mut self,
+        (origin, gather): (ShardId, GatherId),
+        partitions: Vec<(PartitionId, Offset)>,
+        (bytes_wanted, isolation): (usize, Isolation),
+    ) {
+        let watcher = Watcher { origin, gather };
+        let unchanged = |(partition, read_to): &(PartitionId, Offset)| {
+            let found = self.partitions.get(partition);
+            found.is_some_and(|found| found.readable_end(isolation) == *read_to)
+        };
+        let changed = !partitions.iter().all(unchanged);
+        let ids = partitions.into_iter().map(|(partition, _)| partition);
+        self.watches.add(watcher, ids.collect(), bytes_wanted);
+        if changed {
+            self.watches.fire(watcher);
+        }
+    }
+
+    pub(super) fn unwatch_for(&mut self, origin: ShardId, gather: GatherId) {
+        self.watches.remove(Watcher { origin, gather });
+    }
+}
+
+/// A partition as a reader saw it when its read began.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    partition: PartitionId,
+    high_watermark: Offset,
+    last_stable: Offset,
+    log_start: Offset,
+}
+
+impl Seen {
+    /// Where the read ends.
+    fn end(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::Uncommitted => self.high_watermark,
+            Isolation::Committed => self.last_stable,
+        }
+    }
+
+    /// The answer.
+    fn with(self, batches: Vec<Bytes>) -> FetchedPartition {
+        FetchedPartition {
+            partition: self.partition,
+            result: Ok(Fetched {
+                high_watermark: self.high_watermark,
+                last_stable: self.last_stable,
+                log_start: self.log_start,
+                batches,
+            }),
+        }
+    }
+}
+
+/// Checks what a reader wants of a partition.
+fn begin(partition: Option<&Partition>, wanted: FetchPartition) -> Result<Seen, Refusal> {
+    let partition = partition.ok_or(Refusal::UnknownPartition)?;
+    partition.state.epochs.check_reader(wanted.leader_epoch)?;
+    partition.check_offset(wanted.from)?;
+    Ok(Seen {
+        partition: wanted.partition,
+        high_watermark: partition.readable_end(Isolation::Uncommitted),
+        last_stable: partition.readable_end(Isolation::Committed),
+        log_start: partition.log_start(),
+    })
+}
+
+/// The answer for a partition that was read; it may be gone by now.
+fn finish(
+    partition: Option<&Partition>,
+    seen: Seen,
+    result: Result<Records, ReadError>,
+) -> FetchedPartition {
+    match (partition, result) {
+        (None, _) => failed(seen.partition, Refusal::UnknownPartition),
+        (Some(_), Ok(records)) => seen.with(records.batches),
+        (Some(found), Err(error)) => failed(seen.partition, refusal_of(error, found)),
+    }
+}
+
+fn failed(partition: PartitionId, refusal: Refusal) -> FetchedPartition {
+    FetchedPartition {
+        partition,
+        result: Err(refusal),
+    }
+}
+
+/// How a reader is told what the store could not read.
+pub(super) fn refusal_of(error: ReadError, partition: &Partition) -> Refusal {
+    match error {
+        ReadError::UnknownPartition(_) => Refusal::UnknownPartition,
+        // Retention went past it while it was being read.
+        ReadError::OutOfRange => Refusal::OffsetOutOfRange {
+            first: partition.log_start(),
+            next: partition.high_watermark(),
+        },
+        ReadError::Damaged { .. } | ReadError::Disk(_) => Refusal::Damaged(error.to_string()),
+    }
+}
+
+fn found_bytes(found: &FetchedPartition) -> usize {
+    let batches = found.result.as_ref().map(|fetched| &fetched.batches);
+    batches.map_or(0, |batches| batches.iter().map(Bytes::len).sum())
+}

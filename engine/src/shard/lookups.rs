@@ -1,0 +1,169 @@
+//! Finding offsets: the ends at once, by time through the store's index and a look into one batch.
+
+use std::collections::BTreeMap;
+
+use millrace_storage::error::ReadError;
+use millrace_storage::record::BatchHeader;
+use millrace_storage::units::{LeaderEpoch, Now, Offset, PartitionId};
+use millrace_storage::{ReadOutcome, ReadTicket, Records, TimePoint, TimeRequest};
+
+use super::Shard;
+use super::fetches::refusal_of;
+use crate::command::{Isolation, OffsetQuery, RequestId};
+use crate::event::{FoundOffset, Outcome, Refusal};
+use crate::jobs::{Job, JobDone, JobOp, JobResult, JobToken, RecordQuery};
+
+/// Searches by time in progress: at most `lookups_max`.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    /// Waiting for the store to find the batch.
+    finding: BTreeMap<ReadTicket, Lookup>,
+    /// Waiting for a job to find the record in it.
+    searching: BTreeMap<JobToken, (Lookup, BatchHeader)>,
+    next_job: u64,
+}
+
+/// A search by time.
+#[derive(Clone, Copy, Debug)]
+struct Lookup {
+    request: RequestId,
+    partition: PartitionId,
+    by: RecordQuery,
+    leader_epoch: LeaderEpoch,
+}
+
+impl Lookups {
+    pub(super) fn len(&self) -> usize {
+        self.finding.len() + self.searching.len()
+    }
+}
+
+impl Shard {
+    /// Finds an offset in a partition homed here.
+    pub(super) fn find_offset(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: PartitionId,
+        (at, isolation): (OffsetQuery, Isolation),
+    ) {
+        let partition = match self.partition(id) {
+            Ok(partition) => partition,
+            Err(refusal) => return self.complete(request, Err(refusal)),
+        };
+        let leader_epoch = partition.leader_epoch();
+        let end = partition.readable_end(isolation);
+        let place = |offset| {
+            Some(FoundOffset {
+                offset,
+                timestamp_ms: None,
+                leader_epoch,
+            })
+        };
+        let by = match at {
+            OffsetQuery::Earliest => {
+                let found = place(partition.log_start());
+                return self.complete(request, Ok(Outcome::OffsetFound(found)));
+            }
+            OffsetQuery::Latest => {
+                return self.complete(request, Ok(Outcome::OffsetFound(place(end))));
+            }
+            OffsetQuery::MaxTimestamp => RecordQuery::MaxTimestamp,
+            OffsetQuery::AtOrAfter(time_ms) => RecordQuery::AtOrAfter(time_ms),
+        };
+        let lookup = Lookup {
+            request,
+            partition: id,
+            by,
+            leader_epoch,
+        };
+        self.start_search(now, lookup, end);
+    }
+
+    fn start_search(&mut self, now: Now, lookup: Lookup, end: Offset) {
+        if self.lookups.len() >= self.config.limits.lookups_max {
+            return self.complete(lookup.request, Err(Refusal::Busy("lookups_max")));
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket = ReadTicket(ticket.0 + 1);
+        let request = TimeRequest {
+            ticket,
+            partition: lookup.partition,
+            point: match lookup.by {
+                RecordQuery::AtOrAfter(time_ms) => TimePoint::AtLeast(time_ms),
+                RecordQuery::MaxTimestamp => TimePoint::Max,
+            },
+            end,
+        };
+        match self.store.find_time(now, request) {
+            ReadOutcome::Ready(result) => self.look_into(lookup, result),
+            ReadOutcome::Pending => {
+                self.reads.expect_search(ticket);
+                self.lookups.finding.insert(ticket, lookup);
+            }
+        }
+    }
+
+    /// Takes the batch that the store found.
+    pub(super) fn finish_find(&mut self, ticket: ReadTicket, result: Result<Records, ReadError>) {
+        let lookup = self.lookups.finding.remove(&ticket);
+        self.look_into(lookup.expect("the store answers a search once"), result);
+    }
+
+    fn look_into(&mut self, lookup: Lookup, result: Result<Records, ReadError>) {
+        let partition = match self.partition(lookup.partition) {
+            Ok(partition) => partition,
+            Err(refusal) => return self.complete(lookup.request, Err(refusal)),
+        };
+        let batch = match result {
+            Ok(records) => records.batches.into_iter().next(),
+            Err(error) => {
+                let refusal = refusal_of(error, partition);
+                return self.complete(lookup.request, Err(refusal));
+            }
+        };
+        let Some(batch) = batch else {
+            return self.complete(lookup.request, Ok(Outcome::OffsetFound(None)));
+        };
+        let header = BatchHeader::parse(&batch).expect("the store checked it");
+        if header.is_append_time() {
+            // Every record has the batch's time.
+            return self.complete(lookup.request, found(lookup, &header, None));
+        }
+        let token = JobToken(self.lookups.next_job);
+        self.lookups.next_job += 1;
+        self.lookups.searching.insert(token, (lookup, header));
+        let job = Job::FindRecord {
+            batch,
+            by: lookup.by,
+        };
+        self.jobs.push_back(JobOp { token, job });
+    }
+
+    /// Takes the record that a job found.
+    pub(super) fn finish_search(&mut self, done: JobDone) {
+        let searching = self.lookups.searching.remove(&done.token);
+        let (lookup, header) = searching.expect("a job ends once");
+        let outcome = match done.result {
+            JobResult::FoundRecord(record) => found(lookup, &header, record),
+            JobResult::Unreadable(why) => Err(Refusal::Damaged(why)),
+        };
+        self.complete(lookup.request, outcome);
+    }
+}
+
+/// The answer: a record of a batch by offset delta and time, or the batch's first. The header
+/// promised a record that fits; if none does, the producer wrote a wrong header, and beginning at
+/// the batch skips nothing.
+fn found(
+    lookup: Lookup,
+    header: &BatchHeader,
+    record: Option<(u32, i64)>,
+) -> Result<Outcome, Refusal> {
+    let (delta, timestamp_ms) = record.unwrap_or((0, header.max_timestamp_ms));
+    Ok(Outcome::OffsetFound(Some(FoundOffset {
+        offset: header.base_offset + u64::from(delta),
+        timestamp_ms: Some(timestamp_ms),
+        leader_epoch: lookup.leader_epoch,
+    })))
+}

@@ -1,0 +1,550 @@
+//! One core's engine: partitions homed here, requests of connections here, and the mesh between.
+//!
+//! [`Shard`] is a state machine. A turn goes: hand it what happened (`handle_*`, `submit`,
+//! `cancel*`), call [`Shard::end_turn`], then take what comes out (`poll_*`). A command for a
+//! partition homed elsewhere goes to its home and takes the same path there; its end comes back.
+//!
+//! [`Shard::complete`] alone ends a request, and a durable write's end comes only from the release
+//! of its waiter.
+
+mod appends;
+mod catalogs;
+mod fetches;
+mod lookups;
+mod reports;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use millrace_storage::disk::{DiskDone, DiskOp};
+use millrace_storage::error::StorageError;
+use millrace_storage::units::{BootTime, Now, PartitionId, ShardId};
+use millrace_storage::{LogConfig, ReadTicket, Store, StoreEvent};
+
+use crate::catalog::Catalog;
+use crate::catalog::config::{TopicDefaults, TopicSettings};
+use crate::catalog::writer::CatalogWriter;
+use crate::command::{Command, ConnectionId, RequestId};
+use crate::event::{Event, Outcome, Refusal};
+use crate::gather::{Gather, GatherId};
+use crate::jobs::{JobDone, JobOp};
+use crate::limits::EngineConfig;
+use crate::mesh::{MeshMessage, RemoteCommand};
+use crate::partition::{Partition, PartitionState};
+use crate::waiters::Waiters;
+use crate::watches::Watches;
+use appends::PendingAppends;
+use catalogs::ProducerIds;
+use fetches::Reads;
+use lookups::Lookups;
+use reports::Counters;
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    /// How many shards the broker has.
+    shards: u16,
+    config: EngineConfig,
+    store: Store,
+    /// This shard's copy; durable changes only.
+    catalog: Catalog,
+    /// On shard 0 alone.
+    writer: Option<CatalogWriter>,
+    /// Partitions homed here: exactly those of the catalog's that are.
+    partitions: BTreeMap<PartitionId, Partition>,
+    waiters: Waiters,
+    pending: PendingAppends,
+    watches: Watches,
+    /// Reads for fetches of any shard.
+    reads: Reads,
+    lookups: Lookups,
+    /// Fetches of this shard's connections.
+    gathers: BTreeMap<GatherId, Gather>,
+    /// When each of `gathers` is answered at the latest.
+    deadlines: BTreeSet<(BootTime, GatherId)>,
+    next_gather: GatherId,
+    next_ticket: ReadTicket,
+    /// Requests of this shard's connections without an end. At most `requests_max`.
+    requests: BTreeMap<RequestId, Asked>,
+    /// Requests that each other shard has to end. At most `mesh_requests_max` each.
+    asked: Vec<usize>,
+    producer_ids: ProducerIds,
+    /// When idle producers are looked for next; `None` while there are none at all.
+    sweep: Option<appends::Sweep>,
+    /// The failure after which nothing more is acknowledged.
+    poisoned: Option<StorageError>,
+    events: VecDeque<Event>,
+    mesh: VecDeque<(ShardId, MeshMessage)>,
+    jobs: VecDeque<JobOp>,
+    counters: Counters,
+}
+
+/// Who works on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// This shard, or another one of which nothing need be taken back.
+    Anyone,
+    /// A fetch of this shard.
+    Fetch(GatherId),
+}
+
+/// What a shard is made of when it begins to serve.
+pub(crate) struct ShardParts {
+    pub(crate) id: ShardId,
+    pub(crate) shards: u16,
+    pub(crate) config: EngineConfig,
+    pub(crate) store: Store,
+    pub(crate) catalog: Catalog,
+    /// What is known of partitions; those homed here and not in it are empty.
+    pub(crate) states: BTreeMap<PartitionId, PartitionState>,
+    /// Random.
+    pub(crate) seed: u64,
+}
+
+impl Shard {
+    /// A shard that begins to serve. Everything in its store is durable.
+    pub(crate) fn new(parts: ShardParts) -> Self {
+        let ShardParts {
+            id,
+            shards,
+            config,
+            store,
+            catalog,
+            states,
+            seed,
+        } = parts;
+        assert!(id.0 < shards, "a broker's shards are numbered from 0");
+        let writer = (id == ShardId(0)).then(|| CatalogWriter::new(catalog.epoch(), shards, seed));
+        let mut shard = Self {
+            id,
+            shards,
+            waiters: Waiters::new(store.durable_lsn()),
+            store,
+            catalog,
+            writer,
+            partitions: BTreeMap::new(),
+            pending: PendingAppends::default(),
+            watches: Watches::default(),
+            reads: Reads::default(),
+            lookups: Lookups::default(),
+            gathers: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            next_gather: GatherId(0),
+            next_ticket: ReadTicket(0),
+            requests: BTreeMap::new(),
+            asked: vec![0; usize::from(shards)],
+            producer_ids: ProducerIds::default(),
+            sweep: None,
+            poisoned: None,
+            events: VecDeque::new(),
+            mesh: VecDeque::new(),
+            jobs: VecDeque::new(),
+            counters: Counters::default(),
+            config,
+        };
+        shard.begin(states);
+        shard
+    }
+
+    fn begin(&mut self, mut states: BTreeMap<PartitionId, PartitionState>) {
+        let topics = self.catalog.topics();
+        let own: Vec<PartitionId> = topics
+            .flat_map(|topic| &topic.partitions)
+            .filter(|partition| partition.home == self.id)
+            .map(|partition| partition.id)
+            .collect();
+        for partition in own {
+            let state = states.remove(&partition);
+            self.open_partition(partition, state.unwrap_or_else(PartitionState::new));
+        }
+    }
+
+    /// Begins to serve a partition of the catalog's that is homed here.
+    fn open_partition(&mut self, id: PartitionId, mut state: PartitionState) {
+        let settings = self.settings_of(id);
+        self.store.create_log(id, log_config(&settings));
+        let log = self.store.log(id).expect("just created");
+        state.reach(log.end);
+        if state.producers.len() > 0 {
+            self.sweep.get_or_insert_default();
+        }
+        let partition = Partition::new(settings, state, log.start);
+        let before = self.partitions.insert(id, partition);
+        assert!(before.is_none(), "a partition is opened once");
+    }
+
+    fn settings_of(&self, partition: PartitionId) -> TopicSettings {
+        let place = self.catalog.place(partition).expect("in the catalog");
+        let topic = self
+            .catalog
+            .topic(&place.topic)
+            .expect("places name topics");
+        TopicSettings::resolve(&topic.overrides, &self.config.topic_defaults)
+    }
+
+    /// Which shard this is.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// This shard's copy of the catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// What topics default to.
+    #[must_use]
+    pub fn topic_defaults(&self) -> &TopicDefaults {
+        &self.config.topic_defaults
+    }
+
+    /// Whether an append would go into the log now. While not, leave producers' bytes where they
+    /// are; ask again after completions.
+    #[must_use]
+    pub fn accepts_appends(&self) -> bool {
+        self.pending.is_empty() && self.store.accepts_appends()
+    }
+
+    /// The failure after which nothing more is acknowledged: the process must end.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&StorageError> {
+        self.poisoned.as_ref()
+    }
+
+    // In.
+
+    /// Begins a request of one of this shard's connections. It ends with one [`Event`], unless it
+    /// is cancelled.
+    pub fn submit(&mut self, now: Now, request: RequestId, command: Command<'_>) {
+        assert_eq!(request.origin, self.id, "a request begins at its origin");
+        self.counters.requests += 1;
+        let full = self.requests.len() >= self.config.limits.requests_max;
+        let before = self.requests.insert(request, Asked::Anyone);
+        assert!(before.is_none(), "a request is submitted once");
+        if full {
+            self.complete(request, Err(Refusal::Busy("requests_max")));
+            return;
+        }
+        match command {
+            Command::Append { partition, batch } => match self.home(partition) {
+                Ok(home) if home == self.id => self.append(now, request, partition, batch),
+                Ok(home) => {
+                    let batch = Bytes::copy_from_slice(batch);
+                    self.ask(home, request, RemoteCommand::Append { partition, batch });
+                }
+                Err(refusal) => self.complete(request, Err(refusal)),
+            },
+            Command::Fetch(fetch) => self.start_fetch(now, request, fetch),
+            Command::FindOffset {
+                partition,
+                at,
+                isolation,
+            } => {
+                let command = RemoteCommand::FindOffset {
+                    partition,
+                    at,
+                    isolation,
+                };
+                self.route(now, request, self.home(partition), command);
+            }
+            Command::FindEpochEnd { partition, epoch } => {
+                let command = RemoteCommand::FindEpochEnd { partition, epoch };
+                self.route(now, request, self.home(partition), command);
+            }
+            Command::WriteCatalog(change) => {
+                let command = RemoteCommand::WriteCatalog(change);
+                self.route(now, request, Ok(ShardId(0)), command);
+            }
+            Command::AllocateProducerId => self.allocate_producer_id(request),
+            Command::Report => {
+                let report = self.report();
+                self.complete(request, Ok(Outcome::Reported(Box::new(report))));
+            }
+        }
+    }
+
+    /// Withdraws a request of one of this shard's connections: no event follows. What it did so
+    /// far stays done.
+    pub fn cancel(&mut self, request: RequestId) {
+        if let Some(Asked::Fetch(gather)) = self.requests.remove(&request) {
+            self.drop_fetch(gather);
+        }
+    }
+
+    /// Withdraws every request of a connection.
+    pub fn cancel_connection(&mut self, connection: ConnectionId) {
+        let id = |sequence| RequestId {
+            origin: self.id,
+            connection,
+            sequence,
+        };
+        let range = self.requests.range(id(0)..=id(u64::MAX));
+        let requests: Vec<RequestId> = range.map(|(request, _)| *request).collect();
+        for request in requests {
+            self.cancel(request);
+        }
+    }
+
+    /// Takes a disk operation's completion.
+    pub fn handle_disk(&mut self, now: Now, done: DiskDone) {
+        self.store.handle_disk(now, done);
+    }
+
+    /// Takes a job's result.
+    pub fn handle_job(&mut self, _now: Now, done: JobDone) {
+        self.finish_search(done);
+    }
+
+    /// Takes a message from another shard.
+    pub fn handle_mesh(&mut self, now: Now, from: ShardId, message: MeshMessage) {
+        assert_ne!(from, self.id, "no shard sends to itself");
+        self.counters.mesh_received += 1;
+        match message {
+            MeshMessage::Request { request, command } => {
+                assert_eq!(request.origin, from, "a request is sent by its origin");
+                self.execute(now, request, command);
+            }
+            MeshMessage::Ended { request, outcome } => {
+                let asked = &mut self.asked[usize::from(from.0)];
+                *asked = asked.checked_sub(1).expect("a reply answers a request");
+                self.complete(request, outcome);
+            }
+            MeshMessage::Read {
+                gather,
+                partitions,
+                bytes_max,
+                isolation,
+            } => self.read_for(now, (from, gather), partitions, (bytes_max, isolation)),
+            MeshMessage::ReadDone { gather, partitions } => {
+                self.take_read(now, from, gather, partitions);
+            }
+            MeshMessage::Watch {
+                gather,
+                partitions,
+                bytes_wanted,
+                isolation,
+            } => self.watch_for((from, gather), partitions, (bytes_wanted, isolation)),
+            MeshMessage::Woken { gather } => self.wake_fetch(now, gather),
+            MeshMessage::Unwatch { gather } => self.unwatch_for(from, gather),
+            MeshMessage::ReserveProducerIds => self.reserve_producer_ids(from),
+            MeshMessage::ProducerIds { first } => self.take_producer_ids(first),
+            MeshMessage::CatalogChanged(change) => {
+                self.install(&change);
+                self.send(from, MeshMessage::CatalogHeld(change.epoch));
+            }
+            MeshMessage::CatalogHeld(epoch) => self.note_held(from, epoch),
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.store.handle_timeout(now);
+        self.expire_fetches(now);
+        self.sweep_producers(now);
+    }
+
+    /// Ends a turn: acts on what completed, and closes the commit group. May be called again in
+    /// the same turn when its events led to more requests.
+    pub fn end_turn(&mut self, now: Now) {
+        while let Some(event) = self.store.poll_event() {
+            self.handle_store(event);
+        }
+        while let Some((ticket, result)) = self.store.poll_read() {
+            self.finish_read(now, ticket, result);
+        }
+        self.release();
+        self.retry_appends(now);
+        self.advance_catalog(now);
+        while let Some(watcher) = self.watches.poll_fired() {
+            if watcher.origin == self.id {
+                self.wake_fetch(now, watcher.gather);
+            } else {
+                let gather = watcher.gather;
+                self.send(watcher.origin, MeshMessage::Woken { gather });
+            }
+        }
+        self.store.close_group(now);
+    }
+
+    /// A clean stop begins: nothing is submitted any more. Call once a turn after
+    /// [`Self::end_turn`], carrying operations and completions, until [`Self::is_quiet`].
+    pub fn close(&mut self, now: Now) {
+        self.store.close(now);
+    }
+
+    /// Whether everything appended is durable and nothing is on its way to the disk.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.store.is_quiet() && self.waiters.len() == 0
+    }
+
+    // Out.
+
+    /// The next end of a request.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next operation for the disk.
+    pub fn poll_disk(&mut self) -> Option<DiskOp> {
+        self.store.poll_disk()
+    }
+
+    /// The next job for the pool.
+    pub fn poll_job(&mut self) -> Option<JobOp> {
+        self.jobs.pop_front()
+    }
+
+    /// The next message for another shard.
+    pub fn poll_mesh(&mut self) -> Option<(ShardId, MeshMessage)> {
+        self.mesh.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<BootTime> {
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let sweep = self.sweep.as_ref().and_then(appends::Sweep::due);
+        let times = [self.store.poll_timeout(), deadline, sweep];
+        times.into_iter().flatten().min()
+    }
+
+    // Between.
+
+    /// Ends a request: an event here, or a message to the shard it came from. The only place.
+    fn complete(&mut self, request: RequestId, outcome: Result<Outcome, Refusal>) {
+        if request.origin != self.id {
+            self.send(request.origin, MeshMessage::Ended { request, outcome });
+        } else if self.requests.remove(&request).is_some() {
+            self.counters.refusals += u64::from(outcome.is_err());
+            self.events.push_back(Event { request, outcome });
+        } // Else it was cancelled.
+    }
+
+    fn send(&mut self, to: ShardId, message: MeshMessage) {
+        assert_ne!(to, self.id, "no shard sends to itself");
+        self.counters.mesh_sent += 1;
+        self.mesh.push_back((to, message));
+    }
+
+    /// The shard that owns a partition.
+    fn home(&self, partition: PartitionId) -> Result<ShardId, Refusal> {
+        let place = self.catalog.place(partition);
+        place
+            .map(|place| place.home)
+            .ok_or(Refusal::UnknownPartition)
+    }
+
+    /// Brings a command to its home, here or elsewhere.
+    fn route(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        home: Result<ShardId, Refusal>,
+        command: RemoteCommand,
+    ) {
+        match home {
+            Ok(home) if home == self.id => self.execute(now, request, command),
+            Ok(home) => self.ask(home, request, command),
+            Err(refusal) => self.complete(request, Err(refusal)),
+        }
+    }
+
+    /// Sends a command to its home.
+    fn ask(&mut self, home: ShardId, request: RequestId, command: RemoteCommand) {
+        let asked = &mut self.asked[usize::from(home.0)];
+        if *asked >= self.config.limits.mesh_requests_max {
+            self.complete(request, Err(Refusal::Busy("mesh_requests_max")));
+            return;
+        }
+        *asked += 1;
+        self.send(home, MeshMessage::Request { request, command });
+    }
+
+    /// Executes a command at its home, wherever it came from.
+    fn execute(&mut self, now: Now, request: RequestId, command: RemoteCommand) {
+        match command {
+            RemoteCommand::Append { partition, batch } => {
+                self.append(now, request, partition, &batch);
+            }
+            RemoteCommand::FindOffset {
+                partition,
+                at,
+                isolation,
+            } => self.find_offset(now, request, partition, (at, isolation)),
+            RemoteCommand::FindEpochEnd { partition, epoch } => {
+                let found = self.partition(partition).and_then(|found| {
+                    let end = found.high_watermark();
+                    found.state.epochs.end_of(epoch, end)
+                });
+                let outcome = found.map(|(epoch, end)| Outcome::EpochEnd { epoch, end });
+                self.complete(request, outcome);
+            }
+            RemoteCommand::WriteCatalog(change) => self.write_catalog(request, change),
+        }
+    }
+
+    /// A partition homed here.
+    fn partition(&self, partition: PartitionId) -> Result<&Partition, Refusal> {
+        self.partitions
+            .get(&partition)
+            .ok_or(Refusal::UnknownPartition)
+    }
+
+    fn handle_store(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::WantsSnapshot => unreachable!("the store takes no snapshots yet"),
+            StoreEvent::LogStartMoved { partition, offset } => {
+                if let Some(found) = self.partitions.get_mut(&partition) {
+                    found.raise_log_start(offset);
+                }
+            }
+            StoreEvent::Poisoned(error) => self.poison(error),
+            StoreEvent::DiskFull(full) => {
+                tracing::warn!(
+                    shard = self.id.0,
+                    full,
+                    "the disk came to its reserve or left it"
+                );
+            }
+            StoreEvent::Settled { settled_lsn } => {
+                tracing::debug!(shard = self.id.0, lsn = settled_lsn.0, "settled");
+            }
+            StoreEvent::Damaged { partition, error } => {
+                self.counters.damaged_reads += 1;
+                tracing::error!(shard = self.id.0, partition = partition.0, %error, "damaged");
+            }
+        }
+    }
+
+    /// The log failed: whatever waits for it ends as unknown, and nothing new is taken.
+    fn poison(&mut self, error: StorageError) {
+        tracing::error!(shard = self.id.0, %error, "poisoned");
+        self.poisoned = Some(error);
+        let mut unknown: Vec<RequestId> = Vec::new();
+        while let Some(promise) = self.waiters.abandon() {
+            unknown.extend(promise.request());
+        }
+        unknown.extend(self.pending.abandon());
+        if let Some(writer) = &mut self.writer {
+            unknown.extend(writer.abandon());
+        }
+        for request in unknown {
+            self.complete(request, Err(Refusal::OutcomeUnknown));
+        }
+    }
+}
+
+/// What the store needs to know of a topic's settings.
+fn log_config(settings: &TopicSettings) -> LogConfig {
+    LogConfig {
+        retention_ms: settings.retention_ms,
+        retention_bytes: settings.retention_bytes,
+        segment_bytes: Some(settings.segment_bytes),
+    }
+}

@@ -1,0 +1,93 @@
+//! What a shard tells about itself.
+
+use super::Shard;
+use crate::report::{PartitionReport, ShardReport};
+
+/// What a shard did since it began to serve; each only rises.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) requests: u64,
+    pub(super) refusals: u64,
+    pub(super) appended_batches: u64,
+    pub(super) appended_bytes: u64,
+    pub(super) repeated_batches: u64,
+    pub(super) parked_fetches: u64,
+    pub(super) pending_reads: u64,
+    pub(super) damaged_reads: u64,
+    pub(super) mesh_sent: u64,
+    pub(super) mesh_received: u64,
+    pub(super) snapshots: u64,
+    pub(super) snapshot_bytes: u64,
+}
+
+impl Shard {
+    /// The shard's state at this moment.
+    pub(super) fn report(&self) -> ShardReport {
+        ShardReport {
+            shard: self.id,
+            catalog_epoch: self.catalog.epoch().0,
+            partitions: self.partition_reports(),
+            counters: self.counter_list(),
+        }
+    }
+
+    fn partition_reports(&self) -> Vec<PartitionReport> {
+        let partitions = self.partitions.iter();
+        let report = partitions.map(|(id, partition)| PartitionReport {
+            partition: *id,
+            log_start: partition.log_start(),
+            high_watermark: partition.high_watermark(),
+            bytes: self.store.log(*id).map_or(0, |log| log.bytes),
+        });
+        report.collect()
+    }
+
+    fn counter_list(&self) -> Vec<(&'static str, u64)> {
+        let own = &self.counters;
+        let mut list = vec![
+            ("requests", own.requests),
+            ("refusals", own.refusals),
+            ("appended_batches", own.appended_batches),
+            ("appended_bytes", own.appended_bytes),
+            ("repeated_batches", own.repeated_batches),
+            ("parked_fetches", own.parked_fetches),
+            ("pending_reads", own.pending_reads),
+            ("damaged_reads", own.damaged_reads),
+            ("mesh_sent", own.mesh_sent),
+            ("mesh_received", own.mesh_received),
+            ("snapshots", own.snapshots),
+            ("snapshot_bytes", own.snapshot_bytes),
+        ];
+        let now = [
+            ("requests_now", self.requests.len()),
+            ("waiters_now", self.waiters.len()),
+            ("pending_appends_now", self.pending.len()),
+            ("fetches_now", self.gathers.len()),
+            ("watches_now", self.watches.len()),
+            ("home_reads_now", self.reads.len()),
+            ("lookups_now", self.lookups.len()),
+        ];
+        list.extend(now.map(|(name, count)| (name, count as u64)));
+        list.extend(self.store_counters());
+        list
+    }
+}
+
+impl Shard {
+    fn store_counters(&self) -> [(&'static str, u64); 11] {
+        let store = self.store.counters();
+        [
+            ("log_accepted_bytes", store.accepted_bytes),
+            ("log_groups", store.commit.groups),
+            ("log_group_bytes", store.commit.group_bytes),
+            ("log_entries", store.commit.entries),
+            ("log_seals", store.commit.seals),
+            ("log_rolls", store.commit.rolls),
+            ("cached_reads", store.reads.cached),
+            ("cold_reads", store.reads.cold),
+            ("cold_read_blocks", store.reads.blocks),
+            ("cold_read_bytes", store.reads.block_bytes),
+            ("damaged_blocks", store.reads.damaged),
+        ]
+    }
+}

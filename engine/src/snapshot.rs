@@ -1,0 +1,322 @@
+//! A shard's state as bytes: what its log's entries came to, so that their files can be reused.
+//!
+//! | bytes | type | field                                                               |
+//! |------:|------|---------------------------------------------------------------------|
+//! |     2 | u16  | format, 1                                                           |
+//! |     4 | blob | the catalog as the change that builds it; empty but on shard 0      |
+//! |     4 | blob | the catalog change in the log but not durable yet; empty for none   |
+//! |     4 | u32  | count of partitions; each is its id (u32) and its state             |
+//!
+//! A snapshot speaks of everything appended, durable or not: the store makes it live only once the
+//! log is durable up to it. A start takes it and then the entries that follow.
+
+use std::collections::BTreeMap;
+
+use millrace_storage::Replayed;
+use millrace_storage::units::{BootTime, LeaderEpoch, Lsn, Offset, PartitionId};
+
+use crate::catalog::Catalog;
+use crate::catalog::change::{CatalogChange, Operation};
+use crate::codec::{CodecError, Decoder, Encoder};
+use crate::limits::{PRODUCER_ID_BLOCK, RECORDS_PER_BYTE_MAX};
+use crate::partition::PartitionState;
+
+const FORMAT: u16 = 1;
+
+/// The key under which the log holds catalog changes.
+pub(crate) const CATALOG_KEY: u64 = 1;
+/// The key under which the log holds the leader epochs that a loss began.
+pub(crate) const EPOCHS_KEY: u64 = 2;
+
+/// Writes a snapshot.
+pub(crate) fn encode<'a>(
+    catalog: Option<&Catalog>,
+    appended: Option<&CatalogChange>,
+    partitions: impl ExactSizeIterator<Item = (PartitionId, &'a PartitionState)>,
+) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.u16(FORMAT);
+    out.blob(&catalog.map_or(Vec::new(), |catalog| catalog.as_change().encode()));
+    out.blob(&appended.map_or(Vec::new(), CatalogChange::encode));
+    out.count(partitions.len());
+    for (partition, state) in partitions {
+        out.u32(partition.0);
+        state.encode(&mut out);
+    }
+    out.into_bytes()
+}
+
+/// What a start has found so far of one shard.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// Entries that end at or below it are in the snapshot.
+    as_of: Lsn,
+    /// Shard 0's catalog; empty on the others.
+    pub(crate) catalog: Catalog,
+    /// Partitions that anything was found of.
+    pub(crate) partitions: BTreeMap<PartitionId, PartitionState>,
+    /// Bytes of the log that the operator gave up at this start.
+    pub(crate) lost_bytes: u64,
+    /// When the start found it: idle periods begin then.
+    used: BootTime,
+    /// The first thing that could not be read. What follows it is not looked at.
+    failed: Option<CodecError>,
+}
+
+impl Recovered {
+    /// Nothing yet.
+    pub(crate) fn new(used: BootTime) -> Self {
+        Self {
+            as_of: Lsn(0),
+            catalog: Catalog::default(),
+            partitions: BTreeMap::new(),
+            lost_bytes: 0,
+            used,
+            failed: None,
+        }
+    }
+
+    /// Takes what the store found, in its order.
+    pub(crate) fn replay(&mut self, found: Replayed<'_>) {
+        if self.failed.is_none() {
+            self.failed = self.take(found).err();
+        }
+    }
+
+    /// Ends the replay.
+    pub(crate) fn finish(mut self) -> Result<Self, CodecError> {
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
+    fn take(&mut self, found: Replayed<'_>) -> Result<(), CodecError> {
+        match found {
+            Replayed::Snapshot { as_of, bytes } => {
+                self.as_of = as_of;
+                self.decode(bytes)
+            }
+            Replayed::Batch {
+                lsn,
+                partition,
+                header,
+                ..
+            } if lsn > self.as_of => {
+                let used = self.used;
+                self.partition(partition).note_replayed(&header, used)
+            }
+            Replayed::State { lsn, key, bytes } if lsn > self.as_of => match key {
+                CATALOG_KEY => {
+                    let change = CatalogChange::decode(bytes)?;
+                    self.catalog.apply(&change).map(drop)
+                }
+                EPOCHS_KEY => self.take_epochs(bytes),
+                key => Err(CodecError::Invalid(format!(
+                    "state under the unknown key {key}"
+                ))),
+            },
+            // The store itself keeps the starts of logs; the rest is in the snapshot.
+            Replayed::Batch { .. } | Replayed::State { .. } | Replayed::LogStart { .. } => Ok(()),
+            Replayed::LossAccepted { from, to } => {
+                self.lost_bytes += to - from;
+                Ok(())
+            }
+        }
+    }
+
+    fn partition(&mut self, partition: PartitionId) -> &mut PartitionState {
+        let state = self.partitions.entry(partition);
+        state.or_insert_with(PartitionState::new)
+    }
+
+    fn decode(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
+        let mut input = Decoder::new(bytes);
+        input.format(FORMAT, "snapshot")?;
+        let catalog = input.blob("the catalog")?;
+        if !catalog.is_empty() {
+            self.catalog = Catalog::from_change(&CatalogChange::decode(catalog)?)?;
+        }
+        let appended = input.blob("a catalog change")?;
+        if !appended.is_empty() {
+            self.catalog.apply(&CatalogChange::decode(appended)?)?;
+        }
+        let count = input.count(24, "partitions")?;
+        for _ in 0..count {
+            let partition = PartitionId(input.u32("a partition")?);
+            let state = PartitionState::decode(&mut input, self.used)?;
+            self.partitions.insert(partition, state);
+        }
+        input.finish()
+    }
+
+    /// Applies what `encode_epochs` wrote.
+    fn take_epochs(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
+        let mut input = Decoder::new(bytes);
+        input.format(FORMAT, "leader epochs")?;
+        let count = input.count(16, "leader epochs")?;
+        for _ in 0..count {
+            let partition = PartitionId(input.u32("a partition")?);
+            let epoch = LeaderEpoch(input.i32("a leader epoch")?);
+            let next = Offset(input.u64("an epoch's start")?);
+            let state = self.partition(partition);
+            state.reach(next);
+            state.epochs.observe(epoch, next);
+        }
+        input.finish()
+    }
+}
+
+/// Moves partitions past `lost_bytes` of the log, of which nothing is known. Returns the log's
+/// record of it, for [`EPOCHS_KEY`].
+pub(crate) fn skip_lost<'a>(
+    lost_bytes: u64,
+    partitions: impl ExactSizeIterator<Item = (PartitionId, &'a mut PartitionState)>,
+) -> Vec<u8> {
+    let offsets = lost_bytes.saturating_mul(RECORDS_PER_BYTE_MAX);
+    let mut out = Encoder::default();
+    out.u16(FORMAT);
+    out.count(partitions.len());
+    for (partition, state) in partitions {
+        state.skip_lost(offsets);
+        out.u32(partition.0);
+        out.i32(state.epochs.current().0);
+        out.u64(state.next().0);
+    }
+    out.into_bytes()
+}
+
+/// What moves the catalog past `lost_bytes` of shard 0's log: ids that a lost change may have given
+/// away are not given again. A change takes more than a byte for each partition, and each block of
+/// producer ids takes a change.
+pub(crate) fn skip_lost_ids(catalog: &Catalog, lost_bytes: u64) -> Vec<Operation> {
+    let partitions = u32::try_from(lost_bytes).unwrap_or(u32::MAX);
+    let blocks = i64::try_from(lost_bytes).unwrap_or(i64::MAX);
+    let producers = blocks.saturating_mul(PRODUCER_ID_BLOCK);
+    vec![
+        Operation::PartitionIdsUsed {
+            next: catalog.next_partition().0.saturating_add(partitions),
+        },
+        Operation::ProducerIdsReserved {
+            next: catalog.next_producer().saturating_add(producers),
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::CatalogEpoch;
+    use crate::catalog::change::tests::every_operation;
+    use crate::testing::BatchMaker;
+    use millrace_storage::record::BatchHeader;
+
+    const P: PartitionId = PartitionId(3);
+    const USED: BootTime = BootTime(4);
+
+    fn header(base_offset: u64) -> BatchHeader {
+        let bytes = BatchMaker::new(2).bytes();
+        BatchHeader {
+            base_offset: Offset(base_offset),
+            ..BatchHeader::parse(&bytes).expect("good")
+        }
+    }
+
+    fn batch(lsn: u64, base_offset: u64) -> Replayed<'static> {
+        Replayed::Batch {
+            lsn: Lsn(lsn),
+            partition: P,
+            header: header(base_offset),
+            bytes: &[],
+        }
+    }
+
+    fn change(epoch: u64, operations: &[Operation]) -> CatalogChange {
+        CatalogChange {
+            epoch: CatalogEpoch(epoch),
+            operations: operations.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_and_the_log_behind_it_make_the_state() {
+        let all = every_operation();
+        let mut catalog = Catalog::default();
+        catalog.apply(&change(1, &all[..4])).expect("fits");
+        let mut state = PartitionState::new();
+        state.note_appended(&header(0), None, Lsn(7), BootTime(1));
+        let appended = change(2, &all[4..6]);
+        let partitions = [(P, &state)];
+        let bytes = encode(Some(&catalog), Some(&appended), partitions.into_iter());
+
+        let mut found = Recovered::new(USED);
+        found.replay(Replayed::Snapshot {
+            as_of: Lsn(10),
+            bytes: &bytes,
+        });
+        found.replay(batch(10, 0)); // In the snapshot.
+        found.replay(batch(11, 2));
+        let third = change(3, &all[6..7]).encode();
+        found.replay(Replayed::State {
+            lsn: Lsn(12),
+            key: CATALOG_KEY,
+            bytes: &third,
+        });
+        let found = found.finish().expect("good");
+        assert_eq!(found.partitions[&P].next(), Offset(4));
+        assert_eq!(found.catalog.epoch(), CatalogEpoch(3));
+        for end in 0..bytes.len() {
+            let mut cut = Recovered::new(USED);
+            cut.replay(Replayed::Snapshot {
+                as_of: Lsn(10),
+                bytes: &bytes[..end],
+            });
+            assert!(cut.finish().is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn lost_offsets_and_ids_are_never_used_again() {
+        let mut state = PartitionState::new();
+        state.note_appended(&header(0), None, Lsn(7), BootTime(1));
+        let bytes = skip_lost(4_096, [(P, &mut state)].into_iter());
+        assert_eq!(state.next(), Offset(2 + 4_096 * 1_024));
+
+        let mut found = Recovered::new(USED);
+        found.replay(batch(1, 0));
+        found.replay(Replayed::LossAccepted {
+            from: Lsn(10),
+            to: Lsn(20),
+        });
+        found.replay(Replayed::State {
+            lsn: Lsn(30),
+            key: EPOCHS_KEY,
+            bytes: &bytes,
+        });
+        let found = found.finish().expect("good");
+        assert_eq!(found.lost_bytes, 10);
+        assert_eq!(found.partitions[&P].next(), state.next());
+        assert_eq!(found.partitions[&P].epochs.current(), LeaderEpoch(1));
+
+        let mut catalog = Catalog::default();
+        catalog
+            .apply(&change(1, &every_operation()[..4]))
+            .expect("fits");
+        let skip = change(2, &skip_lost_ids(&catalog, 100));
+        catalog.apply(&skip).expect("fits");
+        assert_eq!(catalog.next_partition(), PartitionId(105));
+        assert_eq!(catalog.next_producer(), 2_000 + 100 * PRODUCER_ID_BLOCK);
+    }
+
+    #[test]
+    fn state_that_is_not_known_stops_the_start() {
+        let mut found = Recovered::new(USED);
+        found.replay(Replayed::State {
+            lsn: Lsn(1),
+            key: 99,
+            bytes: &[],
+        });
+        found.replay(batch(2, 0));
+        assert!(found.finish().is_err());
+    }
+}

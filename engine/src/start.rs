@@ -1,0 +1,265 @@
+//! Starting a broker's engine: every shard directory recovered, one catalog for all.
+//!
+//! Runs before anything listens, one operation at a time. When it returns, everything that the
+//! shards will ever show is durable.
+
+use std::collections::BTreeMap;
+
+use millrace_storage::disk::BlockingDisk;
+use millrace_storage::error::{AppendError, StorageError};
+use millrace_storage::units::{Lsn, Now, PartitionId, ShardId};
+use millrace_storage::{LossRange, Store, StoreConfig, StoreEvent};
+use rand_core::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use uuid::Builder;
+
+use crate::catalog::change::{CatalogChange, Operation};
+use crate::catalog::{Catalog, CatalogEpoch};
+use crate::codec::CodecError;
+use crate::limits::EngineConfig;
+use crate::partition::PartitionState;
+use crate::shard::{Shard, ShardParts};
+use crate::snapshot::{self, CATALOG_KEY, EPOCHS_KEY, Recovered};
+
+/// What a broker's engine starts from.
+#[derive(Clone, Debug)]
+pub struct StartConfig {
+    /// Shards to run; positive.
+    pub shards: u16,
+    /// The engine's limits and defaults.
+    pub engine: EngineConfig,
+    /// How each shard's store is set up; its shard, seed and accepted losses are set here.
+    pub store: StoreConfig,
+    /// Damaged ranges that the operator gives up.
+    pub accept_loss: Vec<(ShardId, LossRange)>,
+    /// Fresh randomness at every start.
+    pub seed: u64,
+}
+
+/// A shard's directory, and the way to its files until the shard runs.
+pub struct ShardDirectory<'a> {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Performs its operations.
+    pub disk: Box<BlockingDisk<'a>>,
+}
+
+/// Why a broker cannot start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The log's business: each variant has its own exit code.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The log is sound but says what this program cannot understand.
+    #[error("shard {shard}: the stored state cannot be read: {error}")]
+    State {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
+        error: CodecError,
+    },
+    /// The log has no room for what a start must write.
+    #[error("shard {shard}: no room for what a start must write: {error}")]
+    NoRoom {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        error: AppendError,
+    },
+}
+
+/// A shard whose store is open and that does not serve yet.
+struct Opened<'a> {
+    shard: ShardId,
+    store: Store,
+    disk: Box<BlockingDisk<'a>>,
+    found: Recovered,
+}
+
+/// Opens every directory and returns the shards to run, in order. `directories` holds one for each
+/// shard to run and one for each that ran before, in any order.
+///
+/// # Errors
+/// See [`OpenError`]; nothing was lost, and a later start finds everything again.
+pub fn open_all(
+    config: &StartConfig,
+    now: Now,
+    directories: Vec<ShardDirectory<'_>>,
+) -> Result<Vec<Shard>, OpenError> {
+    assert!(config.shards > 0, "a broker has a shard");
+    let mut random = Pcg64Mcg::seed_from_u64(config.seed);
+    let mut opened = BTreeMap::new();
+    for directory in directories {
+        let shard = directory.shard;
+        let one = Opened::open(config, now, directory, random.next_u64())?;
+        let before = opened.insert(shard, one);
+        assert!(before.is_none(), "a shard has one directory");
+    }
+    let mut catalog = opened
+        .get_mut(&ShardId(0))
+        .expect("every broker has a shard 0")
+        .open_catalog(now, &mut random)?;
+    for one in opened.values_mut() {
+        one.settle_partitions(now, &catalog)?;
+    }
+    for one in opened.values() {
+        for (partition, state) in &one.found.partitions {
+            catalog.note_leader_epoch(*partition, state.epochs.current());
+        }
+    }
+    let shards = (0..config.shards).map(|shard| {
+        let one = opened.remove(&ShardId(shard));
+        let one = one.expect("a directory for each shard to run");
+        Shard::new(ShardParts {
+            id: one.shard,
+            shards: config.shards,
+            config: config.engine.clone(),
+            store: one.store,
+            catalog: catalog.clone(),
+            states: one.found.partitions,
+            seed: random.next_u64(),
+        })
+    });
+    Ok(shards.collect())
+}
+
+impl<'a> Opened<'a> {
+    fn open(
+        config: &StartConfig,
+        now: Now,
+        directory: ShardDirectory<'a>,
+        seed: u64,
+    ) -> Result<Self, OpenError> {
+        let ShardDirectory { shard, mut disk } = directory;
+        let accepted = config.accept_loss.iter();
+        let accept_loss = accepted
+            .filter(|(of, _)| *of == shard)
+            .map(|(_, range)| *range);
+        let store_config = StoreConfig {
+            shard,
+            accept_loss: accept_loss.collect(),
+            seed,
+            ..config.store.clone()
+        };
+        let mut found = Recovered::new(now.boot);
+        let store = Store::open(store_config, now, &mut *disk, &mut |entry| {
+            found.replay(entry);
+        })?;
+        let found = found.finish();
+        let found = found.map_err(|error| OpenError::State { shard, error })?;
+        Ok(Self {
+            shard,
+            store,
+            disk,
+            found,
+        })
+    }
+
+    /// Shard 0: the catalog, with what a first start or an accepted loss adds to it.
+    fn open_catalog(&mut self, now: Now, random: &mut Pcg64Mcg) -> Result<Catalog, OpenError> {
+        let mut catalog = std::mem::take(&mut self.found.catalog);
+        let mut operations = Vec::new();
+        if !catalog.is_named() {
+            let mut bytes = [0; 16];
+            random.fill_bytes(&mut bytes);
+            let id = Builder::from_random_bytes(bytes).into_uuid();
+            operations.push(Operation::ClusterNamed { id });
+        }
+        if self.found.lost_bytes > 0 {
+            operations.extend(snapshot::skip_lost_ids(&catalog, self.found.lost_bytes));
+        }
+        if !operations.is_empty() {
+            self.change_catalog(now, &mut catalog, operations)?;
+        }
+        Ok(catalog)
+    }
+
+    /// Shard 0: changes the catalog, durably.
+    fn change_catalog(
+        &mut self,
+        now: Now,
+        catalog: &mut Catalog,
+        operations: Vec<Operation>,
+    ) -> Result<(), OpenError> {
+        assert_eq!(self.shard, ShardId(0), "shard 0 alone writes the catalog");
+        let change = CatalogChange {
+            epoch: CatalogEpoch(catalog.epoch().0 + 1),
+            operations,
+        };
+        self.write_state(now, CATALOG_KEY, &change.encode())?;
+        catalog.apply(&change).expect("it follows the catalog");
+        Ok(())
+    }
+
+    /// Keeps the logs of partitions that exist here and nothing of others; and goes past what an
+    /// accepted loss may have taken from them.
+    fn settle_partitions(&mut self, now: Now, catalog: &Catalog) -> Result<(), OpenError> {
+        let shard = self.shard;
+        let mut is_home = |partition: PartitionId| {
+            let place = catalog.place(partition);
+            place.is_some_and(|place| place.home == shard)
+        };
+        self.store.retain_logs(&mut is_home);
+        self.found.partitions.retain(|id, _| is_home(*id));
+        let partitions = catalog.topics().flat_map(|topic| &topic.partitions);
+        for partition in partitions.filter(|partition| partition.home == shard) {
+            let state = self.found.partitions.entry(partition.id);
+            let state = state.or_insert_with(PartitionState::new);
+            let log = self.store.log(partition.id);
+            state.reach(log.map_or(state.next(), |log| log.end));
+        }
+        if self.found.lost_bytes > 0 {
+            let states = self
+                .found
+                .partitions
+                .iter_mut()
+                .map(|(id, state)| (*id, state));
+            let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
+            self.write_state(now, EPOCHS_KEY, &epochs)?;
+        }
+        Ok(())
+    }
+
+    /// Appends a change of the engine's state and waits until it is durable.
+    fn write_state(&mut self, now: Now, key: u64, bytes: &[u8]) -> Result<(), OpenError> {
+        let lsn = loop {
+            match self.store.append_state(now, key, bytes) {
+                Ok(lsn) => break lsn,
+                // A file may be on its way; without anything to wait for there is none.
+                Err(AppendError::WalFull) if self.run_disk(now) => {}
+                Err(error) => {
+                    let shard = self.shard;
+                    return Err(OpenError::NoRoom { shard, error });
+                }
+            }
+        };
+        self.wait_durable(now, lsn)
+    }
+
+    fn wait_durable(&mut self, now: Now, lsn: Lsn) -> Result<(), OpenError> {
+        while self.store.durable_lsn() < lsn {
+            self.store.close_group(now);
+            let progress = self.run_disk(now);
+            while let Some(event) = self.store.poll_event() {
+                if let StoreEvent::Poisoned(error) = event {
+                    return Err(OpenError::Storage(error));
+                }
+            }
+            assert!(
+                progress,
+                "a group that is open or on its way has an operation"
+            );
+        }
+        Ok(())
+    }
+
+    /// Performs one operation, if the store has one.
+    fn run_disk(&mut self, now: Now) -> bool {
+        let Some(op) = self.store.poll_disk() else {
+            return false;
+        };
+        let done = (self.disk)(op);
+        self.store.handle_disk(now, done);
+        true
+    }
+}
