@@ -144,7 +144,9 @@ impl Pending {
     pub(super) fn finish(self, call: &Call<'_>) -> Reply {
         let version = self.reply_to.version;
         let topics = self.items.into_results().map(|(name, result)| {
-            let described = CreatableTopicResult::default().with_name(name);
+            let described = CreatableTopicResult::default()
+                .with_name(name)
+                .with_error_message(None);
             match result {
                 Ok(answer) => created(version, call.config, described, &answer),
                 Err(failure) => described

@@ -44,7 +44,8 @@ pub(super) fn handle(
     let results = body.resources.into_iter().map(|resource| {
         let described = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name.clone());
+            .with_resource_name(resource.resource_name.clone())
+            .with_error_message(None);
         match settings(call, &resource, detail) {
             Ok(settings) => described.with_configs(settings),
             Err(failure) => described

@@ -113,7 +113,8 @@ impl Pending {
         let responses = self.items.into_results().map(|((kind, name), result)| {
             let described = AlterConfigsResourceResponse::default()
                 .with_resource_type(kind)
-                .with_resource_name(name);
+                .with_resource_name(name)
+                .with_error_message(None);
             match result {
                 Ok(_) => described,
                 Err(failure) => described

@@ -1,0 +1,183 @@
+//! ApiVersions, and what happens to requests that are not served.
+
+use bytes::Bytes;
+use kafka_protocol::messages::{
+    ApiVersionsRequest, ApiVersionsResponse, FindCoordinatorRequest, InitProducerIdRequest,
+    MetadataRequest,
+};
+use kafka_protocol::protocol::Decodable;
+
+use crate::broker::Broker;
+use crate::client::{Connection, frame, text};
+
+/// Key, first and last version of everything that is advertised.
+const ADVERTISED: [(i16, i16, i16); 14] = [
+    (0, 0, 12),
+    (1, 4, 12),
+    (2, 1, 10),
+    (3, 0, 13),
+    (10, 0, 6),
+    (18, 0, 4),
+    (19, 2, 7),
+    (20, 1, 6),
+    (22, 0, 5),
+    (23, 2, 4),
+    (32, 1, 4),
+    (37, 0, 3),
+    (44, 0, 1),
+    (60, 0, 2),
+];
+
+fn rows(response: &ApiVersionsResponse) -> Vec<(i16, i16, i16)> {
+    let rows = response.api_keys.iter();
+    rows.map(|row| (row.api_key, row.min_version, row.max_version))
+        .collect()
+}
+
+fn init_producer_id() -> InitProducerIdRequest {
+    InitProducerIdRequest::default().with_transactional_id(None)
+}
+
+#[test]
+fn every_version_of_api_versions_gets_the_table() {
+    for version in 0..=4 {
+        let mut connection = Connection::new(Broker::new());
+        let mut request = ApiVersionsRequest::default();
+        if version >= 3 {
+            request = request
+                .with_client_software_name(text("transcript"))
+                .with_client_software_version(text("1.0"));
+        }
+        let response = connection.ask(version, &request);
+        assert_eq!(response.error_code, 0);
+        assert_eq!(rows(&response), ADVERTISED, "version {version}");
+    }
+}
+
+#[test]
+fn an_unknown_version_of_api_versions_is_answered_in_version_0() {
+    for version in [5_i16, 99, i16::MAX, -1] {
+        let mut connection = Connection::new(Broker::new());
+        // A body that no version of ours has.
+        let mut request = vec![0, 0, 0, 13, 0, 18];
+        request.extend(version.to_be_bytes());
+        request.extend([0, 0, 0, 77, 0xff, 0xff, 0, 3, 9]);
+        connection.input = request;
+        connection.feed().expect("answered");
+        let mut out = Bytes::from(connection.output());
+        assert_eq!(&out[4..8], [0, 0, 0, 77]);
+        let mut body = out.split_off(8);
+        let response = ApiVersionsResponse::decode(&mut body, 0).expect("version 0");
+        assert_eq!(response.error_code, 35);
+        assert_eq!(rows(&response), ADVERTISED);
+        assert!(body.is_empty());
+        // The client goes on with what it learned.
+        let response = connection.ask(0, &ApiVersionsRequest::default());
+        assert_eq!(response.error_code, 0);
+    }
+}
+
+#[test]
+fn the_golden_bytes_of_version_0() {
+    let mut connection = Connection::new(Broker::new());
+    connection.input = vec![0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 5, 0xff, 0xff];
+    connection.feed().expect("a good request");
+    let out = connection.output();
+    let mut expected = vec![0, 0, 0, 94, 0, 0, 0, 5, 0, 0, 0, 0, 0, 14];
+    for (key, first, last) in ADVERTISED {
+        for number in [key, first, last] {
+            expected.extend(number.to_be_bytes());
+        }
+    }
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn unknown_apis_and_versions_close_the_connection() {
+    let refusal = |bytes: &[u8]| {
+        let mut connection = Connection::new(Broker::new());
+        connection.input = bytes.to_vec();
+        connection.feed().expect_err("refused").reason
+    };
+    // JoinGroup is not served; judged before its body is there.
+    let reason = refusal(&[0, 0, 0, 100, 0, 11, 0, 5, 0, 0, 0, 1]);
+    assert!(reason.contains("API key 11"), "{reason}");
+    let reason = refusal(&[0, 0, 0, 10, 0, 3, 0, 14, 0, 0, 0, 1, 0xff, 0xff]);
+    assert!(reason.contains("Metadata version 14"), "{reason}");
+    let reason = refusal(&[0, 0, 0, 10, 0, 1, 0, 3, 0, 0, 0, 1, 0xff, 0xff]);
+    assert!(reason.contains("only 4 to 12"), "{reason}");
+}
+
+#[test]
+fn groups_have_no_coordinator_and_transactions_are_refused_for_good() {
+    for version in 0..=6 {
+        let mut connection = Connection::new(Broker::new());
+        for (key_type, code) in [(0, 15), (1, 35), (2, 35), (9, 42)] {
+            if version == 0 && key_type != 0 {
+                continue;
+            }
+            let mut request = FindCoordinatorRequest::default().with_key_type(key_type);
+            if version >= 4 {
+                request.coordinator_keys = vec![text("a"), text("b")];
+            } else {
+                request.key = text("a");
+            }
+            let response = connection.ask(version, &request);
+            if version >= 4 {
+                let codes: Vec<i16> = response.coordinators.iter().map(|c| c.error_code).collect();
+                assert_eq!(codes, [code, code]);
+                assert_eq!(response.coordinators[1].key, text("b"));
+                assert_eq!(response.coordinators[1].node_id.0, -1);
+            } else {
+                assert_eq!(response.error_code, code);
+                let words = response
+                    .error_message
+                    .expect("the crate's default is empty");
+                assert_eq!(words.is_empty(), version == 0);
+                assert_eq!(response.node_id.0, -1);
+            }
+        }
+    }
+}
+
+#[test]
+fn producer_ids_are_handed_out_without_a_transaction_only() {
+    for version in 0..=5 {
+        let mut connection = Connection::new(Broker::new());
+        let response = connection.ask(version, &init_producer_id());
+        assert_eq!((response.error_code, response.producer_id.0), (0, 7001));
+        assert_eq!(response.producer_epoch, 0);
+        for (id, code) in [("", 42), ("tx", 35)] {
+            let request = init_producer_id();
+            let request = request.with_transactional_id(Some(text(id).into()));
+            let response = connection.ask(version, &request);
+            assert_eq!((response.error_code, response.producer_id.0), (code, -1));
+        }
+        assert_eq!(connection.broker.seen, ["allocate producer id"]);
+    }
+}
+
+#[test]
+fn requests_sent_together_are_answered_in_order() {
+    let mut connection = Connection::new(Broker::new());
+    let init = frame(4, 1, &init_producer_id());
+    let metadata = MetadataRequest::default().with_topics(None);
+    let metadata = frame(9, 2, &metadata);
+    let versions = frame(0, 3, &ApiVersionsRequest::default());
+    connection.input = [init, metadata, versions].concat();
+    let taken = connection.feed().expect("good requests");
+    assert_eq!((connection.input.len(), taken.need_bytes), (0, 0));
+    assert!(
+        connection.output().is_empty(),
+        "the first reply is not there yet"
+    );
+    connection.settle();
+    let mut out = Bytes::from(connection.output());
+    let mut correlations = Vec::new();
+    while !out.is_empty() {
+        let length = u32::from_be_bytes(out[..4].try_into().expect("four"));
+        let frame = out.split_to(4 + length as usize);
+        correlations.push(frame[7]);
+    }
+    assert_eq!(correlations, [1, 2, 3]);
+}

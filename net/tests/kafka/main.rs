@@ -1,0 +1,9 @@
+//! The Kafka room from outside: transcripts against a session, with a broker of a few maps behind
+//! it, and hostile bytes.
+
+mod admin;
+mod broker;
+mod client;
+mod fetch;
+mod handshake;
+mod produce;
