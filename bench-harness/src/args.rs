@@ -20,6 +20,8 @@ pub(crate) enum BenchCommand {
     Consume(ConsumeArgs),
     /// Send and read at once and measure from sending to arrival
     E2e(LoadArgs),
+    /// Measure the disk alone: durable commits and sequential reads as the broker does them
+    Disk(DiskArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -100,6 +102,19 @@ pub(crate) struct ConsumeArgs {
     pub(crate) backlog: Option<u64>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DiskArgs {
+    /// Directory on the disk to measure
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// How long to measure each way of writing
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// What the broker waits for before it acknowledges.
@@ -193,6 +208,10 @@ mod tests {
             (load.depth, load.batch, load.duration),
             (8, 65536, Duration::from_secs(10))
         );
+        assert!(matches!(
+            parse("bench disk --json x"),
+            Ok(BenchCommand::Disk(_))
+        ));
         assert!(matches!(
             parse("bench consume --backlog 1GiB"),
             Ok(BenchCommand::Consume(_))

@@ -11,13 +11,14 @@
 //!   its connections, over [`transport`] (the only file that knows the ring) and [`client`] (the
 //!   protocols).
 //! * [`schedule`], [`payload`], [`recorder`], [`verify`]: when, what, how long, and whether.
-//! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what.
+//! * [`disk`]: the floor, without a broker. [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what.
 
 mod args;
 mod child;
 mod client;
 mod connection;
 mod consumer;
+mod disk;
 mod machine;
 mod payload;
 mod phase;
@@ -33,37 +34,41 @@ mod transport;
 mod verify;
 mod worker;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use args::BenchArgs;
 use args::BenchCommand;
-use report::Report;
+use report::{Report, write_json};
 
 /// Runs what the command line asks for, prints the result and says whether all went well.
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    let (report, json) = match args.command {
+    match args.command {
         BenchCommand::Produce(load) => {
             let json = load.json.clone();
-            (scenario::produce(load)?, json)
+            finish(&scenario::produce(load)?, json)
         }
         BenchCommand::Consume(consume) => {
             let json = consume.load.json.clone();
-            (scenario::consume(consume)?, json)
+            finish(&scenario::consume(consume)?, json)
         }
         BenchCommand::E2e(load) => {
             let json = load.json.clone();
-            (scenario::end_to_end(load)?, json)
+            finish(&scenario::end_to_end(load)?, json)
         }
-    };
-    finish(&report, json.as_deref())
+        BenchCommand::Disk(args) => {
+            let report = disk::run(&args)?;
+            print!("{}", report.table());
+            write_json(&report, args.json.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
-fn finish(report: &Report, json: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
+fn finish(report: &Report, json: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     // The table first: a report that cannot be written must not swallow it.
     print!("{}", report.table());
-    if let Some(path) = json {
-        report.write_json(path)?;
-    }
+    write_json(report, json.as_deref())?;
     Ok(if report.is_success() {
         ExitCode::SUCCESS
     } else {

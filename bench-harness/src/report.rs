@@ -120,6 +120,18 @@ impl LatencyReport {
             histogram_ns: latency.buckets(),
         })
     }
+
+    pub(crate) fn p50(&self) -> String {
+        micros_text(self.p50_us)
+    }
+
+    pub(crate) fn p99(&self) -> String {
+        micros_text(self.p99_us)
+    }
+
+    pub(crate) fn max(&self) -> String {
+        micros_text(self.max_us)
+    }
 }
 
 impl Rate {
@@ -202,10 +214,6 @@ impl Report {
             && self.unanswered_messages == 0
             && self.offsets_not_rising == 0
             && self.verification.as_ref().is_none_or(Verdict::is_clean)
-    }
-
-    pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
-        write_json(self, path)
     }
 
     /// The table for people.
@@ -386,8 +394,9 @@ impl Report {
     }
 }
 
-/// Writes any report as JSON, whole or with an error that names the file.
-pub(crate) fn write_json(report: &impl Serialize, path: &Path) -> anyhow::Result<()> {
+/// Writes any report as JSON where a file was asked for.
+pub(crate) fn write_json(report: &impl Serialize, path: Option<&Path>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
     let mut text = serde_json::to_string(report).context("a report cannot be put into JSON")?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))

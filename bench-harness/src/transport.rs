@@ -1,9 +1,10 @@
-//! The only file that knows `tokio-uring`: one thread, one runtime, its streams and its timers.
+//! The only file that knows `tokio-uring`: one thread, one runtime, its streams, its timers and the
+//! file that [`crate::disk`] measures.
 //!
 //! A stream is read and written by two futures of one task; either may be dropped half-way, and
 //! [`Stream::close`] then ends what is still in the kernel.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use rustix::time::{
     timerfd_settime,
 };
 use tokio_uring::buf::BoundedBuf;
+use tokio_uring::buf::fixed::{FixedBuf, FixedBufRegistry};
 use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
 
@@ -171,6 +173,88 @@ impl Drop for Timer {
     fn drop(&mut self) {
         // Ends the read of a sleep that was given up; a timer that cannot be set has none.
         let _ = self.set(1);
+    }
+}
+
+/// Alignment of memory, positions and lengths that direct I/O wants.
+pub(crate) const DIRECT_BYTES: usize = 4096;
+
+/// A file written and read past the page cache, from aligned buffers that the kernel knows.
+pub(crate) struct DirectFile {
+    file: File,
+    /// Buffer and where its aligned part begins; `None` while the kernel has it.
+    buffers: RefCell<Vec<Option<(FixedBuf, usize)>>>,
+    /// Bytes of each buffer's aligned part.
+    buffer_bytes: usize,
+}
+
+impl DirectFile {
+    /// Takes a file opened for direct I/O, with `count` buffers of `buffer_bytes` of noise. A ring
+    /// has one such file at a time.
+    pub(crate) fn new(file: std::fs::File, count: usize, buffer_bytes: usize) -> io::Result<Self> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut noise = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[3]
+        };
+        let memory: Vec<Vec<u8>> = (0..count)
+            .map(|_| (0..buffer_bytes + DIRECT_BYTES).map(|_| noise()).collect())
+            .collect();
+        // Moving a vector does not move what it holds.
+        let aligned: Vec<usize> = memory
+            .iter()
+            .map(|bytes| bytes.as_ptr().align_offset(DIRECT_BYTES))
+            .collect();
+        let registry = FixedBufRegistry::new(memory);
+        registry.register()?;
+        let buffers = aligned.into_iter().enumerate();
+        let buffers =
+            buffers.map(|(index, at)| registry.check_out(index).map(|buffer| (buffer, at)));
+        Ok(Self {
+            file: File::from_std(file),
+            buffers: RefCell::new(buffers.collect()),
+            buffer_bytes,
+        })
+    }
+
+    /// Writes the whole buffer `slot` at `position`; a short write is an error.
+    pub(crate) async fn write(&self, slot: usize, position: u64) -> io::Result<()> {
+        let (buffer, at) = self.check_out(slot);
+        let slice = buffer.slice(at..at + self.buffer_bytes);
+        let (result, slice) = self.file.write_fixed_at(slice, position).await;
+        self.put_back(slot, slice.into_inner(), at);
+        self.whole(result?)
+    }
+
+    /// Reads `position` into the whole buffer `slot`; a short read is an error.
+    pub(crate) async fn read(&self, slot: usize, position: u64) -> io::Result<()> {
+        let (buffer, at) = self.check_out(slot);
+        let slice = buffer.slice(at..at + self.buffer_bytes);
+        let (result, slice) = self.file.read_fixed_at(slice, position).await;
+        self.put_back(slot, slice.into_inner(), at);
+        self.whole(result?)
+    }
+
+    fn check_out(&self, slot: usize) -> (FixedBuf, usize) {
+        self.buffers.borrow_mut()[slot]
+            .take()
+            .expect("a slot has one operation at a time")
+    }
+
+    fn put_back(&self, slot: usize, buffer: FixedBuf, at: usize) {
+        self.buffers.borrow_mut()[slot] = Some((buffer, at));
+    }
+
+    fn whole(&self, bytes: usize) -> io::Result<()> {
+        if bytes == self.buffer_bytes {
+            return Ok(());
+        }
+        let wanted = self.buffer_bytes;
+        Err(io::Error::other(format!(
+            "{bytes} of {wanted} bytes went through"
+        )))
     }
 }
 

@@ -1,0 +1,344 @@
+//! `bench disk`: what the disk itself can do, the way the broker's log uses it: the floor under
+//! every acknowledgement.
+//!
+//! A commit is one direct write, durable when it returns, into a file that was filled with zeros
+//! before, from memory that the kernel knows. With several in flight a commit counts, as in the log,
+//! when it and all before it are done. The file is opened with O_DSYNC, which makes each write what
+//! the log's RWF_DSYNC makes it. Each completion passes through the generator's runtime, some
+//! microseconds that the broker's own ring does not need.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rustix::fs::OFlags;
+use serde::Serialize;
+
+use crate::args::DiskArgs;
+use crate::machine::{Machine, Storage};
+use crate::recorder::Latency;
+use crate::report::{LatencyReport, rate_text};
+use crate::schedule::Clock;
+use crate::transport::{self, DirectFile};
+
+const SCHEMA_VERSION: u32 = 1;
+/// The file that is written round and round; larger than what a disk's own cache hides.
+const FILE_BYTES: u64 = 256 << 20;
+const COMMIT_BYTES: [usize; 3] = [4 << 10, 64 << 10, 1 << 20];
+const GROUPS_IN_FLIGHT: [usize; 2] = [1, 4];
+const READ_BYTES: usize = 1 << 20;
+const READS_IN_FLIGHT: usize = 4;
+
+/// The floor, as measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DiskReport {
+    schema_version: u32,
+    tool: &'static str,
+    tool_version: &'static str,
+    machine: Machine,
+    storage: Storage,
+    commits: Vec<CommitReport>,
+    sequential_read: ReadReport,
+}
+
+/// One way of committing.
+#[derive(Clone, Debug, Serialize)]
+struct CommitReport {
+    commit_bytes: usize,
+    groups_in_flight: usize,
+    commits_per_s: f64,
+    bytes_per_s: f64,
+    latency: LatencyReport,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ReadReport {
+    read_bytes: usize,
+    reads_in_flight: usize,
+    bytes_per_s: f64,
+}
+
+/// Measures the disk under `--dir`.
+pub(crate) fn run(args: &DiskArgs) -> anyhow::Result<DiskReport> {
+    let storage = Storage::of(&args.dir)?;
+    eprintln!(
+        "disk under {}: {} ({})",
+        storage.directory.display(),
+        storage.file_system,
+        storage.device
+    );
+    let file = create(&args.dir)?;
+    let mut commits = Vec::new();
+    for commit_bytes in COMMIT_BYTES {
+        for groups_in_flight in GROUPS_IN_FLIGHT {
+            eprintln!("commits of {commit_bytes} B, {groups_in_flight} in flight");
+            let way = Way {
+                bytes: commit_bytes,
+                in_flight: groups_in_flight,
+            };
+            commits.push(commit(file.try_clone()?, way, args.duration)?);
+        }
+    }
+    eprintln!("sequential reads of {READ_BYTES} B, {READS_IN_FLIGHT} in flight");
+    let sequential_read = read(file)?;
+    Ok(DiskReport {
+        schema_version: SCHEMA_VERSION,
+        tool: "millrace bench disk",
+        tool_version: env!("CARGO_PKG_VERSION"),
+        machine: Machine::describe(),
+        storage,
+        commits,
+        sequential_read,
+    })
+}
+
+/// How much at once, and how often at once.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    bytes: usize,
+    in_flight: usize,
+}
+
+/// Makes a file of zeros, durable, that goes when it is closed, whatever ends this process.
+fn create(directory: &Path) -> anyhow::Result<File> {
+    let path = directory.join(format!("millrace-bench-disk-{}", std::process::id()));
+    let mut zeros = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .with_context(|| format!("cannot make {}", path.display()))?;
+    let flags = OFlags::DIRECT | OFlags::DSYNC;
+    let direct = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(i32::try_from(flags.bits()).expect("open flags are a C int"))
+        .open(&path)
+        .with_context(|| format!("{} takes no direct writes", directory.display()));
+    fs::remove_file(&path)?;
+    let direct = direct?;
+    let zero = vec![0; READ_BYTES];
+    let mut written = 0;
+    while written < FILE_BYTES {
+        zeros.write_all(&zero).context("cannot fill the file")?;
+        written += u64::try_from(zero.len())?;
+    }
+    zeros.sync_all()?;
+    Ok(direct)
+}
+
+/// Commits for `duration`, one after the other through the file, round and round.
+fn commit(file: File, way: Way, duration: Duration) -> anyhow::Result<CommitReport> {
+    let (latency, lasted) = transport::run(async {
+        let file = DirectFile::new(file, way.in_flight, way.bytes)
+            .context("cannot register buffers; is the locked-memory limit too low?")?;
+        let commits = Rc::new(Commits {
+            file,
+            way,
+            clock: Clock::start(),
+            until: Instant::now() + duration,
+            queue: RefCell::default(),
+            latency: RefCell::new(Latency::new()),
+        });
+        let tasks: Vec<_> = (0..way.in_flight)
+            .map(|slot| transport::spawn(commits.clone().run(slot)))
+            .collect();
+        for task in tasks {
+            task.await?.context("a commit failed")?;
+        }
+        let latency = commits.latency.replace(Latency::new());
+        let lasted = Duration::from_nanos(commits.clock.now_ns());
+        anyhow::Ok((latency, lasted.as_secs_f64()))
+    })?;
+    let commits_per_s = latency.count() as f64 / lasted;
+    Ok(CommitReport {
+        commit_bytes: way.bytes,
+        groups_in_flight: way.in_flight,
+        commits_per_s,
+        bytes_per_s: commits_per_s * way.bytes as f64,
+        latency: LatencyReport::of(&latency).context("not one commit in the time")?,
+    })
+}
+
+/// What the slots of one measurement share.
+struct Commits {
+    file: DirectFile,
+    way: Way,
+    clock: Clock,
+    until: Instant,
+    queue: RefCell<Queue>,
+    latency: RefCell<Latency>,
+}
+
+/// Commits on their way, oldest first.
+#[derive(Default)]
+struct Queue {
+    /// Number of the first in `begun`.
+    first: u64,
+    /// When each began, and whether its write is done.
+    begun: VecDeque<(u64, bool)>,
+}
+
+impl Commits {
+    async fn run(self: Rc<Self>, slot: usize) -> std::io::Result<()> {
+        let commit_bytes = u64::try_from(self.way.bytes).expect("64-bit targets only");
+        while Instant::now() < self.until {
+            let number = self.queue.borrow_mut().begin(self.clock.now_ns());
+            let position = number % (FILE_BYTES / commit_bytes) * commit_bytes;
+            self.file.write(slot, position).await?;
+            let now_ns = self.clock.now_ns();
+            let mut latency = self.latency.borrow_mut();
+            self.queue.borrow_mut().finish(number, |begun_ns| {
+                latency.record(now_ns - begun_ns, 1);
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Queue {
+    fn begin(&mut self, now_ns: u64) -> u64 {
+        self.begun.push_back((now_ns, false));
+        self.first + u64::try_from(self.begun.len()).expect("64-bit targets only") - 1
+    }
+
+    /// Marks a write as done and calls `acknowledge` for every commit that this makes durable.
+    fn finish(&mut self, number: u64, mut acknowledge: impl FnMut(u64)) {
+        let index = usize::try_from(number - self.first).expect("64-bit targets only");
+        self.begun[index].1 = true;
+        while let Some((begun_ns, true)) = self.begun.front().copied() {
+            acknowledge(begun_ns);
+            self.begun.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+/// Reads the file once from front to back.
+fn read(file: File) -> anyhow::Result<ReadReport> {
+    let blocks = FILE_BYTES / u64::try_from(READ_BYTES)?;
+    let lasted = transport::run(async {
+        let file = Rc::new(DirectFile::new(file, READS_IN_FLIGHT, READ_BYTES)?);
+        let next = Rc::new(RefCell::new(0));
+        let begun = Instant::now();
+        let tasks: Vec<_> = (0..READS_IN_FLIGHT)
+            .map(|slot| transport::spawn(read_blocks(file.clone(), next.clone(), slot, blocks)))
+            .collect();
+        for task in tasks {
+            task.await?.context("a read failed")?;
+        }
+        anyhow::Ok(begun.elapsed().as_secs_f64())
+    })?;
+    ensure!(lasted > 0.0, "the clock stood still");
+    Ok(ReadReport {
+        read_bytes: READ_BYTES,
+        reads_in_flight: READS_IN_FLIGHT,
+        bytes_per_s: FILE_BYTES as f64 / lasted,
+    })
+}
+
+async fn read_blocks(
+    file: Rc<DirectFile>,
+    next: Rc<RefCell<u64>>,
+    slot: usize,
+    blocks: u64,
+) -> std::io::Result<()> {
+    let read_bytes = u64::try_from(READ_BYTES).expect("64-bit targets only");
+    loop {
+        let block = next.replace_with(|next| *next + 1);
+        if block >= blocks {
+            return Ok(());
+        }
+        file.read(slot, block * read_bytes).await?;
+    }
+}
+
+impl DiskReport {
+    /// The table for people.
+    pub(crate) fn table(&self) -> String {
+        let mut out = format!(
+            "\ndurable commits, direct into a zero-filled file, {} ({})\n",
+            self.storage.file_system, self.storage.device
+        );
+        if !self.storage.durable {
+            out += "NOT DURABLE: files are in memory\n";
+        }
+        writeln!(
+            out,
+            "\n{:>10}{:>11}{:>14}{:>14}{:>10}{:>10}{:>10}",
+            "bytes", "in flight", "commits/s", "MB/s", "p50", "p99", "max"
+        )
+        .expect("a string takes everything");
+        for commit in &self.commits {
+            let latency = &commit.latency;
+            writeln!(
+                out,
+                "{:>10}{:>11}{:>14}{:>14.1}{:>10}{:>10}{:>10}",
+                commit.commit_bytes,
+                commit.groups_in_flight,
+                rate_text(commit.commits_per_s),
+                commit.bytes_per_s / 1e6,
+                latency.p50(),
+                latency.p99(),
+                latency.max(),
+            )
+            .expect("a string takes everything");
+        }
+        writeln!(
+            out,
+            "\nsequential reads of {} B, {} in flight: {:.1} MB/s",
+            self.sequential_read.read_bytes,
+            self.sequential_read.reads_in_flight,
+            self.sequential_read.bytes_per_s / 1e6
+        )
+        .expect("a string takes everything");
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_count_in_order_whatever_order_their_writes_end_in() {
+        let mut queue = Queue::default();
+        let numbers = [queue.begin(10), queue.begin(20), queue.begin(30)];
+        assert_eq!(numbers, [0, 1, 2]);
+        let mut acknowledged = Vec::new();
+        queue.finish(1, |begun_ns| acknowledged.push(begun_ns));
+        assert!(acknowledged.is_empty(), "the first is still on its way");
+        queue.finish(0, |begun_ns| acknowledged.push(begun_ns));
+        assert_eq!(acknowledged, [10, 20]);
+        assert_eq!(queue.begin(40), 3);
+        queue.finish(3, |_| panic!("2 is still on its way"));
+        queue.finish(2, |begun_ns| acknowledged.push(begun_ns));
+        assert_eq!(acknowledged, [10, 20, 30, 40]);
+    }
+
+    #[test]
+    fn the_floor_can_be_measured_on_the_disk_under_this_crate() {
+        let way = Way {
+            bytes: 4096,
+            in_flight: 2,
+        };
+        // A file system without direct I/O cannot be measured, and says so.
+        let Ok(file) = create(Path::new(env!("CARGO_MANIFEST_DIR"))) else {
+            return;
+        };
+        let report = commit(
+            file.try_clone().expect("one more handle"),
+            way,
+            Duration::from_millis(50),
+        );
+        let report = report.expect("measured");
+        assert!(report.commits_per_s > 0.0 && report.latency.p50() != "0 us");
+        assert!(read(file).expect("read").bytes_per_s > 0.0);
+    }
+}
