@@ -6,12 +6,14 @@
 //! message carries an id and a checksum, and a run says whether any was lost, doubled, reordered
 //! or damaged.
 //!
-//! * [`args`]: the command line; [`scenario`]: from there to phases and back to a [`report`].
+//! * [`args`]: the command line; [`scenario`]: from there to phases and back to a [`report`],
+//!   which [`table`] shows.
 //! * [`phase`]: threads that start together; [`worker`]: one of them; [`producer`], [`consumer`]:
 //!   its connections, over [`transport`] (the only file that knows the ring) and [`client`] (the
 //!   protocols).
 //! * [`schedule`], [`payload`], [`recorder`], [`verify`]: when, what, how long, and whether.
-//! * [`disk`]: the floor, without a broker. [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what.
+//! * [`disk`]: the floor, without a broker.
+//! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what.
 
 mod args;
 mod child;
@@ -30,6 +32,7 @@ mod scenario;
 mod schedule;
 mod setup;
 mod sink;
+mod table;
 mod transport;
 mod verify;
 mod worker;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::recorder::Live;
-use crate::report::{duration_text, rate_text};
 use crate::schedule::SECOND_NS;
+use crate::table::{duration_text, rate_text};
 use crate::worker::Start;
 
 /// One second of a phase.

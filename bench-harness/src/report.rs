@@ -1,6 +1,5 @@
-//! A run's result: the table on standard output and the JSON file with everything.
+//! A run's result: everything that the JSON file holds.
 
-use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +10,7 @@ use crate::machine::{Machine, Storage, Usage};
 use crate::progress::Second;
 use crate::recorder::{Flow, Latency, Recorder};
 use crate::scenario::{Kind, Outcome, Scenario, Target};
+use crate::table::duration_text;
 use crate::verify::Verdict;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
@@ -23,87 +23,87 @@ const BUSY_SHARE_MAX: f64 = 0.9;
 /// Everything about one run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
-    schema_version: u32,
-    tool: &'static str,
-    tool_version: &'static str,
+    pub(crate) schema_version: u32,
+    pub(crate) tool: &'static str,
+    pub(crate) tool_version: &'static str,
     /// Milliseconds since the Unix epoch.
-    finished_at_ms: u64,
-    scenario: Scenario,
-    machine: Machine,
+    pub(crate) finished_at_ms: u64,
+    pub(crate) scenario: Scenario,
+    pub(crate) machine: Machine,
     /// Of the child broker; nothing is known about another's.
-    storage: Option<Storage>,
+    pub(crate) storage: Option<Storage>,
     /// `None` if the broker is not ours to know.
-    durable: Option<bool>,
+    pub(crate) durable: Option<bool>,
     /// Length of the part that counts.
-    measured_s: f64,
+    pub(crate) measured_s: f64,
     /// Messages acknowledged within the measured time.
-    sent: Option<Rate>,
+    pub(crate) sent: Option<Rate>,
     /// Messages received within the measured time.
-    received: Option<Rate>,
+    pub(crate) received: Option<Rate>,
     /// From when a message was due to its acknowledgement.
-    ack_latency: Option<LatencyReport>,
+    pub(crate) ack_latency: Option<LatencyReport>,
     /// From when a message was due to its arrival.
-    delivery_latency: Option<LatencyReport>,
+    pub(crate) delivery_latency: Option<LatencyReport>,
     /// From a fetch to its reply, of fetches that brought messages.
-    fetch_latency: Option<LatencyReport>,
+    pub(crate) fetch_latency: Option<LatencyReport>,
     /// How late the generator itself woke, when nothing else held a message up.
-    generator_lateness: Option<LatencyReport>,
-    refused: Vec<RefusedReport>,
-    unanswered_messages: u64,
+    pub(crate) generator_lateness: Option<LatencyReport>,
+    pub(crate) refused: Vec<RefusedReport>,
+    pub(crate) unanswered_messages: u64,
     /// Acknowledged offsets that did not rise within one connection and partition.
-    offsets_not_rising: u64,
-    verification: Option<Verdict>,
-    broker: Option<BrokerReport>,
-    generator: Usage,
+    pub(crate) offsets_not_rising: u64,
+    pub(crate) verification: Option<Verdict>,
+    pub(crate) broker: Option<BrokerReport>,
+    pub(crate) generator: Usage,
     /// Why the figures may be the generator's and not the broker's.
-    warnings: Vec<String>,
-    interrupted: bool,
-    failures: Vec<String>,
-    seconds: Vec<Second>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) interrupted: bool,
+    pub(crate) failures: Vec<String>,
+    pub(crate) seconds: Vec<Second>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Rate {
-    messages: u64,
-    bytes: u64,
-    messages_per_s: f64,
-    bytes_per_s: f64,
+pub(crate) struct Rate {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    pub(crate) messages_per_s: f64,
+    pub(crate) bytes_per_s: f64,
 }
 
 /// A distribution: the usual figures, and the whole of it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LatencyReport {
-    count: u64,
-    mean_us: f64,
-    min_us: f64,
-    p50_us: f64,
-    p90_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-    max_us: f64,
+    pub(crate) count: u64,
+    pub(crate) mean_us: f64,
+    pub(crate) min_us: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p90_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    pub(crate) max_us: f64,
     /// Pairs of nanoseconds and count.
-    histogram_ns: Vec<[u64; 2]>,
+    pub(crate) histogram_ns: Vec<[u64; 2]>,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct RefusedReport {
-    request: &'static str,
-    code: i32,
-    name: &'static str,
+pub(crate) struct RefusedReport {
+    pub(crate) request: &'static str,
+    pub(crate) code: i32,
+    pub(crate) name: &'static str,
     /// Messages of appends; requests of fetches.
-    count: u64,
+    pub(crate) count: u64,
 }
 
 /// What a child broker spent on the measured phase.
 #[derive(Clone, Debug, Serialize)]
-struct BrokerReport {
-    usage: Usage,
-    cpu_s_per_million_messages: Option<f64>,
+pub(crate) struct BrokerReport {
+    pub(crate) usage: Usage,
+    pub(crate) cpu_s_per_million_messages: Option<f64>,
     /// Batch bytes acknowledged in the whole run, warm-up included.
-    accepted_bytes: u64,
+    pub(crate) accepted_bytes: u64,
     /// Bytes that the broker wrote to storage meanwhile, zero-filling and settling included.
-    written_bytes: Option<u64>,
-    bytes_written_per_byte_accepted: Option<f64>,
+    pub(crate) written_bytes: Option<u64>,
+    pub(crate) bytes_written_per_byte_accepted: Option<f64>,
 }
 
 impl LatencyReport {
@@ -119,18 +119,6 @@ impl LatencyReport {
             max_us: micros(latency.max_ns()),
             histogram_ns: latency.buckets(),
         })
-    }
-
-    pub(crate) fn p50(&self) -> String {
-        micros_text(self.p50_us)
-    }
-
-    pub(crate) fn p99(&self) -> String {
-        micros_text(self.p99_us)
-    }
-
-    pub(crate) fn max(&self) -> String {
-        micros_text(self.max_us)
     }
 }
 
@@ -215,183 +203,6 @@ impl Report {
             && self.offsets_not_rising == 0
             && self.verification.as_ref().is_none_or(Verdict::is_clean)
     }
-
-    /// The table for people.
-    pub(crate) fn table(&self) -> String {
-        let mut out = String::new();
-        self.put_head(&mut out);
-        if let Some(rate) = &self.sent {
-            put_rate(&mut out, "sent", rate);
-        }
-        if let Some(rate) = &self.received {
-            put_rate(&mut out, "received", rate);
-        }
-        put_latencies(
-            &mut out,
-            &[
-                ("send to ack", &self.ack_latency),
-                ("send to arrival", &self.delivery_latency),
-                ("fetch", &self.fetch_latency),
-                ("generator late", &self.generator_lateness),
-            ],
-        );
-        self.put_broker(&mut out);
-        self.put_verdict(&mut out);
-        out
-    }
-
-    fn put_head(&self, out: &mut String) {
-        let scenario = &self.scenario;
-        let what = match scenario.kind {
-            Kind::Produce => "produce",
-            Kind::ConsumeTail => "consume at the tail",
-            Kind::ConsumeBacklog => "consume a backlog",
-            Kind::EndToEnd => "end to end",
-        };
-        let pace = match scenario.rate_per_s {
-            Some(rate) if scenario.kind != Kind::ConsumeBacklog => {
-                format!("open loop at {rate} msg/s, latency from the intended send time")
-            }
-            _ => "closed loop".to_owned(),
-        };
-        let target = match &scenario.target {
-            Target::Child => "child broker".to_owned(),
-            Target::Sink => "in-process sink".to_owned(),
-            Target::External(address) => address.clone(),
-        };
-        put(
-            out,
-            format_args!("\n{what}, {}, {target}, {pace}", scenario.protocol),
-        );
-        put(
-            out,
-            format_args!(
-                "{} B messages, batches up to {} B, {} connections x depth {}, {} partitions, \
-                 acks {}, {:.1} s",
-                scenario.message_bytes,
-                scenario.batch_bytes,
-                scenario.connections,
-                scenario.depth,
-                scenario.partitions,
-                scenario.acks,
-                self.measured_s
-            ),
-        );
-        if let Some(storage) = &self.storage {
-            put(
-                out,
-                format_args!("data on {} ({})", storage.file_system, storage.device),
-            );
-        }
-        if self.durable == Some(false) {
-            put(
-                out,
-                format_args!("NOT DURABLE: the broker's files are in memory"),
-            );
-        }
-        if scenario.target == Target::Sink {
-            put(
-                out,
-                format_args!("NOT DURABLE: the sink discards every message"),
-            );
-        }
-        if self.interrupted {
-            put(
-                out,
-                format_args!("STOPPED EARLY: what was measured until then"),
-            );
-        }
-        out.push('\n');
-    }
-
-    fn put_broker(&self, out: &mut String) {
-        let own = &self.generator;
-        if let Some(broker) = &self.broker {
-            let usage = &broker.usage;
-            put(
-                out,
-                format_args!(
-                    "broker     {:.2} s CPU ({:.2} user + {:.2} system), peak memory {}",
-                    usage.cpu_s(),
-                    usage.cpu_user_s,
-                    usage.cpu_system_s,
-                    bytes_text(usage.memory_peak_bytes as f64)
-                ),
-            );
-            if let Some(cpu_s) = broker.cpu_s_per_million_messages {
-                put(
-                    out,
-                    format_args!("           {cpu_s:.2} s CPU per million messages"),
-                );
-            }
-            if let Some(ratio) = broker.bytes_written_per_byte_accepted {
-                put(
-                    out,
-                    format_args!("           {ratio:.2} bytes written per byte accepted"),
-                );
-            }
-        }
-        let (cpu_s, user_s, system_s) = (own.cpu_s(), own.cpu_user_s, own.cpu_system_s);
-        put(
-            out,
-            format_args!("generator  {cpu_s:.2} s CPU ({user_s:.2} user + {system_s:.2} system)"),
-        );
-    }
-
-    fn put_verdict(&self, out: &mut String) {
-        for refused in &self.refused {
-            put(
-                out,
-                format_args!(
-                    "REFUSED    {} x {} ({}) to {}",
-                    refused.count, refused.name, refused.code, refused.request
-                ),
-            );
-        }
-        if self.unanswered_messages > 0 {
-            put(
-                out,
-                format_args!("UNANSWERED {} messages", self.unanswered_messages),
-            );
-        }
-        if self.offsets_not_rising > 0 {
-            put(
-                out,
-                format_args!(
-                    "WRONG      {} offsets did not rise",
-                    self.offsets_not_rising
-                ),
-            );
-        }
-        match &self.verification {
-            Some(verdict) if verdict.is_clean() => put(
-                out,
-                format_args!(
-                    "verified   {} acknowledged messages: none lost, doubled, reordered or damaged",
-                    verdict.acknowledged
-                ),
-            ),
-            Some(verdict) => put(
-                out,
-                format_args!(
-                    "WRONG      of {} acknowledged messages: {} lost, {} doubled, {} reordered, \
-                     {} damaged",
-                    verdict.acknowledged,
-                    verdict.lost,
-                    verdict.doubled,
-                    verdict.reordered,
-                    verdict.damaged
-                ),
-            ),
-            None => put(out, format_args!("not verified: nothing was read back")),
-        }
-        for warning in &self.warnings {
-            put(out, format_args!("warning    {warning}"));
-        }
-        for failure in &self.failures {
-            put(out, format_args!("FAILED     {failure}"));
-        }
-    }
 }
 
 /// Writes any report as JSON where a file was asked for.
@@ -444,103 +255,13 @@ fn warnings(
     warnings
 }
 
-fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(out, "{line}").expect("a string takes everything");
-}
-
-fn put_rate(out: &mut String, name: &str, rate: &Rate) {
-    put(
-        out,
-        format_args!(
-            "{name:<10} {:>12} msg/s  {:>10.2} MB/s   ({} messages)",
-            rate_text(rate.messages_per_s),
-            rate.bytes_per_s / 1e6,
-            rate.messages
-        ),
-    );
-}
-
-fn put_latencies(out: &mut String, rows: &[(&str, &Option<LatencyReport>)]) {
-    if rows.iter().all(|(_, latency)| latency.is_none()) {
-        return;
-    }
-    put(
-        out,
-        format_args!(
-            "\n{:<16}{:>10}{:>10}{:>10}{:>10}{:>10}",
-            "", "p50", "p90", "p99", "p99.9", "max"
-        ),
-    );
-    for (name, latency) in rows {
-        let Some(latency) = latency else { continue };
-        let mut line = format!("{name:<16}");
-        for us in [
-            latency.p50_us,
-            latency.p90_us,
-            latency.p99_us,
-            latency.p999_us,
-            latency.max_us,
-        ] {
-            write!(line, "{:>10}", micros_text(us)).expect("a string takes everything");
-        }
-        put(out, format_args!("{line}"));
-    }
-    out.push('\n');
-}
-
-fn micros(ns: u64) -> f64 {
+pub(crate) fn micros(ns: u64) -> f64 {
     ns as f64 / 1e3
-}
-
-/// A latency in the unit that fits it.
-pub(crate) fn duration_text(ns: u64) -> String {
-    micros_text(micros(ns))
-}
-
-fn micros_text(us: f64) -> String {
-    match us {
-        us if us < 1_000.0 => format!("{us:.0} us"),
-        us if us < 1_000_000.0 => format!("{:.2} ms", us / 1e3),
-        us => format!("{:.2} s", us / 1e6),
-    }
-}
-
-/// A whole number in groups of three.
-pub(crate) fn rate_text(per_s: f64) -> String {
-    let digits = format!("{per_s:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-pub(crate) fn bytes_text(bytes: f64) -> String {
-    match bytes {
-        bytes if bytes < 1e3 => format!("{bytes:.0} B"),
-        bytes if bytes < 1e6 => format!("{:.1} KB", bytes / 1e3),
-        bytes if bytes < 1e9 => format!("{:.1} MB", bytes / 1e6),
-        bytes => format!("{:.2} GB", bytes / 1e9),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn figures_are_written_for_people() {
-        assert_eq!(rate_text(1_234_567.4), "1,234,567");
-        assert_eq!(rate_text(12.0), "12");
-        assert_eq!(rate_text(123_456.0), "123,456");
-        assert_eq!(duration_text(154_400), "154 us");
-        assert_eq!(duration_text(2_500_000), "2.50 ms");
-        assert_eq!(duration_text(61_000_000_000), "61.00 s");
-        assert_eq!(bytes_text(2_500_000.0), "2.5 MB");
-    }
 
     #[test]
     fn a_latency_report_holds_the_whole_histogram() {
