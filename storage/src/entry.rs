@@ -163,3 +163,87 @@ impl<'a> Iterator for Entries<'a> {
         Some(entry)
     }
 }
+
+/// Reads every entry of `bytes` as a payload: whatever they are, this returns.
+#[doc(hidden)]
+pub fn fuzz_decode(bytes: &[u8]) {
+    for start in [0, bytes.len() / 2] {
+        let _entries = Entries::new(bytes, start).count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload() -> Vec<u8> {
+        let mut payload = vec![0xff; entry_bytes(5) + entry_bytes(0) + entry_bytes(8)];
+        let (first, rest) = payload.split_at_mut(entry_bytes(5));
+        let (second, third) = rest.split_at_mut(entry_bytes(0));
+        encode(first, EntryKind::Batch, 7, 5).copy_from_slice(b"batch");
+        encode(second, EntryKind::State, u64::MAX, 0);
+        encode(third, EntryKind::LogStart, 7, 8).copy_from_slice(&9_u64.to_le_bytes());
+        payload
+    }
+
+    #[test]
+    fn entries_are_these_bytes_and_come_back() {
+        let payload = payload();
+        let golden = [
+            b"\x01\0\0\0\x05\0\0\0\x07\0\0\0\0\0\0\0batch\0\0\0".as_slice(),
+            b"\x02\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\x03\0\0\0\x08\0\0\0\x07\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0",
+        ];
+        assert_eq!(payload, golden.concat());
+        let entries: Vec<_> = Entries::new(&payload, 0)
+            .map(|e| e.expect("good"))
+            .collect();
+        let kinds: Vec<_> = entries.iter().map(|entry| entry.kind).collect();
+        assert_eq!(
+            kinds,
+            [EntryKind::Batch, EntryKind::State, EntryKind::LogStart]
+        );
+        assert_eq!((entries[0].id, entries[0].body), (7, &b"batch"[..]));
+        assert_eq!((entries[1].start, entries[1].end), (24, 40));
+        let from_second = Entries::new(&payload, 24).next();
+        assert_eq!(from_second, Some(Ok(entries[1])));
+    }
+
+    #[test]
+    fn every_prefix_ends_with_whole_entries_or_is_short() {
+        let payload = payload();
+        for end in 0..payload.len() {
+            let last = Entries::new(&payload[..end], 0).last();
+            match end {
+                0 => assert_eq!(last, None),
+                24 | 40 => assert!(last.is_some_and(|entry| entry.is_ok())),
+                _ => assert_eq!(last, Some(Err(EntryError::Short)), "{end}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_writes_is_refused_by_name() {
+        let kinds = ENTRY_KINDS_RESERVED.into_iter().chain([0, 9, 255]);
+        for (at, value) in kinds.map(|kind| (0, kind)).chain([(1, 1), (2, 1), (3, 1)]) {
+            let mut payload = payload();
+            payload[at] = value;
+            let first = Entries::new(&payload, 0).next();
+            assert_eq!(first, Some(Err(EntryError::Newer)), "{at} {value}");
+        }
+    }
+
+    #[test]
+    fn lengths_at_their_edges_are_short() {
+        for length in [9, 65, 1 << 31, u32::MAX - 8, u32::MAX] {
+            let mut payload = payload();
+            payload[4..8].copy_from_slice(&u32::to_le_bytes(length));
+            assert!(
+                Entries::new(&payload, 0).any(|entry| entry.is_err()),
+                "{length}"
+            );
+            fuzz_decode(&payload);
+        }
+        assert_eq!(Entries::new(&[], 1).next(), None);
+    }
+}
