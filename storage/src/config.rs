@@ -32,7 +32,7 @@ pub struct StoreConfig {
     /// Seed for the generations of WAL files: fresh randomness at every start.
     pub seed: u64,
     /// A planted bug that the harness must find.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub seeded_bug: Option<SeededBug>,
 }
 
@@ -51,7 +51,7 @@ impl Default for StoreConfig {
             read_cache_bytes: 16 << 20,
             accept_loss: Vec::new(),
             seed: 0,
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             seeded_bug: None,
         }
     }
@@ -77,13 +77,13 @@ impl StoreConfig {
     }
 
     /// Whether the harness planted `bug`.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn bug(&self, bug: SeededBug) -> bool {
         self.seeded_bug == Some(bug)
     }
 
     /// No bug is planted outside the harness.
-    #[cfg(not(feature = "testing"))]
+    #[cfg(not(any(test, feature = "testing")))]
     #[allow(clippy::unused_self)]
     pub(crate) const fn bug(&self, _bug: SeededBug) -> bool {
         false
@@ -124,7 +124,7 @@ pub struct LossRange {
 /// Bugs that the test harness plants to show that it would see them. Without the feature
 /// `testing` none can be chosen and each check is a constant `false`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
+#[cfg_attr(not(any(test, feature = "testing")), allow(dead_code, unreachable_pub))]
 pub enum SeededBug {
     /// A group counts as durable when its write returned, although nothing synced it.
     AckBeforeSync,

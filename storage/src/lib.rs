@@ -27,7 +27,7 @@ pub mod units;
 mod wal;
 
 pub use commit::CommitCounters;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub use config::SeededBug;
 pub use config::{CommitBackend, LossRange, StoreConfig};
 pub use log_index::{LogConfig, LogStatus};

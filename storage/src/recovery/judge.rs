@@ -2,8 +2,9 @@
 //!
 //! Each block records how far the log was durable when it was closed. That is true whatever became
 //! of the blocks around it, so the blocks *behind* a bad one testify: if one of them says that the
-//! bad place was durable, acknowledged data is damaged. If none does, nobody was told that it is
-//! there, and with several groups in flight a hole in front of whole blocks is an ordinary crash.
+//! bad place was durable, acknowledged data is damaged. A block that stands at the wrong place says
+//! so as truly as any. If none does, nobody was told that the bad place holds anything, and with
+//! several groups in flight a hole in front of whole blocks is an ordinary crash.
 //!
 //! Witnesses are blocks of the live end's own life behind the end, and blocks of later lives: a
 //! roll whose header or predecessor did not survive. Earlier lives off the chain were abandoned by

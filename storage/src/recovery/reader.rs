@@ -81,8 +81,8 @@ impl FileReader {
         Ok(BlockHeader::decode(page, seeding).map_err(BlockError::found))
     }
 
-    /// Calls `visit` with every whole block header from `position` on that names the place where
-    /// it stands. Payloads are not looked at.
+    /// Calls `visit` with every whole block header from `position` on, also one that stands at the
+    /// wrong place. Payloads are not looked at.
     pub(super) fn scan(
         &mut self,
         disk: &mut StartDisk<'_, '_>,
@@ -91,9 +91,7 @@ impl FileReader {
     ) -> Result<(), StorageError> {
         let mut position = position.max(FIRST_BLOCK);
         while position.0 + PAGE_BYTES as u64 <= self.file_bytes {
-            if let Ok((header, _)) = self.header(disk, position)?
-                && header.position == position
-            {
+            if let Ok((header, _)) = self.header(disk, position)? {
                 visit(&header);
             }
             position.0 += PAGE_BYTES as u64;

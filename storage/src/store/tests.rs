@@ -1,8 +1,10 @@
 //! Questions to a store that runs: order of acknowledgement, reads, poison.
 
 use super::*;
+use crate::disk::DiskOutcome;
 use crate::record::Batch;
 use crate::record::tests::hello;
+use crate::request::TimePoint;
 use crate::testing::SimDisk;
 use crate::units::{LeaderEpoch, ShardId};
 
@@ -102,4 +104,275 @@ fn what_is_durable_is_read_from_memory() {
         panic!("the block is in memory");
     };
     assert_eq!(offsets(&records), [1, 2]);
+}
+
+/// Closes what is open and takes every operation that the store has.
+fn take_ops(store: &mut Store) -> Vec<DiskOp> {
+    store.close_group(now(0));
+    std::iter::from_fn(|| store.poll_disk()).collect()
+}
+
+fn done(op: DiskOp, result: Result<DiskOutcome, DiskError>) -> DiskDone {
+    let token = op.token();
+    let buffer = match op {
+        DiskOp::Write { buffer, .. } | DiskOp::Read { buffer, .. } => Some(buffer),
+        _ => None,
+    };
+    DiskDone {
+        token,
+        buffer,
+        result,
+    }
+}
+
+/// A store with nothing in flight, and one log.
+fn quiet(disk: &mut SimDisk) -> Store {
+    let mut store = open(disk);
+    store.create_log(LOG, LogConfig::default());
+    settle_disk(&mut store, disk, now(0));
+    store
+}
+
+#[test]
+fn completions_out_of_order_are_acknowledged_in_order() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let mut ops = Vec::new();
+    let mut ends = Vec::new();
+    for offset in 0..3 {
+        ends.push(append(&mut store, offset));
+        ops.append(&mut take_ops(&mut store));
+    }
+    let [first, second, third] = <[DiskOp; 3]>::try_from(ops).expect("three groups");
+    store.handle_disk(now(0), done(third, Ok(DiskOutcome::Done)));
+    assert!(store.durable_lsn() < ends[0], "a hole in front");
+    store.handle_disk(now(0), done(first, Ok(DiskOutcome::Done)));
+    assert!(store.durable_lsn() >= ends[0] && store.durable_lsn() < ends[1]);
+    store.handle_disk(now(0), done(second, Ok(DiskOutcome::Done)));
+    assert!(store.durable_lsn() >= ends[2]);
+}
+
+#[test]
+fn a_group_grows_while_as_many_as_allowed_are_in_flight() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let max = small().groups_in_flight_max as u64;
+    let mut ops = Vec::new();
+    for offset in 0..max + 10 {
+        append(&mut store, offset);
+        ops.append(&mut take_ops(&mut store));
+    }
+    assert_eq!(ops.len() as u64, max);
+    store.handle_disk(now(0), done(ops.remove(0), Ok(DiskOutcome::Done)));
+    let next = take_ops(&mut store);
+    let [DiskOp::Write { buffer, .. }] = &next[..] else {
+        panic!("{next:?}");
+    };
+    let entries = u32::from_le_bytes(buffer[68..72].try_into().expect("four bytes"));
+    assert_eq!(entries, 10);
+}
+
+#[test]
+fn any_failed_or_short_write_poisons_and_acknowledges_nothing_more() {
+    let eio = Err(DiskError::Io { errno: 5 });
+    let outcomes = [
+        eio,
+        Err(DiskError::NoSpace),
+        Ok(DiskOutcome::Transferred(512)),
+    ];
+    for outcome in outcomes {
+        let mut disk = SimDisk::new(1);
+        let mut store = quiet(&mut disk);
+        let mut ops = Vec::new();
+        for offset in 0..2 {
+            append(&mut store, offset);
+            ops.append(&mut take_ops(&mut store));
+        }
+        let durable = store.durable_lsn();
+        store.handle_disk(now(0), done(ops.remove(0), outcome));
+        store.handle_disk(now(0), done(ops.remove(0), Ok(DiskOutcome::Done)));
+        assert!(store.is_poisoned().is_some());
+        assert!(matches!(store.poll_event(), Some(StoreEvent::Poisoned(_))));
+        assert_eq!(store.poll_event(), None, "told once");
+        assert_eq!(store.durable_lsn(), durable);
+        assert!(take_ops(&mut store).is_empty(), "nothing is tried again");
+        let refused = store.append_state(now(0), 1, b"");
+        assert_eq!(refused, Err(AppendError::Poisoned));
+        assert!(!store.accepts_appends());
+    }
+}
+
+#[test]
+fn an_idle_log_is_sealed_once() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    assert!(store.is_quiet(), "an empty log needs no seal");
+    append(&mut store, 0);
+    store.close_group(now(0));
+    settle_disk(&mut store, &mut disk, now(0));
+    assert_eq!(store.poll_timeout(), Some(now(10).boot));
+    store.handle_timeout(now(9));
+    assert_eq!(store.counters().commit.groups, 1);
+    store.handle_timeout(now(10));
+    settle_disk(&mut store, &mut disk, now(10));
+    assert_eq!(store.counters().commit.seals, 1);
+    assert!(store.is_quiet());
+    assert_eq!(store.poll_timeout(), None, "a seal needs no seal");
+}
+
+#[test]
+fn a_clean_stop_seals_without_waiting() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    append(&mut store, 0);
+    while !store.is_quiet() {
+        store.close(now(0));
+        settle_disk(&mut store, &mut disk, now(0));
+    }
+    assert_eq!(store.durable_lsn(), store.append_lsn());
+    assert_eq!(store.counters().commit.seals, 1);
+}
+
+/// Fills the log with groups of its own for each batch until it refuses; how many it took.
+fn fill(store: &mut Store, disk: &mut SimDisk) -> u64 {
+    let mut offset = 0;
+    loop {
+        let bytes = batch(offset, 3000);
+        let append = Append {
+            partition: LOG,
+            base_offset: Offset(offset),
+            leader_epoch: LeaderEpoch(0),
+            append_time_ms: None,
+            batch: Batch::check(&bytes).expect("good"),
+        };
+        if store.append(now(0), append).is_err() {
+            return offset;
+        }
+        store.close_group(now(0));
+        settle_disk(store, disk, now(0));
+        offset += 1;
+    }
+}
+
+#[test]
+fn the_log_rolls_through_its_slots_until_one_is_left() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let taken = fill(&mut store, &mut disk);
+    // Five files of sixteen pages, less header and seal page each.
+    assert_eq!(taken, 5 * 14);
+    assert_eq!(store.counters().commit.rolls, 4);
+    assert!(!store.accepts_appends());
+    assert_eq!(store.wal.slots.free(), 1);
+}
+
+#[test]
+fn batches_out_of_memory_come_back_from_their_files() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let end = fill(&mut store, &mut disk);
+    let request = ReadRequest {
+        bytes_max: 1,
+        ..request(0, end)
+    };
+    assert_eq!(store.read(now(0), request), ReadOutcome::Pending);
+    settle_disk(&mut store, &mut disk, now(0));
+    let (ticket, records) = store.poll_read().expect("answered");
+    assert_eq!(ticket, request.ticket);
+    assert_eq!(offsets(&records.expect("readable")), [0]);
+    let again = store.read(now(0), request);
+    assert!(matches!(again, ReadOutcome::Ready(Ok(_))), "kept in memory");
+}
+
+#[test]
+fn a_slot_is_not_reused_under_a_read() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let end = fill(&mut store, &mut disk);
+    assert_eq!(store.read(now(0), request(0, end)), ReadOutcome::Pending);
+    let mut reads: Vec<_> = std::iter::from_fn(|| store.poll_disk()).collect();
+    let second = store.wal.closed()[1].life;
+    store.wal.release_before(second, &mut store.ops);
+    assert_eq!(store.wal.slots.free(), 1, "held by the read");
+    let DiskDone {
+        token,
+        buffer,
+        result,
+    } = disk.run(SHARD, reads.remove(0));
+    store.handle_disk(
+        now(0),
+        DiskDone {
+            token,
+            buffer,
+            result,
+        },
+    );
+    assert_eq!(store.wal.slots.free(), 2);
+    let (_, records) = store.poll_read().expect("answered");
+    assert_eq!(offsets(&records.expect("readable"))[0], 0);
+}
+
+#[test]
+fn damage_under_a_cold_read_is_an_error_and_an_event() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let end = fill(&mut store, &mut disk);
+    disk.damage(SHARD, crate::disk::FileName::Wal(0), 4096 + 500, &[0; 4]);
+    assert_eq!(store.read(now(0), request(0, end)), ReadOutcome::Pending);
+    settle_disk(&mut store, &mut disk, now(0));
+    let (_, records) = store.poll_read().expect("answered");
+    assert!(matches!(records, Err(ReadError::Damaged { .. })));
+    let event = store.poll_event();
+    assert!(matches!(event, Some(StoreEvent::Damaged { .. })));
+    assert!(store.is_poisoned().is_none(), "only this range is hurt");
+}
+
+#[test]
+fn places_are_found_by_time() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let end = fill(&mut store, &mut disk);
+    let mut find = |point, end| {
+        let request = TimeRequest {
+            ticket: ReadTicket(9),
+            partition: LOG,
+            point,
+            end: Offset(end),
+        };
+        let records = match store.find_time(now(0), request) {
+            ReadOutcome::Ready(records) => records,
+            ReadOutcome::Pending => {
+                settle_disk(&mut store, &mut disk, now(0));
+                store.poll_read().expect("answered").1
+            }
+        };
+        offsets(&records.expect("readable"))
+    };
+    // The batches' timestamps are their offsets.
+    assert_eq!(find(TimePoint::AtLeast(33), end), [33]);
+    assert_eq!(find(TimePoint::AtLeast(-1), end), [0]);
+    assert!(find(TimePoint::AtLeast(33), 33).is_empty());
+    assert_eq!(find(TimePoint::Max, end), [end - 1]);
+    assert_eq!(find(TimePoint::Max, 20), [19]);
+    assert!(find(TimePoint::Max, 0).is_empty());
+}
+
+#[test]
+fn deleted_records_are_out_of_range_and_stay_deleted() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    for offset in 0..3 {
+        append(&mut store, offset);
+    }
+    let deleted = store.append_log_start(now(0), LOG, Offset(2));
+    deleted.expect("taken");
+    store.close_group(now(0));
+    settle_disk(&mut store, &mut disk, now(0));
+    let below = store.read(now(0), request(1, 3));
+    assert_eq!(below, ReadOutcome::Ready(Err(ReadError::OutOfRange)));
+    let mut store = open(&mut disk);
+    let status = store.log(LOG).expect("replayed");
+    assert_eq!((status.start, status.end), (Offset(2), Offset(3)));
+    let below = store.read(now(0), request(1, 3));
+    assert_eq!(below, ReadOutcome::Ready(Err(ReadError::OutOfRange)));
 }

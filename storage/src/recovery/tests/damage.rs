@@ -1,0 +1,197 @@
+//! Questions to recovery when the disk lies: it refuses, or nothing is missing.
+
+use super::*;
+use crate::config::LossRange;
+use crate::disk::FileName;
+use crate::error::StorageError;
+use crate::units::PAGE_BYTES;
+
+/// A machine whose log holds `groups` acknowledged groups and is sealed.
+fn sealed(groups: u64) -> (Machine, Model) {
+    let mut machine = Machine::new(7, small());
+    let mut model = Model::default();
+    let mut store = machine.open(&mut model).expect("opens");
+    machine.carry(&mut store);
+    for group in 0..groups {
+        machine
+            .append_of(&mut store, &mut model, 3000 + 100 * group as usize)
+            .expect("taken");
+        store.close_group(now(0));
+        machine.carry(&mut store);
+    }
+    assert!(!store.is_quiet(), "a seal is due");
+    store.handle_timeout(store.poll_timeout().map(at).expect("a seal is due"));
+    machine.carry(&mut store);
+    assert!(store.is_quiet());
+    model.sure = model.ids.len();
+    (machine, model)
+}
+
+fn at(boot: crate::units::BootTime) -> crate::units::Now {
+    crate::units::Now { boot, ..now(0) }
+}
+
+/// What a start makes of `disk`: the batches that it tells, or why it refuses.
+fn start(disk: &SimDisk, config: &StoreConfig) -> (SimDisk, Result<Told, StorageError>) {
+    let mut disk = disk.after_power_cut(Survival::Everything, 1);
+    let mut told = Told::default();
+    let opened = Store::open(
+        config.clone(),
+        now(0),
+        &mut *disk.blocking(SHARD),
+        &mut |replayed| match replayed {
+            Replayed::Batch { header, .. } => {
+                told.ids.push(header.max_timestamp_ms.cast_unsigned());
+            }
+            Replayed::LossAccepted { from, to } => told.losses.push(LossRange { from, to }),
+            _ => {}
+        },
+    );
+    (disk, opened.map(|_| told))
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    ids: Vec<u64>,
+    losses: Vec<LossRange>,
+}
+
+fn told(ids: &[u64]) -> Told {
+    Told {
+        ids: ids.to_vec(),
+        losses: Vec::new(),
+    }
+}
+
+/// The file that holds the log's blocks.
+const FILE: FileName = FileName::Wal(0);
+
+fn flip(disk: &mut SimDisk, file: FileName, byte: usize, bit: u32) {
+    let contents = disk.contents(SHARD, file).expect("the file is there");
+    disk.damage(SHARD, file, byte as u64, &[contents[byte] ^ (1 << bit)]);
+}
+
+#[test]
+fn any_damaged_byte_of_a_sealed_log_refuses_or_changes_nothing() {
+    let (machine, model) = sealed(3);
+    let mut refused = 0;
+    let headers = |byte: &usize| byte % PAGE_BYTES < 90 || byte % 13 == 0;
+    for byte in (0..5 * PAGE_BYTES).filter(headers) {
+        let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+        flip(&mut disk, FILE, byte, byte as u32 % 8);
+        match start(&disk, &small()).1 {
+            Ok(found) => assert_eq!(found, told(&model.ids), "byte {byte}"),
+            Err(StorageError::Quarantine { .. }) => refused += 1,
+            Err(error) => panic!("byte {byte}: {error}"),
+        }
+    }
+    assert!(refused > 500, "{refused}");
+}
+
+#[test]
+fn any_lost_page_of_a_sealed_log_refuses_or_changes_nothing() {
+    let (machine, model) = sealed(4);
+    for page in 0..6_u64 {
+        let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+        disk.damage(SHARD, FILE, page * PAGE_BYTES as u64, &[0; PAGE_BYTES]);
+        match (page, start(&disk, &small()).1) {
+            (0..=4, Err(StorageError::Quarantine { .. })) => {}
+            (5, Ok(found)) => assert_eq!(found, told(&model.ids), "only the seal is lost"),
+            (page, other) => panic!("page {page}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn any_two_swapped_pages_refuse_or_change_nothing() {
+    let (machine, model) = sealed(4);
+    let contents = machine.disk.contents(SHARD, FILE).expect("there");
+    let page = |number: usize| &contents[number * PAGE_BYTES..(number + 1) * PAGE_BYTES];
+    for first in 0..6 {
+        for second in first + 1..7 {
+            let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+            disk.damage(SHARD, FILE, (first * PAGE_BYTES) as u64, page(second));
+            disk.damage(SHARD, FILE, (second * PAGE_BYTES) as u64, page(first));
+            match start(&disk, &small()).1 {
+                Ok(found) => assert_eq!(found, told(&model.ids), "{first} {second}"),
+                Err(StorageError::Quarantine { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refusal_changes_nothing_and_its_own_range_gets_past_it() {
+    let (machine, mut model) = sealed(4);
+    let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+    flip(&mut disk, FILE, 2 * PAGE_BYTES + 200, 3);
+    let (disk, refused) = start(&disk, &small());
+    let Err(StorageError::Quarantine { from, to, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    let page = PAGE_BYTES as u64;
+    assert_eq!((from, to), (Lsn(page), Lsn(4 * page)));
+    assert_eq!(start(&disk, &small()).1, refused, "refused for ever");
+
+    let other = LossRange { from, to: Lsn(1) };
+    let accept = |range| StoreConfig {
+        accept_loss: vec![range],
+        ..small()
+    };
+    assert_eq!(start(&disk, &accept(other)).1, refused, "another range");
+    let lost = LossRange { from, to };
+    let (disk, found) = start(&disk, &accept(lost));
+    let expected = Told {
+        ids: model.ids[..1].to_vec(),
+        losses: vec![lost],
+    };
+    assert_eq!(found, Ok(expected));
+
+    // From now on without the flag; the log goes on above what was lost.
+    let mut machine = Machine::new(8, small());
+    machine.disk = disk;
+    model.sure = 1;
+    let mut store = machine.open(&mut model).expect("opens");
+    assert_eq!(store.durable_lsn(), to);
+    machine.append(&mut store, &mut model).expect("taken");
+    store.close_group(now(0));
+    machine.carry(&mut store);
+    model.sure = 2;
+    let (_, found) = start(&machine.disk, &small());
+    assert_eq!(found.expect("opens").losses, [lost], "told again");
+    let mut store = machine.open(&mut model).expect("opens");
+    machine.read_all(&mut store, &model);
+}
+
+#[test]
+fn a_lost_manifest_or_first_file_is_never_taken_for_a_new_store() {
+    let (machine, model) = sealed(2);
+    let without = |lost: &dyn Fn(FileName) -> bool| {
+        let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+        for file in disk.files(SHARD).into_iter().filter(|file| lost(*file)) {
+            disk.lose(SHARD, file);
+        }
+        start(&disk, &small()).1
+    };
+    let manifest = without(&|file| matches!(file, FileName::Manifest(_)));
+    assert!(matches!(manifest, Err(StorageError::Corrupt { .. })));
+    let first = without(&|file| file == FILE);
+    assert!(matches!(first, Err(StorageError::Quarantine { .. })));
+    let unused = without(&|file| matches!(file, FileName::Wal(1..)));
+    assert_eq!(unused, Ok(told(&model.ids)));
+}
+
+#[test]
+fn truncating_damaged_acknowledged_data_is_caught() {
+    let (machine, model) = sealed(3);
+    let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+    flip(&mut disk, FILE, PAGE_BYTES + 200, 3);
+    let config = StoreConfig {
+        seeded_bug: Some(SeededBug::TruncateBelowDurable),
+        ..small()
+    };
+    let (_, found) = start(&disk, &config);
+    assert_ne!(found, Ok(told(&model.ids)), "the bug loses data");
+    assert!(found.is_ok(), "and does not notice");
+}

@@ -1,0 +1,71 @@
+//! Each planted bug must turn a test red that is green without it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+use crate::testing::{Fault, Lasting, PlannedFault};
+
+fn with_bug(bug: SeededBug) -> StoreConfig {
+    StoreConfig {
+        seeded_bug: Some(bug),
+        ..small()
+    }
+}
+
+/// Whether any of the runs fails. What a failing run prints is of no interest.
+fn is_caught(mut run: impl FnMut(u64)) -> bool {
+    (1..=200).any(|seed| catch_unwind(AssertUnwindSafe(|| run(seed))).is_err())
+}
+
+/// Lives in which the disk fails a commit now and then, as Linux does: the data stays readable
+/// and never reaches the medium.
+fn lives_with_failing_syncs(seed: u64, config: StoreConfig) {
+    let mut machine = Machine::new(seed, config);
+    let mut model = Model::default();
+    for life in 0..3 {
+        let mut store = machine.open(&mut model).expect("opens");
+        machine.carry(&mut store);
+        machine.disk.plan(PlannedFault {
+            op: machine.disk.ops_started() + machine.dice.below(10),
+            fault: Fault::SyncInVain,
+            lasting: Lasting::Once,
+        });
+        machine.work(&mut store, &mut model, 20);
+        machine.disk = machine
+            .disk
+            .after_power_cut(Survival::Nothing, seed * 10 + life);
+    }
+    machine.open(&mut model).expect("opens");
+}
+
+#[test]
+fn a_failed_commit_acknowledges_nothing_that_is_lost() {
+    for seed in 1..=100 {
+        lives_with_failing_syncs(seed, small());
+        let backend = CommitBackend::LinkedFdatasync;
+        lives_with_failing_syncs(seed, StoreConfig { backend, ..small() });
+    }
+}
+
+#[test]
+fn acknowledging_before_the_sync_is_caught() {
+    assert!(is_caught(|seed| lives(
+        seed,
+        with_bug(SeededBug::AckBeforeSync)
+    )));
+}
+
+#[test]
+fn believing_a_second_sync_is_caught() {
+    let config = with_bug(SeededBug::RetryAfterFailedSync);
+    assert!(is_caught(|seed| lives_with_failing_syncs(
+        seed,
+        config.clone()
+    )));
+}
+
+#[test]
+fn serving_without_repersisting_is_caught() {
+    let config = with_bug(SeededBug::ServeWithoutRepersist);
+    assert!(is_caught(|seed| lives(seed, config.clone())));
+}
