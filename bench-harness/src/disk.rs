@@ -3,8 +3,8 @@
 //!
 //! A commit is one direct write, durable when it returns, into a file that was filled with zeros
 //! before, from memory that the kernel knows. With several in flight a commit counts, as in the
-//! log, when it and all before it are done. The file is opened with O_DSYNC, which makes each write what
-//! the log's RWF_DSYNC makes it. Each completion passes through the generator's runtime, some
+//! log, when it and all before it are done. The file is opened with O_DSYNC, which makes each write
+//! what the log's RWF_DSYNC makes it. Each completion passes through the generator's runtime, some
 //! microseconds that the broker's own ring does not need.
 
 use std::cell::RefCell;

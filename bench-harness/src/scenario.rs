@@ -22,7 +22,7 @@ use crate::producer::{Load, ProducerPlan};
 use crate::report::Report;
 use crate::schedule::Clock;
 use crate::setup::{self, Topic};
-use crate::sink::Sink;
+use crate::sink::{Behaviour, Sink};
 use crate::verify::{self, Ledger, Verdict};
 
 /// Largest `--size` and `--batch`: a request must fit into a frame.
@@ -290,7 +290,7 @@ impl Peer {
                 storage: None,
             }),
             Target::Sink => {
-                let sink = Sink::start(None).context("cannot start the sink")?;
+                let sink = Sink::start(Behaviour::default()).context("cannot start the sink")?;
                 Ok(Self {
                     address: sink.address,
                     broker: None,

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::client::{Cursor, FetchLimits};
 use crate::producer::Load;
 use crate::recorder::Latency;
 use crate::setup::{self, Topic};
-use crate::sink::{Sink, Stall};
+use crate::sink::{Behaviour, Keeping, Sink, Stall};
+use crate::verify::{self, Verdict};
 
 const MILLISECOND_NS: u64 = 1_000_000;
 
@@ -46,7 +48,11 @@ fn phase(load: Load, topic: &Topic, duration: Duration) -> PhasePlan {
 }
 
 fn run_against(stall: Option<Stall>, load: Load, duration: Duration) -> PhaseResult {
-    let sink = Sink::start(stall).expect("a free port");
+    let sink = Sink::start(Behaviour {
+        stall,
+        ..Behaviour::default()
+    })
+    .expect("a free port");
     let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
     run(phase(load, &topic, duration), Clock::start()).expect("started")
 }
@@ -116,7 +122,7 @@ fn a_limited_load_sends_exactly_its_messages_and_acknowledges_them() {
         messages_max: Some(5_000),
         ..load(None)
     };
-    let sink = Sink::start(None).expect("a free port");
+    let sink = Sink::start(Behaviour::default()).expect("a free port");
     let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
     let plan = PhasePlan {
         duration_ns: None,
@@ -139,7 +145,7 @@ fn without_acks_messages_count_when_they_are_handed_over() {
         messages_max: Some(2_000),
         ..load(None)
     };
-    let sink = Sink::start(None).expect("a free port");
+    let sink = Sink::start(Behaviour::default()).expect("a free port");
     let topic = setup::prepare(sink.address, "t", 1).expect("prepared");
     let plan = PhasePlan {
         duration_ns: None,
@@ -153,7 +159,7 @@ fn without_acks_messages_count_when_they_are_handed_over() {
 
 #[test]
 fn a_topic_of_another_partition_count_is_refused_by_name() {
-    let sink = Sink::start(None).expect("a free port");
+    let sink = Sink::start(Behaviour::default()).expect("a free port");
     setup::prepare(sink.address, "t", 2).expect("prepared");
     let error = setup::prepare(sink.address, "t", 1).expect_err("it has two");
     let expected = "topic \"t\" has 2 partitions, --partitions says 1";
@@ -186,5 +192,79 @@ fn a_peer_that_answers_nonsense_or_nothing_is_named() {
     assert!(
         format!("{unreachable:#}").contains("cannot reach 127.0.0.1"),
         "{unreachable:#}"
+    );
+}
+
+const MESSAGES: u64 = 2_000;
+
+/// Sends to two partitions, reads both at the tail meanwhile, and judges.
+fn verdict_on(keeping: Keeping) -> Verdict {
+    let behaviour = Behaviour {
+        keeping,
+        ..Behaviour::default()
+    };
+    let sink = Sink::start(behaviour).expect("a free port");
+    let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
+    let load = Load {
+        batch_bytes: 2 << 10,
+        messages_max: Some(MESSAGES),
+        ..load(None)
+    };
+    let consumers = (0..2).map(|partition| ConsumerPlan {
+        topic: "t".into(),
+        run: 7,
+        address: sink.address,
+        cursors: vec![Cursor {
+            partition,
+            next_offset: 0,
+        }],
+        limits: FetchLimits {
+            wait_ms_max: 10,
+            bytes_max: 1 << 20,
+            partition_bytes_max: 1 << 20,
+        },
+    });
+    let plan = PhasePlan {
+        duration_ns: None,
+        consumers: consumers.collect(),
+        threads: 2,
+        // Waits for what never comes only as long as for an unknown fate.
+        uncertain: true,
+        ..phase(load, &topic, Duration::ZERO)
+    };
+    let result = run(plan, Clock::start()).expect("started");
+    assert_eq!(result.failures, Vec::<String>::new());
+    let delivered = result.recorder.delivered.messages;
+    assert_eq!(result.recorder.delivery.count(), delivered);
+    assert_eq!(result.recorder.delivered.bytes, delivered * 128);
+    verify::judge(&result.ledgers, &result.sighting)
+}
+
+#[test]
+fn a_faithful_broker_is_verified() {
+    let verdict = verdict_on(Keeping::Everything);
+    assert!(verdict.is_clean(), "{verdict:?}");
+    assert_eq!(
+        (verdict.acknowledged, verdict.delivered),
+        (MESSAGES, MESSAGES)
+    );
+}
+
+#[test]
+fn a_broker_that_drops_doubles_or_reorders_is_found_out() {
+    let dropped = verdict_on(Keeping::AllButOne);
+    assert!(
+        dropped.lost > 0 && dropped.doubled == 0 && dropped.reordered == 0,
+        "{dropped:?}"
+    );
+    let doubled = verdict_on(Keeping::OneTwice);
+    assert!(
+        doubled.doubled > 0 && doubled.lost == 0 && doubled.reordered == 0,
+        "{doubled:?}"
+    );
+    let late = verdict_on(Keeping::OneLate);
+    assert!(
+        late.reordered > 0 && late.lost == 0 && late.doubled == 0,
+        "{late:?}"
     );
 }
