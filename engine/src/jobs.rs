@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::search;
+
 /// Pairs a result with its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobToken(pub u64);
@@ -52,4 +54,16 @@ pub enum JobResult {
     FoundRecord(Option<(u32, i64)>),
     /// The batch's records cannot be read: damaged, or larger than the bound on its output.
     Unreadable(String),
+}
+
+/// Does a job: what a thread of the pool, or a simulated one, calls.
+#[must_use]
+pub fn perform(op: JobOp) -> JobDone {
+    let result = match op.job {
+        Job::FindRecord { batch, by } => search::find_record(&batch, by),
+    };
+    JobDone {
+        token: op.token,
+        result,
+    }
 }

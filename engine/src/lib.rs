@@ -14,6 +14,7 @@ pub mod mesh;
 mod partition;
 mod placement;
 pub mod report;
+mod search;
 mod shard;
 mod snapshot;
 pub mod start;

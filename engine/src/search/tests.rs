@@ -1,0 +1,144 @@
+//! Batches in every codec, whole, cut and hostile.
+
+use std::io::Write;
+
+use super::*;
+use crate::testing::{BatchMaker, WALL_MS};
+
+const DELTAS: [i64; 4] = [0, 30, 10, 30];
+
+fn gzip(records: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    out.write_all(records).expect("memory");
+    out.finish().expect("memory")
+}
+
+fn snappy(records: &[u8]) -> Vec<u8> {
+    snap::raw::Encoder::new()
+        .compress_vec(records)
+        .expect("memory")
+}
+
+/// As Java sends it: blocks of their own.
+fn snappy_stream(records: &[u8]) -> Vec<u8> {
+    let mut out = SNAPPY_STREAM_MAGIC.to_vec();
+    out.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1]);
+    for block in records.chunks(5) {
+        let block = snappy(block);
+        out.extend_from_slice(&u32::try_from(block.len()).expect("small").to_be_bytes());
+        out.extend_from_slice(&block);
+    }
+    out
+}
+
+fn lz4(records: &[u8]) -> Vec<u8> {
+    let mut out = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    out.write_all(records).expect("memory");
+    out.finish().expect("memory")
+}
+
+fn zstd(records: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(records, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+/// The same records in every codec, by the codec's number.
+fn every_codec() -> Vec<(i16, Vec<u8>)> {
+    let plain = BatchMaker::new(1).deltas(&DELTAS);
+    let records = plain.records_alone().to_vec();
+    [
+        (0, records.clone()),
+        (1, gzip(&records)),
+        (2, snappy(&records)),
+        (2, snappy_stream(&records)),
+        (3, lz4(&records)),
+        (4, zstd(&records)),
+    ]
+    .into_iter()
+    .map(|(codec, payload)| {
+        (
+            codec,
+            plain.clone().attributes(codec).payload(payload).bytes(),
+        )
+    })
+    .collect()
+}
+
+fn at(ms: i64) -> RecordQuery {
+    RecordQuery::AtOrAfter(WALL_MS + ms)
+}
+
+#[test]
+fn records_are_found_by_time_in_every_codec() {
+    for (codec, batch) in every_codec() {
+        let find = |by| find_record(&Bytes::from(batch.clone()), by);
+        let found = |delta, ms| JobResult::FoundRecord(Some((delta, WALL_MS + ms)));
+        assert_eq!(find(at(-9)), found(0, 0), "{codec}");
+        assert_eq!(find(at(5)), found(1, 30), "{codec}");
+        assert_eq!(find(at(31)), JobResult::FoundRecord(None), "{codec}");
+        assert_eq!(find(RecordQuery::MaxTimestamp), found(1, 30), "{codec}");
+    }
+}
+
+#[test]
+fn no_cut_or_flipped_batch_is_more_than_unreadable() {
+    for (codec, batch) in every_codec() {
+        for end in BATCH_HEADER_BYTES..batch.len() {
+            // Only the search for something late must see the end.
+            let found = search(&batch[..end], at(31), SEARCH_BYTES_MAX);
+            assert!(!matches!(found, Ok(Some(_))), "{codec} cut at {end}");
+        }
+        for at_byte in BATCH_HEADER_BYTES..batch.len() {
+            let mut bad = batch.clone();
+            bad[at_byte] ^= 0xff;
+            let _ = search(&bad, at(31), SEARCH_BYTES_MAX);
+        }
+    }
+}
+
+#[test]
+fn what_unpacks_to_too_much_is_given_up() {
+    // One record of a megabyte of zeros, then one more.
+    let mut records = vec![0x86, 0x80, 0x80, 0x01, 0, 0, 0];
+    records.resize(7 + (1 << 20), 0);
+    records.extend_from_slice(&[6, 0, 2, 2]);
+    for payload in [
+        gzip(&records),
+        zstd(&records),
+        lz4(&records),
+        snappy(&records),
+    ]
+    .into_iter()
+    .zip([1, 4, 3, 2])
+    {
+        let (payload, codec) = payload;
+        let bomb = BatchMaker::new(1)
+            .attributes(codec)
+            .payload(payload)
+            .declare_records(2);
+        assert!(
+            search(&bomb.bytes(), at(1), 2 << 20).is_ok(),
+            "{codec}: all of it"
+        );
+        assert!(search(&bomb.bytes(), at(1), 64 << 10).is_err(), "{codec}");
+    }
+}
+
+#[test]
+fn lengths_that_lie_are_refused() {
+    let cases: [&[u8]; 5] = [
+        &[],
+        &[0x01, 0],       // Length -1.
+        &[0x02, 0, 0, 0], // Shorter than its fields.
+        &[
+            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+        ], // No end.
+        &[0x0c, 0, 0, 0x20, 0, 0, 0], // Offset delta 16.
+    ];
+    for payload in cases {
+        let batch = BatchMaker::new(1).payload(payload.to_vec()).bytes();
+        assert!(
+            search(&batch, at(1), SEARCH_BYTES_MAX).is_err(),
+            "{payload:?}"
+        );
+    }
+}

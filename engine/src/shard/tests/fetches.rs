@@ -1,0 +1,178 @@
+//! Fetching: waiting, waking, and finding offsets.
+
+use super::*;
+
+#[test]
+fn a_parked_fetch_wakes_when_something_came_to_any_home() {
+    let mut world = World::new(2);
+    let partitions = world.create("t", 2);
+    for partition in &partitions {
+        let from: Vec<(PartitionId, u64)> = partitions.iter().map(|p| (*p, 0)).collect();
+        let high = world.read(0, *partition, 0).expect("held").high_watermark.0;
+        assert_eq!(high, 0);
+        let fetch = world.wanted(&from, 10_000);
+        let sequence = world.submit(0, Command::Fetch(fetch));
+        world.run();
+        assert!(world.ended(sequence).is_none(), "nothing is there");
+        assert!(world.append(1, *partition, &BatchMaker::new(2)).is_ok());
+        let found = match world.ended(sequence) {
+            Some(Ok(Outcome::Fetched(found))) => found,
+            other => panic!("{other:?}"),
+        };
+        let with_data: Vec<PartitionId> = found
+            .iter()
+            .filter(|one| one.result.as_ref().is_ok_and(|f| !f.batches.is_empty()))
+            .map(|one| one.partition)
+            .collect();
+        assert_eq!(with_data, [*partition]);
+        world = World::new(2);
+        assert_eq!(world.create("t", 2), partitions);
+    }
+}
+
+#[test]
+fn a_parked_fetch_ends_at_its_deadline_with_what_is_there() {
+    let mut world = World::new(2);
+    let partitions = world.create("t", 2);
+    let from: Vec<(PartitionId, u64)> = partitions.iter().map(|p| (*p, 0)).collect();
+    let mut fetch = world.wanted(&from, 500);
+    fetch.bytes_min = 1 << 20;
+    let sequence = world.submit(0, Command::Fetch(fetch));
+    world.run();
+    assert!(world.append(0, partitions[1], &BatchMaker::new(2)).is_ok());
+    assert!(world.ended(sequence).is_none(), "too little is there");
+    world.pass_ms(499);
+    assert!(world.ended(sequence).is_none());
+    world.pass_ms(1);
+    match world.ended(sequence) {
+        Some(Ok(Outcome::Fetched(found))) => {
+            let total: usize = found
+                .iter()
+                .map(|one| one.result.as_ref().map_or(0, |f| f.batches.len()))
+                .sum();
+            assert_eq!(total, 1);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_fetch_waits_for_as_many_bytes_as_it_asked_for() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    let batch = BatchMaker::new(2);
+    let mut fetch = world.wanted(&[(partition, 0)], 60_000);
+    fetch.bytes_min = batch.bytes().len() * 3;
+    let sequence = world.submit(0, Command::Fetch(fetch));
+    for _ in 0..2 {
+        assert!(world.append(0, partition, &batch).is_ok());
+        assert!(world.ended(sequence).is_none());
+    }
+    assert!(world.append(0, partition, &batch).is_ok());
+    assert!(world.ended(sequence).is_some());
+}
+
+#[test]
+fn a_cancelled_fetch_leaves_nothing_behind() {
+    for whole_connection in [false, true] {
+        let mut world = World::new(2);
+        let partitions = world.create("t", 2);
+        let from: Vec<(PartitionId, u64)> = partitions.iter().map(|p| (*p, 0)).collect();
+        let fetch = world.wanted(&from, 10_000);
+        let sequence = world.submit(0, Command::Fetch(fetch));
+        world.run();
+        let request = world.request(0, sequence);
+        if whole_connection {
+            world.shards[0].cancel_connection(request.connection);
+        } else {
+            world.shards[0].cancel(request);
+        }
+        world.run();
+        let now = |world: &World, shard: usize, name: &str| {
+            let counters = world.shards[shard].report().counters;
+            counters
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, count)| *count)
+        };
+        assert_eq!(now(&world, 0, "fetches_now"), Some(0));
+        assert_eq!(now(&world, 0, "requests_now"), Some(0));
+        assert_eq!(now(&world, 0, "watches_now"), Some(0));
+        assert_eq!(now(&world, 1, "watches_now"), Some(0));
+        assert!(world.append(0, partitions[0], &BatchMaker::new(1)).is_ok());
+        assert!(world.ended(sequence).is_none());
+    }
+}
+
+#[test]
+fn reading_outside_what_is_held_is_refused() {
+    let mut world = World::new(2);
+    for partition in world.create("t", 2) {
+        assert!(world.append(0, partition, &BatchMaker::new(2)).is_ok());
+        assert_eq!(
+            world.read(0, partition, 3).err(),
+            Some(Refusal::OffsetOutOfRange {
+                first: Offset(0),
+                next: Offset(2)
+            })
+        );
+        let at_end = world
+            .read(0, partition, 2)
+            .expect("that is where one waits");
+        assert!(at_end.batches.is_empty());
+    }
+    assert_eq!(
+        world.read(0, PartitionId(99), 0).err(),
+        Some(Refusal::UnknownPartition)
+    );
+}
+
+#[test]
+fn a_fetch_is_cut_to_its_bytes_over_all_partitions() {
+    let mut world = World::new(2);
+    let partitions = world.create("t", 4);
+    let batch = BatchMaker::new(2);
+    for partition in &partitions {
+        for _ in 0..3 {
+            assert!(world.append(0, *partition, &batch).is_ok());
+        }
+    }
+    let from: Vec<(PartitionId, u64)> = partitions.iter().map(|p| (*p, 0)).collect();
+    let mut fetch = world.wanted(&from, 0);
+    fetch.bytes_max = batch.bytes().len() * 5;
+    let found = world.fetch(0, fetch);
+    let counts: Vec<usize> = found
+        .iter()
+        .map(|one| one.result.as_ref().expect("held").batches.len())
+        .collect();
+    assert_eq!(counts.iter().sum::<usize>(), 5);
+    assert_eq!(counts[0], 3);
+}
+
+#[test]
+fn offsets_are_found_at_the_ends_and_by_time() {
+    let mut world = World::new(2);
+    for partition in world.create("t", 2) {
+        assert_eq!(world.find(0, partition, OffsetQuery::MaxTimestamp), None);
+        for deltas in [[0, 10, 5], [20, 30, 25], [7, 6, 5]] {
+            assert!(
+                world
+                    .append(0, partition, &BatchMaker::new(3).deltas(&deltas))
+                    .is_ok()
+            );
+        }
+        let find = |world: &mut World, at| {
+            let found = world.find(0, partition, at)?;
+            Some((found.offset.0, found.timestamp_ms))
+        };
+        assert_eq!(find(&mut world, OffsetQuery::Earliest), Some((0, None)));
+        assert_eq!(find(&mut world, OffsetQuery::Latest), Some((9, None)));
+        let at = |ms| OffsetQuery::AtOrAfter(WALL_MS + ms);
+        assert_eq!(find(&mut world, at(-5)), Some((0, Some(WALL_MS))));
+        assert_eq!(find(&mut world, at(6)), Some((1, Some(WALL_MS + 10))));
+        assert_eq!(find(&mut world, at(21)), Some((4, Some(WALL_MS + 30))));
+        assert_eq!(find(&mut world, at(31)), None);
+        let largest = find(&mut world, OffsetQuery::MaxTimestamp);
+        assert_eq!(largest, Some((4, Some(WALL_MS + 30))));
+    }
+}
