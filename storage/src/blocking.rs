@@ -72,6 +72,15 @@ impl<'a, 'd> StartDisk<'a, 'd> {
             .map(drop)
     }
 
+    /// Removes `file`, which a crash may have removed already.
+    pub(crate) fn remove_if_there(&mut self, file: FileName) -> Result<(), StorageError> {
+        let token = self.tokens.issue();
+        match (self.disk)(DiskOp::Remove { token, file }).result {
+            Ok(_) | Err(DiskError::NotFound) => Ok(()),
+            Err(error) => Err(self.error(Some(file), error)),
+        }
+    }
+
     pub(crate) fn sync(&mut self, file: FileName) -> Result<(), StorageError> {
         let token = self.tokens.issue();
         self.run(Some(file), DiskOp::Sync { token, file }).map(drop)

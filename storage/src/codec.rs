@@ -43,6 +43,10 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    pub(crate) fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
     /// A count of items of at least `item_bytes` each, refused unless the bytes left could hold
     /// them: no allocation is sized by a number that the data does not back.
     pub(crate) fn count(&mut self, item_bytes: usize) -> Option<usize> {
@@ -84,6 +88,10 @@ impl Writer {
         self.bytes(&value.to_le_bytes());
     }
 
+    pub(crate) fn i64(&mut self, value: i64) {
+        self.bytes(&value.to_le_bytes());
+    }
+
     /// A count or a length that the format keeps in 32 bits.
     pub(crate) fn count(&mut self, count: usize) {
         self.u32(u32::try_from(count).expect("our own counts fit 32 bits"));
@@ -101,6 +109,7 @@ mod tests {
         out.u16(2);
         out.u32(3);
         out.u64(4);
+        out.i64(-5);
         out.count(1);
         out.bytes(&[9]);
         let bytes = out.into_bytes();
@@ -109,6 +118,7 @@ mod tests {
         assert_eq!(reader.u16(), Some(2));
         assert_eq!(reader.u32(), Some(3));
         assert_eq!(reader.u64(), Some(4));
+        assert_eq!(reader.i64(), Some(-5));
         assert_eq!(reader.count(1), Some(1));
         assert_eq!(reader.take(2), None);
         assert_eq!(reader.take(1), Some(&[9][..]));

@@ -210,6 +210,26 @@ impl Commit {
             && (wal.room() >= buffer_bytes as u64 || wal.can_roll(reserve))
     }
 
+    /// Puts the next file into use although the current one has room, so that it can be settled.
+    /// Does nothing while a group is open or the next file would be the last.
+    pub(crate) fn roll(&mut self, wal: &mut Wal, ops: &mut VecDeque<DiskOp>) {
+        let is_open = self.open.is_some();
+        if is_open || !self.has_content(wal) || !wal.can_roll(Reserve::Kept) {
+            return;
+        }
+        // The header goes first; once it is durable the log is idle again, and sealed.
+        self.seal_at = None;
+        let header = wal.roll();
+        self.counters.rolls += 1;
+        self.push_header(&header);
+        self.submit(ops);
+    }
+
+    /// Whether the current file has entries, or gets some.
+    pub(crate) fn has_content(&self, wal: &Wal) -> bool {
+        self.open.is_some() || self.content_end > wal.current().first_lsn
+    }
+
     /// Takes an entry into the open group, opening or closing groups and files as needed.
     ///
     /// # Errors

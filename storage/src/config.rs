@@ -27,6 +27,14 @@ pub struct StoreConfig {
     pub tail_cache_bytes: usize,
     /// Memory for blocks read back from WAL files.
     pub read_cache_bytes: usize,
+    /// A log with so many bytes in one settle pass gets a segment file of its own.
+    pub segment_bytes_min: u64,
+    /// Closed WAL files that wait for settling at most, before a pass begins.
+    pub settle_files_max: usize,
+    /// A WAL file whose oldest entry is older than this is closed and settled, milliseconds.
+    pub settle_after_ms: u64,
+    /// How often retention is applied, milliseconds.
+    pub retention_check_ms: u64,
     /// Damaged ranges that the operator gives up, each exactly as a refusal named it.
     pub accept_loss: Vec<LossRange>,
     /// Seed for the generations of WAL files: fresh randomness at every start.
@@ -49,6 +57,10 @@ impl Default for StoreConfig {
             batch_bytes_max: 16 << 20,
             tail_cache_bytes: 64 << 20,
             read_cache_bytes: 16 << 20,
+            segment_bytes_min: 32 << 20,
+            settle_files_max: 1,
+            settle_after_ms: 60_000,
+            retention_check_ms: 5_000,
             accept_loss: Vec::new(),
             seed: 0,
             #[cfg(any(test, feature = "testing"))]

@@ -7,17 +7,24 @@ pub mod block;
 mod blocking;
 pub mod buf;
 mod codec;
+mod cold;
 mod commit;
 pub mod config;
 pub mod disk;
 pub mod entry;
 pub mod error;
+mod index;
 mod log_index;
 pub mod manifest;
+pub mod pack;
+mod packs;
 mod reads;
 pub mod record;
 mod recovery;
 mod request;
+mod retention;
+pub mod section;
+mod settle;
 mod slots;
 mod store;
 mod tail_cache;
@@ -26,6 +33,7 @@ pub mod testing;
 pub mod units;
 mod wal;
 
+pub use cold::ColdCounters;
 pub use commit::CommitCounters;
 #[cfg(any(test, feature = "testing"))]
 pub use config::SeededBug;
@@ -36,4 +44,5 @@ pub use request::{
     Append, ReadOutcome, ReadRequest, ReadTicket, Records, Replayed, StoreEvent, TimePoint,
     TimeRequest,
 };
+pub use settle::SettleCounters;
 pub use store::{Store, StoreCounters};

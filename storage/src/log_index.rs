@@ -144,6 +144,13 @@ pub(crate) struct LogIndex {
 }
 
 impl LogIndex {
+    /// Forgets the runs in blocks below `lsn`: they are settled.
+    pub(crate) fn drop_runs_below(&mut self, lsn: Lsn) {
+        for log in self.logs.values_mut() {
+            log.drop_runs_below(lsn);
+        }
+    }
+
     pub(crate) fn get(&self, partition: PartitionId) -> Option<&Log> {
         self.logs.get(&partition)
     }
@@ -161,17 +168,7 @@ impl LogIndex {
         self.logs.remove(&partition).is_some()
     }
 
-    pub(crate) fn retain(&mut self, keep: &mut dyn FnMut(PartitionId) -> bool) {
-        self.logs.retain(|partition, _| keep(*partition));
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PartitionId, &Log)> {
         self.logs.iter().map(|(partition, log)| (*partition, log))
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (PartitionId, &mut Log)> {
-        self.logs
-            .iter_mut()
-            .map(|(partition, log)| (*partition, log))
     }
 }

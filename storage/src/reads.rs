@@ -34,6 +34,9 @@ pub(crate) struct Want {
     pub(crate) what: What,
 }
 
+/// What is settled now has this version; see [`crate::packs::Packs::version`].
+type SettledVersion = u64;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
     Batches { from: Offset, bytes_max: usize },
@@ -46,6 +49,7 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) cache: &'a mut TailCache,
     pub(crate) wal: &'a mut Wal,
     pub(crate) durable_lsn: Lsn,
+    pub(crate) settled: SettledVersion,
     pub(crate) ops: &'a mut VecDeque<DiskOp>,
 }
 
@@ -55,9 +59,11 @@ pub(crate) struct Reads {
     seeding: Seeding,
     trust_anything: bool,
     tokens: DiskTokens,
-    pending: BTreeMap<ReadTicket, Want>,
+    pending: BTreeMap<ReadTicket, (Want, SettledVersion)>,
     fetches: BTreeMap<DiskToken, Fetch>,
     done: VecDeque<(ReadTicket, Result<Records, ReadError>)>,
+    /// Reads that waited while more of the log was settled: the WAL alone has no answer to them.
+    pub(crate) rerouted: VecDeque<(ReadTicket, Want)>,
     pub(crate) counters: ReadCounters,
 }
 
@@ -113,6 +119,7 @@ impl Reads {
             pending: BTreeMap::new(),
             fetches: BTreeMap::new(),
             done: VecDeque::new(),
+            rerouted: VecDeque::new(),
             counters: ReadCounters::default(),
         }
     }
@@ -134,7 +141,7 @@ impl Reads {
             Err(error) => ReadOutcome::Ready(Err(error)),
             Ok(Step::NeedBlock(lsn)) => {
                 self.counters.cold += 1;
-                self.pending.insert(ticket, want);
+                self.pending.insert(ticket, (want, context.settled));
                 self.fetch(lsn, ticket, context);
                 ReadOutcome::Pending
             }
@@ -193,9 +200,13 @@ impl Reads {
         }
         let mut damage = None;
         for ticket in waiting {
-            let Some(want) = self.pending.remove(&ticket) else {
+            let Some((want, settled)) = self.pending.remove(&ticket) else {
                 continue; // Cancelled meanwhile.
             };
+            if settled != context.settled {
+                self.rerouted.push_back((ticket, want));
+                continue;
+            }
             match &block {
                 Ok(block) => self.go_on(ticket, want, (place.first_lsn, block), context),
                 Err(error) => {
@@ -219,7 +230,7 @@ impl Reads {
             Ok(Step::Done(records)) => self.done.push_back((ticket, Ok(records))),
             Err(error) => self.done.push_back((ticket, Err(error))),
             Ok(Step::NeedBlock(lsn)) => {
-                self.pending.insert(ticket, want);
+                self.pending.insert(ticket, (want, context.settled));
                 self.fetch(lsn, ticket, context);
             }
         }

@@ -31,6 +31,7 @@ use crate::disk::{BlockingDisk, FileName, Listing, WriteSync};
 use crate::error::StorageError;
 use crate::log_index::LogIndex;
 use crate::manifest::{ChainStart, Manifest};
+use crate::packs::{self, Packs};
 use crate::request::Replayed;
 use crate::slots::Slots;
 use crate::units::{FilePosition, LifeId, Lsn, PAGE_BYTES};
@@ -48,6 +49,7 @@ const FILL_BYTES: u64 = 4 << 20;
 pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) manifest: Manifest,
+    pub(crate) packs: Packs,
     pub(crate) logs: LogIndex,
     /// How far the blocks record the log as durable. All of it is.
     pub(crate) recorded: Lsn,
@@ -135,6 +137,7 @@ fn begin(
     current.header_durable = true;
     Ok(Opened {
         wal: Wal::new(config, slots, VecDeque::new(), current, 0),
+        packs: Packs::new(config.shard, manifest.first_free_pack()),
         manifest,
         logs: LogIndex::default(),
         recorded: Lsn(0),
@@ -159,14 +162,23 @@ impl Recovery<'_> {
     ) -> Result<Opened, StorageError> {
         let state = manifest.state();
         let settled = state.settled_lsn;
+        let chain_start = state.chain_start;
         let mut logs = LogIndex::default();
         for (partition, start) in &state.log_starts {
             logs.entry(*partition).raise_start(*start);
         }
+        let packs = packs::open(disk, self.config.shard, &manifest, &self.listing)?;
+        packs.enter_ends(&mut logs);
+        if let Some((as_of, bytes)) = packs.read_snapshot(disk)? {
+            tell(Replayed::Snapshot {
+                as_of,
+                bytes: &bytes,
+            });
+        }
         let mut replay = Replay::new(self.config.shard, settled, &mut logs, tell);
-        let plan = match self.start(disk, state.chain_start, settled)? {
+        let plan = match self.start(disk, chain_start, settled)? {
             Ok(start) => self.follow(disk, start, settled, &mut replay)?,
-            Err(lost) => Plan::without_chain(lost, state.chain_start.life),
+            Err(lost) => Plan::without_chain(lost, chain_start.life),
         };
         if let Some(LossRange { from, to }) = plan.loss {
             replay.loss_accepted(from, to);
@@ -189,6 +201,7 @@ impl Recovery<'_> {
         Ok(Opened {
             wal: Wal::new(self.config, slots, closed, current, crc),
             manifest,
+            packs,
             logs,
             recorded,
             content_end,

@@ -5,25 +5,31 @@
 //! ([`Store::poll_disk`]) and completions back ([`Store::handle_disk`]). What was appended below
 //! [`Store::durable_lsn`] survives anything; nothing else may be acknowledged.
 
+mod settled;
+
 use std::collections::VecDeque;
 
+use crate::cold::{COLD_TAG, ColdCounters, ColdReads};
 use crate::commit::{COMMIT_TAG, Commit, CommitCounters, Placed, Recovered};
 use crate::config::StoreConfig;
 use crate::disk::{BlockingDisk, DiskDone, DiskError, DiskOp};
 use crate::entry::EntryKind;
 use crate::error::{AppendError, ReadError, StorageError};
-use crate::log_index::{LogConfig, LogIndex, LogStatus};
+use crate::log_index::{Log, LogConfig, LogIndex, LogStatus};
 use crate::manifest::{MANIFEST_TAG, Manifest};
+use crate::packs::{PACKS_TAG, Packs};
 use crate::reads::{READS_TAG, ReadContext, ReadCounters, Reads, Want, What};
 use crate::record::{self, BatchHeader};
 use crate::recovery::{self, Opened};
 use crate::request::{
     Append, ReadOutcome, ReadRequest, ReadTicket, Records, Replayed, StoreEvent, TimeRequest,
 };
+use crate::settle::{SETTLE_OUTPUT_TAG, SETTLE_TAG, Settle, SettleCounters};
 use crate::slots::{SHORT_WRITE, SLOTS_TAG};
 use crate::tail_cache::TailCache;
 use crate::units::{BootTime, Lsn, Now, Offset, PartitionId};
 use crate::wal::{Reserve, Wal};
+use settled::Schedule;
 
 /// One shard's log and everything stored in it.
 #[derive(Debug)]
@@ -35,6 +41,12 @@ pub struct Store {
     logs: LogIndex,
     reads: Reads,
     manifest: Manifest,
+    packs: Packs,
+    cold: ColdReads,
+    settle: Settle,
+    schedule: Schedule,
+    /// Answers to reads that went through packs.
+    read_done: VecDeque<(ReadTicket, Result<Records, ReadError>)>,
     /// Operations that no driver took yet.
     ops: VecDeque<DiskOp>,
     events: VecDeque<StoreEvent>,
@@ -50,6 +62,12 @@ pub struct StoreCounters {
     pub commit: CommitCounters,
     /// The read path.
     pub reads: ReadCounters,
+    /// Reads from packs.
+    pub cold: ColdCounters,
+    /// Settle passes.
+    pub settle: SettleCounters,
+    /// Bytes of dead sections and packs given back to the file system.
+    pub returned_bytes: u64,
 }
 
 impl Store {
@@ -69,6 +87,7 @@ impl Store {
         let Opened {
             wal,
             manifest,
+            packs,
             logs,
             recorded,
             content_end,
@@ -85,6 +104,11 @@ impl Store {
             wal,
             logs,
             manifest,
+            packs,
+            cold: ColdReads::new(),
+            settle: Settle::new(&config),
+            schedule: Schedule::default(),
+            read_done: VecDeque::new(),
             ops: VecDeque::new(),
             events: VecDeque::new(),
             accepted_bytes: 0,
@@ -170,6 +194,7 @@ impl Store {
         placed.body.copy_from_slice(&body);
         let lsn = placed.end_lsn;
         log.raise_start(offset);
+        self.start_moved(partition, offset);
         Ok(lsn)
     }
 
@@ -178,6 +203,7 @@ impl Store {
     pub fn close_group(&mut self, now: Now) {
         self.commit.close_group(&mut self.wal, &mut self.ops);
         self.wal.slots.maintain(now, &mut self.ops);
+        self.background(now);
     }
 
     /// Everything below is on the disk. Rises only.
@@ -225,25 +251,43 @@ impl Store {
 
     /// Forgets a log; its space comes back as files are settled. Returns whether it was known.
     pub fn remove_log(&mut self, partition: PartitionId) -> bool {
-        self.logs.remove(partition)
+        let known = self.logs.remove(partition);
+        self.logs_removed(vec![partition]);
+        known
     }
 
     /// Forgets every log that `keep` does not know: what a start found of logs that are gone.
     pub fn retain_logs(&mut self, keep: &mut dyn FnMut(PartitionId) -> bool) {
-        self.logs.retain(keep);
+        let settled: Vec<PartitionId> = self.packs.logs_after(None).collect();
+        let known = self.logs.iter().map(|(partition, _)| partition);
+        let mut gone: Vec<PartitionId> = known.chain(settled).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        gone.retain(|partition| !keep(*partition));
+        for partition in &gone {
+            self.logs.remove(*partition);
+        }
+        self.logs_removed(gone);
     }
 
     /// What is known of a log.
     #[must_use]
     pub fn log(&self, partition: PartitionId) -> Option<LogStatus> {
-        self.logs.get(partition).map(|log| log.status())
+        let log = self.logs.get(partition)?;
+        Some(self.status(partition, log))
+    }
+
+    fn status(&self, partition: PartitionId, log: &Log) -> LogStatus {
+        let mut status = log.status();
+        status.bytes += self.packs.log_bytes(partition);
+        status
     }
 
     /// Every log.
     pub fn logs(&self) -> impl Iterator<Item = (PartitionId, LogStatus)> + '_ {
         self.logs
             .iter()
-            .map(|(partition, log)| (partition, log.status()))
+            .map(|(partition, log)| (partition, self.status(partition, log)))
     }
 
     // Reads.
@@ -259,7 +303,7 @@ impl Store {
             end: request.end,
             what,
         };
-        self.start_read(request.ticket, want)
+        self.route_read(request.ticket, want)
     }
 
     /// Looks for a place in a log by time: at most one batch, none if there is no such place.
@@ -269,25 +313,28 @@ impl Store {
             end: request.end,
             what: What::Time(request.point),
         };
-        self.start_read(request.ticket, want)
+        self.route_read(request.ticket, want)
     }
 
     /// The next answer to a read that was pending.
     pub fn poll_read(&mut self) -> Option<(ReadTicket, Result<Records, ReadError>)> {
-        self.reads.poll()
+        self.reads.poll().or_else(|| self.read_done.pop_front())
     }
 
     /// Gives a pending read up: no answer follows.
     pub fn cancel_read(&mut self, ticket: ReadTicket) {
         self.reads.cancel(ticket);
+        self.cold.cancel(ticket);
+        self.read_done.retain(|(done, _)| *done != ticket);
     }
 
-    fn start_read(&mut self, ticket: ReadTicket, want: Want) -> ReadOutcome {
+    fn read_wal(&mut self, ticket: ReadTicket, want: Want) -> ReadOutcome {
         let mut context = ReadContext {
             logs: &self.logs,
             cache: &mut self.cache,
             wal: &mut self.wal,
             durable_lsn: self.commit.durable_lsn(),
+            settled: self.packs.version(),
             ops: &mut self.ops,
         };
         self.reads.read(ticket, want, &mut context)
@@ -317,7 +364,15 @@ impl Store {
                 if let Err(error) = self.manifest.handle_disk(done) {
                     self.poison_by(&error);
                 }
+                self.take_edits();
             }
+            COLD_TAG => self.handle_cold(done),
+            PACKS_TAG => {
+                self.packs.handle_cleanup(&done);
+                self.packs.clean(&mut self.ops);
+            }
+            SETTLE_TAG => self.handle_load(now, done),
+            SETTLE_OUTPUT_TAG => self.handle_output(now, done),
             tag => unreachable!("no component issues tokens with tag {tag}"),
         }
     }
@@ -328,12 +383,14 @@ impl Store {
             cache: &mut self.cache,
             wal: &mut self.wal,
             durable_lsn: self.commit.durable_lsn(),
+            settled: self.packs.version(),
             ops: &mut self.ops,
         };
         if let Some((partition, error)) = self.reads.handle(done, &mut context) {
             self.events
                 .push_back(StoreEvent::Damaged { partition, error });
         }
+        self.reroute();
     }
 
     fn poison_on(&mut self, handled: Result<(), DiskError>) {
@@ -362,7 +419,8 @@ impl Store {
     /// When [`Store::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
-        [self.commit.timeout(), self.wal.slots.timeout()]
+        let background = self.background_timeout();
+        [self.commit.timeout(), self.wal.slots.timeout(), background]
             .into_iter()
             .flatten()
             .min()
@@ -373,6 +431,7 @@ impl Store {
         self.commit
             .handle_timeout(now, &mut self.wal, &mut self.ops);
         self.wal.slots.maintain(now, &mut self.ops);
+        self.background(now);
     }
 
     /// The next thing that happened unasked.
@@ -396,6 +455,9 @@ impl Store {
             && self.ops.is_empty()
             && self.reads.is_quiet()
             && self.manifest.is_quiet()
+            && self.cold.is_quiet()
+            && self.packs.cleanup.is_quiet()
+            && self.settle.is_idle()
             && self.wal.slots.is_quiet()
     }
 
@@ -406,6 +468,9 @@ impl Store {
             accepted_bytes: self.accepted_bytes,
             commit: self.commit.counters,
             reads: self.reads.counters,
+            cold: self.cold.counters,
+            settle: self.settle.counters,
+            returned_bytes: self.packs.cleanup.returned_bytes,
         }
     }
 }

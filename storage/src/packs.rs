@@ -1,0 +1,333 @@
+//! The shard's settled data: every live pack with its directory, and each log's sections.
+//!
+//! Sections of a log are disjoint and ascend by offset. A section that is dead (its records are
+//! below the log's start, or its log is gone) disappears for readers at once; its bytes go when
+//! the manifest says durably that they are dead and no read holds the pack: see [`cleanup`].
+
+mod cleanup;
+mod open;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+pub(crate) use open::open;
+
+use crate::disk::FileName;
+use crate::manifest::{EditTicket, ManifestEdit, PackEntry};
+use crate::section::{Directory, Section, SectionKind};
+use crate::units::{FilePosition, Offset, PackId, PartitionId, ShardId};
+use cleanup::Cleanup;
+
+pub(crate) use cleanup::PACKS_TAG;
+
+/// Names one section of one pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SectionRef {
+    pub(crate) pack: PackId,
+    pub(crate) number: u32,
+}
+
+/// One pack whose file exists.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    pub(crate) file: FileName,
+    /// Length of the file.
+    pub(crate) bytes: u64,
+    directory: Directory,
+    /// Dead sections, whether the manifest says so yet or not.
+    dead: BTreeSet<u32>,
+    /// Bytes that the dead sections take.
+    dead_bytes: u64,
+    /// Reads and rewrites that need the file as it is.
+    holds: u32,
+}
+
+/// The settled part of one log.
+#[derive(Debug, Default)]
+struct LogSections {
+    /// Ascending by offset.
+    sections: VecDeque<SectionRef>,
+    /// Bytes of their batches.
+    bytes: u64,
+}
+
+/// All packs of the shard.
+#[derive(Debug)]
+pub(crate) struct Packs {
+    shard: ShardId,
+    packs: BTreeMap<PackId, Pack>,
+    logs: BTreeMap<PartitionId, LogSections>,
+    /// The engine's newest settled snapshot.
+    snapshot: Option<SectionRef>,
+    /// Above every id that a file has or had.
+    next_pack: PackId,
+    /// Sections found dead and not in an edit yet.
+    newly_dead: BTreeSet<SectionRef>,
+    /// Starts of the logs whose sections died below them, for the same edit: offsets must stay
+    /// known when the last section goes.
+    starts: BTreeMap<PartitionId, Offset>,
+    /// Rises with each change of what is settled.
+    version: u64,
+    pub(crate) cleanup: Cleanup,
+}
+
+impl Packs {
+    pub(crate) fn new(shard: ShardId, next_pack: PackId) -> Self {
+        Self {
+            shard,
+            packs: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            snapshot: None,
+            next_pack,
+            newly_dead: BTreeSet::new(),
+            starts: BTreeMap::new(),
+            version: 0,
+            cleanup: Cleanup::new(),
+        }
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Rises with each pack: a read that waited for the WAL meanwhile has to look here again.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// An id for a file that never was.
+    pub(crate) fn take_id(&mut self) -> PackId {
+        let id = self.next_pack;
+        self.next_pack = PackId(id.0 + 1);
+        id
+    }
+
+    /// Adds a pack that the manifest names. The sections of each log follow those present.
+    pub(crate) fn add(&mut self, id: PackId, entry: &PackEntry, directory: Directory) {
+        let mut pack = Pack {
+            file: entry.file,
+            bytes: entry.bytes,
+            dead: entry.dropped.clone(),
+            dead_bytes: 0,
+            directory,
+            holds: 0,
+        };
+        let dead = entry.dropped.iter().filter_map(|n| pack.section(*n));
+        pack.dead_bytes = dead.map(Section::file_bytes).sum();
+        let live: Vec<SectionRef> = pack.live(id).collect();
+        let replaced = self.packs.insert(id, pack);
+        assert!(replaced.is_none(), "pack {id} is added once");
+        self.next_pack = self.next_pack.max(PackId(id.0 + 1));
+        self.version += 1;
+        for section in live {
+            self.index(section);
+        }
+    }
+
+    /// Enters a live section under its log.
+    fn index(&mut self, new: SectionRef) {
+        let section = self.section(new);
+        if section.kind != SectionKind::Batches {
+            return;
+        }
+        let (partition, base, bytes) = (section.partition, section.base_offset, section.bytes);
+        let mut log = self.logs.remove(&partition).unwrap_or_default();
+        let at = log
+            .sections
+            .partition_point(|section| self.section(*section).base_offset < base);
+        log.sections.insert(at, new);
+        log.bytes += bytes;
+        self.logs.insert(partition, log);
+    }
+
+    /// Whether each log's sections are disjoint, as they must be.
+    pub(crate) fn overlap(&self) -> Option<SectionRef> {
+        self.logs.values().find_map(|log| {
+            let pairs = log.sections.iter().zip(log.sections.iter().skip(1));
+            let mut overlaps =
+                pairs.filter(|(a, b)| self.section(**a).end_offset > self.section(**b).base_offset);
+            overlaps.next().map(|(_, second)| *second)
+        })
+    }
+
+    /// The pack of a section; it exists while the section is indexed or held.
+    pub(crate) fn pack(&self, id: PackId) -> &Pack {
+        &self.packs[&id]
+    }
+
+    /// A section that is indexed or held.
+    pub(crate) fn section(&self, at: SectionRef) -> &Section {
+        self.pack(at.pack)
+            .section(at.number)
+            .expect("a section's number is in its directory")
+    }
+
+    /// A section, if its pack is still there.
+    pub(crate) fn find(&self, at: SectionRef) -> Option<&Section> {
+        self.packs.get(&at.pack)?.section(at.number)
+    }
+
+    /// Logs with settled data, those above `after`.
+    pub(crate) fn logs_after(
+        &self,
+        after: Option<PartitionId>,
+    ) -> impl Iterator<Item = PartitionId> + '_ {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let logs = self.logs.range((from, Bound::Unbounded));
+        logs.map(|(partition, _)| *partition)
+    }
+
+    /// A log's sections in offset order.
+    pub(crate) fn sections(
+        &self,
+        log: PartitionId,
+    ) -> impl Iterator<Item = (SectionRef, &Section)> {
+        let sections = self.logs.get(&log).map(|log| &log.sections);
+        let sections = sections.into_iter().flatten();
+        sections.map(|at| (*at, self.section(*at)))
+    }
+
+    /// The log's first section that ends above `offset`.
+    pub(crate) fn section_at(&self, log: PartitionId, offset: Offset) -> Option<SectionRef> {
+        let sections = &self.logs.get(&log)?.sections;
+        let at = sections.partition_point(|s| self.section(*s).end_offset <= offset);
+        sections.get(at).copied()
+    }
+
+    /// Bytes of a log's settled batches.
+    pub(crate) fn log_bytes(&self, log: PartitionId) -> u64 {
+        self.logs.get(&log).map_or(0, |log| log.bytes)
+    }
+
+    /// A newer snapshot (or the same one elsewhere) counts from now on: the old one is dead.
+    pub(crate) fn set_snapshot(&mut self, new: SectionRef) {
+        if let Some(old) = self.snapshot.replace(new).filter(|old| *old != new) {
+            self.kill(old);
+        }
+    }
+
+    /// The log's first sections up to one that ends above `start` are dead.
+    pub(crate) fn kill_below(&mut self, log: PartitionId, start: Offset) {
+        while let Some(first) = self.first_section(log) {
+            if self.section(first).end_offset > start {
+                return;
+            }
+            self.starts.insert(log, start);
+            self.kill_first(log);
+        }
+    }
+
+    /// All of the log's sections are dead.
+    pub(crate) fn kill_log(&mut self, log: PartitionId) {
+        while self.first_section(log).is_some() {
+            self.kill_first(log);
+        }
+        self.starts.remove(&log);
+    }
+
+    fn first_section(&self, log: PartitionId) -> Option<SectionRef> {
+        self.logs.get(&log)?.sections.front().copied()
+    }
+
+    fn kill_first(&mut self, partition: PartitionId) {
+        let log = self.logs.get_mut(&partition).expect("the log has sections");
+        let first = log.sections.pop_front().expect("the log has sections");
+        let bytes = self.packs[&first.pack].directory.sections[first.number as usize].bytes;
+        log.bytes -= bytes;
+        if log.sections.is_empty() {
+            self.logs.remove(&partition);
+        }
+        self.kill(first);
+    }
+
+    fn kill(&mut self, at: SectionRef) {
+        let pack = self
+            .packs
+            .get_mut(&at.pack)
+            .expect("a section's pack is there");
+        let section = &pack.directory.sections[at.number as usize];
+        let file_bytes = section.file_bytes();
+        if pack.dead.insert(at.number) {
+            pack.dead_bytes += file_bytes;
+            self.newly_dead.insert(at);
+        }
+    }
+
+    /// Whether [`Packs::take_edits`] has something to say.
+    pub(crate) fn has_edits(&self) -> bool {
+        !self.newly_dead.is_empty()
+    }
+
+    /// What died since the last time, for the manifest. Submit it, then call
+    /// [`Packs::edits_submitted`].
+    pub(crate) fn take_edits(&mut self) -> Vec<ManifestEdit> {
+        let mut by_pack: BTreeMap<PackId, Vec<u32>> = BTreeMap::new();
+        for at in std::mem::take(&mut self.newly_dead) {
+            by_pack.entry(at.pack).or_default().push(at.number);
+        }
+        let mut edits = Vec::new();
+        let starts = std::mem::take(&mut self.starts);
+        if !starts.is_empty() {
+            edits.push(ManifestEdit::LogStarts(starts.into_iter().collect()));
+        }
+        for (pack, sections) in by_pack {
+            if self.packs[&pack].is_dead() {
+                self.cleanup.plan_removal(pack);
+                edits.push(ManifestEdit::PackDropped { pack });
+            } else {
+                self.cleanup.plan_holes(pack, &sections);
+                edits.push(ManifestEdit::SectionsDropped { pack, sections });
+            }
+        }
+        edits
+    }
+
+    /// The edits just taken are on their way under `ticket`: their bytes go after that.
+    pub(crate) fn edits_submitted(&mut self, ticket: EditTicket) {
+        self.cleanup.wait_for(ticket);
+    }
+
+    /// A read needs the pack's file as it is until [`Packs::release`].
+    pub(crate) fn hold(&mut self, id: PackId) {
+        let pack = self.packs.get_mut(&id).expect("a held pack is there");
+        pack.holds += 1;
+    }
+
+    pub(crate) fn release(&mut self, id: PackId) {
+        let pack = self.packs.get_mut(&id).expect("a held pack is there");
+        pack.holds = pack.holds.checked_sub(1).expect("holds are paired");
+    }
+}
+
+impl Pack {
+    pub(crate) fn section(&self, number: u32) -> Option<&Section> {
+        self.directory.sections.get(usize::try_from(number).ok()?)
+    }
+
+    fn section_count(&self) -> u32 {
+        u32::try_from(self.directory.sections.len()).expect("a directory counts in 32 bits")
+    }
+
+    /// The pack's live sections; `id` is its own.
+    pub(crate) fn live(&self, id: PackId) -> impl Iterator<Item = SectionRef> + '_ {
+        (0..self.section_count())
+            .filter(|number| !self.dead.contains(number))
+            .map(move |number| SectionRef { pack: id, number })
+    }
+
+    /// Whether nothing of the pack is needed any more.
+    fn is_dead(&self) -> bool {
+        self.dead.len() == self.directory.sections.len()
+    }
+
+    /// Whether a read or a rewrite needs the file as it is.
+    fn is_held(&self) -> bool {
+        self.holds > 0
+    }
+
+    /// Where a section lies with its index and padding.
+    fn extent(&self, number: u32) -> Option<(FilePosition, u64)> {
+        let section = self.section(number)?;
+        Some((section.position, section.file_bytes()))
+    }
+}

@@ -1,0 +1,197 @@
+//! Reads the packs' directories while a store opens, and clears away what was never committed.
+
+use super::{Packs, SectionRef};
+use crate::blocking::StartDisk;
+use crate::buf::AlignedBuf;
+use crate::disk::{FileName, Listing};
+use crate::error::StorageError;
+use crate::log_index::LogIndex;
+use crate::manifest::{Manifest, ManifestState, PackEntry};
+use crate::record::checksum;
+use crate::section::{Directory, SectionKind};
+use crate::units::{FilePosition, Lsn, Offset, PAGE_BYTES, PackId, ShardId, page_ceil};
+
+/// A directory is never larger: that would be two million sections.
+const FOOTER_BYTES_MAX: u32 = 256 << 20;
+
+/// Opens every pack that the manifest names and removes every other one, and all temporaries:
+/// they were never committed, or are dropped. Foreign files are reported and stay.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] names a pack that is missing or whose directory is damaged twice.
+pub(crate) fn open(
+    disk: &mut StartDisk<'_, '_>,
+    shard: ShardId,
+    manifest: &Manifest,
+    listing: &Listing,
+) -> Result<Packs, StorageError> {
+    let state = manifest.state();
+    let mut packs = Packs::new(shard, state.next_pack);
+    for (id, entry) in &state.packs {
+        let directory = read_directory(disk, shard, entry, listing)?;
+        packs.add(*id, entry, directory);
+    }
+    if let Some(at) = packs.overlap() {
+        let found = "sections of one log overlap";
+        return Err(corrupt(
+            shard,
+            packs.pack(at.pack).file,
+            FilePosition(0),
+            found,
+        ));
+    }
+    if let Some(snapshot) = state.snapshot {
+        let at = SectionRef {
+            pack: snapshot.pack,
+            number: snapshot.section,
+        };
+        let pack = packs.pack(at.pack);
+        let section = pack.section(at.number);
+        if !section.is_some_and(|s| s.kind == SectionKind::Snapshot && s.as_of == snapshot.as_of) {
+            let found = "the snapshot that the manifest names is not there";
+            return Err(corrupt(shard, pack.file, FilePosition(0), found));
+        }
+        packs.snapshot = Some(at);
+    }
+    remove_uncommitted(disk, shard, state, listing, &mut packs)?;
+    Ok(packs)
+}
+
+fn corrupt(
+    shard: ShardId,
+    file: FileName,
+    position: FilePosition,
+    found: &'static str,
+) -> StorageError {
+    StorageError::Corrupt {
+        shard,
+        file,
+        position,
+        found,
+    }
+}
+
+/// The pack's directory from whichever of its copies is good.
+fn read_directory(
+    disk: &mut StartDisk<'_, '_>,
+    shard: ShardId,
+    entry: &PackEntry,
+    listing: &Listing,
+) -> Result<Directory, StorageError> {
+    let corrupt = |found| corrupt(shard, entry.file, entry.footer, found);
+    let listed = listing.files.iter().find(|(file, _)| *file == entry.file);
+    let (_, file_bytes) = listed.ok_or(corrupt("the pack is missing"))?;
+    let padded = page_ceil(entry.footer_bytes as usize);
+    let end = entry.footer.0.checked_add(2 * padded as u64);
+    let is_sound = entry.footer_bytes > 0
+        && entry.footer_bytes <= FOOTER_BYTES_MAX
+        && entry.footer.0.is_multiple_of(PAGE_BYTES as u64)
+        && end == Some(entry.bytes);
+    if !is_sound {
+        return Err(corrupt("the manifest's entry contradicts itself"));
+    }
+    if *file_bytes < entry.bytes {
+        return Err(corrupt("the pack is cut short"));
+    }
+    let mut buffer = AlignedBuf::zeroed(padded);
+    let mut found = "the pack's directory is damaged";
+    for copy in [entry.footer.0, entry.footer.0 + padded as u64] {
+        let (returned, result) = disk.read(entry.file, FilePosition(copy), buffer);
+        buffer = returned;
+        let bytes = buffer.get(..entry.footer_bytes as usize);
+        match (result, bytes) {
+            (Ok(read), Some(bytes)) if read == padded => match decode(bytes, entry) {
+                Ok(directory) => return Ok(directory),
+                Err(why) => found = why,
+            },
+            (Err(error), _) => tracing::warn!(%shard, file = %entry.file, %error, "reading failed"),
+            _ => {}
+        }
+    }
+    Err(corrupt(found))
+}
+
+fn decode(bytes: &[u8], entry: &PackEntry) -> Result<Directory, &'static str> {
+    let directory = Directory::decode(bytes, entry.footer)?;
+    // The directory's own checksum stands at 4 and covers what follows it.
+    if bytes.get(8..).map(checksum) != Some(entry.footer_checksum) {
+        return Err("the pack's directory is not the one that the manifest names");
+    }
+    let sections = directory.sections.len();
+    let is_known = |number: &u32| usize::try_from(*number).is_ok_and(|n| n < sections);
+    if !entry.dropped.iter().all(is_known) {
+        return Err("the manifest drops a section that is not there");
+    }
+    Ok(directory)
+}
+
+fn remove_uncommitted(
+    disk: &mut StartDisk<'_, '_>,
+    shard: ShardId,
+    state: &ManifestState,
+    listing: &Listing,
+    packs: &mut Packs,
+) -> Result<(), StorageError> {
+    for name in &listing.foreign {
+        tracing::warn!(%shard, name, "a file that is not ours lies in the shard's directory");
+    }
+    for (file, _) in &listing.files {
+        let is_stray = match file {
+            FileName::Pack(id) | FileName::Segment(id) => {
+                packs.next_pack = packs.next_pack.max(PackId(id.0.saturating_add(1)));
+                state.packs.get(id).is_none_or(|entry| entry.file != *file)
+            }
+            // The manifest's own one is gone already: opening has renamed it.
+            FileName::Temporary(_) => true,
+            _ => false,
+        };
+        if is_stray {
+            disk.remove_if_there(*file)?;
+        }
+    }
+    Ok(())
+}
+
+impl Packs {
+    /// Makes every log with settled data known, up to where that ends.
+    pub(crate) fn enter_ends(&self, logs: &mut LogIndex) {
+        for partition in self.logs_after(None) {
+            let ends = self
+                .sections(partition)
+                .map(|(_, section)| section.end_offset);
+            let log = logs.entry(partition);
+            log.end = ends.fold(log.end, Offset::max);
+        }
+    }
+
+    /// The engine's settled snapshot, read and checked: its LSN and bytes.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when it is damaged: nothing else has what it says.
+    pub(crate) fn read_snapshot(
+        &self,
+        disk: &mut StartDisk<'_, '_>,
+    ) -> Result<Option<(Lsn, Vec<u8>)>, StorageError> {
+        let Some(at) = self.snapshot else {
+            return Ok(None);
+        };
+        let (file, section) = (self.pack(at.pack).file, self.section(at));
+        let damaged = || {
+            corrupt(
+                self.shard,
+                file,
+                section.position,
+                "the snapshot is damaged",
+            )
+        };
+        let length = usize::try_from(section.bytes).map_err(|_| damaged())?;
+        let buffer = AlignedBuf::zeroed(page_ceil(length));
+        let (buffer, result) = disk.read(file, section.position, buffer);
+        let bytes = buffer.get(..length).ok_or_else(damaged)?;
+        let is_good = result.is_ok_and(|read| read == buffer.len());
+        if !is_good || checksum(bytes) != section.checksum {
+            return Err(damaged());
+        }
+        Ok(Some((section.as_of, bytes.to_vec())))
+    }
+}

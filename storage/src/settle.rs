@@ -1,0 +1,373 @@
+//! Settle passes: what is still alive in a closed WAL file goes into packs, and the file is free.
+//!
+//! A pass is a state machine that takes one bounded step of CPU work (about one 1 MiB buffer) a
+//! turn and has at most two writes in flight, so that produce goes on beside it. The crash story:
+//! 1. The WAL file is read and checked. Nothing changes on disk.
+//! 2. Packs are written, synced, their names synced ([`output`]). No manifest names them: a crash
+//!    leaves files that the next start removes.
+//! 3. The log is durable up to the snapshot's LSN: the snapshot has the effect of entries below
+//!    that, so it must not outlive them.
+//! 4. One manifest edit moves `settled_lsn`, the chain's start, the packs and the snapshot
+//!    together. Before it the WAL file counts, after it the packs do; never both, never neither.
+//! 5. Only then is the WAL file's slot free, as soon as no read holds it.
+//!
+//! A pass that fails before 4 has lost nothing: its files go, and it starts again from the WAL.
+
+mod feed;
+mod load;
+mod output;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use crate::block::Seeding;
+use crate::config::StoreConfig;
+use crate::disk::{DiskDone, DiskError, DiskOp, DiskTokens};
+use crate::error::ReadError;
+use crate::log_index::LogIndex;
+use crate::manifest::{ChainStart, EditTicket, Manifest, ManifestEdit, SnapshotRef};
+use crate::packs::{Packs, SectionRef};
+use crate::section::SectionKind;
+use crate::units::{BootTime, LifeId, Lsn, Now, Offset, PartitionId, ShardId};
+use crate::wal::{Wal, WalFile};
+use feed::{Feed, Snapshot};
+use load::Load;
+use output::Output;
+
+pub(crate) use output::Written;
+
+/// The tag of the tokens that read the WAL.
+pub(crate) const SETTLE_TAG: u8 = 34;
+/// The tag of the tokens that write packs.
+pub(crate) const SETTLE_OUTPUT_TAG: u8 = 35;
+/// How long a failed pass waits before the next try; doubles with each failure.
+const RETRY_MS_MIN: u64 = 100;
+const RETRY_MS_MAX: u64 = 60_000;
+
+/// What settling did; counters only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettleCounters {
+    /// WAL files settled.
+    pub passes: u64,
+    /// Passes given up before their manifest edit.
+    pub discarded: u64,
+    /// Bytes of those WAL files.
+    pub wal_bytes: u64,
+    /// Bytes of the packs and segments written.
+    pub pack_bytes: u64,
+}
+
+/// What a pass needs of the store.
+pub(crate) struct SettleContext<'a> {
+    pub(crate) logs: &'a LogIndex,
+    pub(crate) packs: &'a mut Packs,
+    pub(crate) manifest: &'a mut Manifest,
+    pub(crate) wal: &'a Wal,
+    pub(crate) durable_lsn: Lsn,
+    pub(crate) ops: &'a mut VecDeque<DiskOp>,
+}
+
+/// A pass that its manifest edit made true: the store takes it over.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) settled_lsn: Lsn,
+    /// Files of earlier lives are released.
+    pub(crate) chain_start: LifeId,
+    pub(crate) written: Vec<Written>,
+    pub(crate) snapshot: Option<SectionRef>,
+}
+
+/// Why a pass was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SettleFailure {
+    /// The WAL file could not be read, or is damaged.
+    Source(ReadError),
+    /// A pack could not be written.
+    Output(DiskError),
+}
+
+/// Settling, one pass at a time.
+#[derive(Debug)]
+pub(crate) struct Settle {
+    shard: ShardId,
+    seeding: Seeding,
+    segment_bytes_min: u64,
+    tokens: DiskTokens,
+    phase: Phase,
+    /// The engine's answer, once it came.
+    provided: Option<Snapshot>,
+    retry_ms: u64,
+    /// No pass begins before.
+    retry_at: Option<BootTime>,
+    pub(crate) counters: SettleCounters,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Loading(Load),
+    /// The file is loaded; the engine has not given its snapshot yet.
+    WaitingForSnapshot(Load),
+    Writing(Feed, Output),
+    Committing(EditTicket, Box<Settled>, u64),
+    Discarding(Output),
+}
+
+impl Settle {
+    pub(crate) fn new(config: &StoreConfig) -> Self {
+        Self {
+            shard: config.shard,
+            seeding: crate::commit::seeding(config),
+            segment_bytes_min: config.segment_bytes_min,
+            tokens: DiskTokens::new(SETTLE_TAG),
+            phase: Phase::Idle,
+            provided: None,
+            retry_ms: RETRY_MS_MIN,
+            retry_at: None,
+            counters: SettleCounters::default(),
+        }
+    }
+
+    /// Whether a pass may begin.
+    pub(crate) fn is_ready(&self, now: Now) -> bool {
+        self.is_idle() && self.retry_at.is_none_or(|at| at <= now.boot)
+    }
+
+    /// Whether no pass is on its way.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle)
+    }
+
+    /// When a pass that failed may be tried again.
+    pub(crate) fn timeout(&self) -> Option<BootTime> {
+        self.retry_at
+    }
+
+    /// Whether [`Settle::step`] has work that no completion brings about.
+    pub(crate) fn has_step(&self) -> bool {
+        match &self.phase {
+            Phase::Loading(load) => load.has_step(),
+            Phase::Writing(_, output) => output.wants_batches(),
+            _ => false,
+        }
+    }
+
+    /// Begins a pass over the oldest closed file. The engine must be asked for its snapshot now.
+    pub(crate) fn begin(&mut self, file: WalFile) {
+        assert!(self.is_idle(), "one pass at a time");
+        self.retry_at = None;
+        self.provided = None;
+        self.phase = Phase::Loading(Load::new(self.shard, self.seeding, file));
+    }
+
+    /// The engine's whole state, with the effect of everything appended below `as_of`. Without a
+    /// pass that waits for it, it is of no use.
+    pub(crate) fn provide_snapshot(&mut self, as_of: Lsn, bytes: Vec<u8>) {
+        if matches!(self.phase, Phase::Loading(_) | Phase::WaitingForSnapshot(_)) {
+            self.provided = Some(Snapshot { as_of, bytes });
+        }
+    }
+
+    /// One turn's work. Returns why the pass was given up, if it was.
+    pub(crate) fn step(
+        &mut self,
+        now: Now,
+        context: &mut SettleContext<'_>,
+    ) -> Result<(), SettleFailure> {
+        match &mut self.phase {
+            Phase::Loading(load) => {
+                if let Err(error) = load.step(context.logs) {
+                    return self.give_up(now, SettleFailure::Source(error), context.ops);
+                }
+                if let Some(op) = load.poll_disk(&mut self.tokens) {
+                    context.ops.push_back(op);
+                }
+            }
+            Phase::Writing(feed, output) => {
+                feed.step(output, context.ops);
+            }
+            _ => {}
+        }
+        self.go_on(context);
+        Ok(())
+    }
+
+    /// Takes the transitions that are due.
+    fn go_on(&mut self, context: &mut SettleContext<'_>) {
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Loading(load) if load.is_done() => Phase::WaitingForSnapshot(load),
+            phase => phase,
+        };
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::WaitingForSnapshot(load) if self.provided.is_some() => {
+                // An engine without state gives an empty one: there is nothing to keep.
+                let snapshot = self.provided.take().filter(|s| !s.bytes.is_empty());
+                let segment = self.segment_bytes_min;
+                let mut feed = Feed::new(load, snapshot, segment, context.logs, context.packs);
+                let mut output = Output::new(self.shard, SETTLE_OUTPUT_TAG);
+                feed.begin_next(&mut output, context.ops);
+                Phase::Writing(feed, output)
+            }
+            Phase::Writing(mut feed, mut output) if output.is_idle() => {
+                feed.begin_next(&mut output, context.ops);
+                Phase::Writing(feed, output)
+            }
+            phase => phase,
+        };
+        self.commit_when_due(context);
+    }
+
+    /// Step 3 and 4 of the crash story.
+    fn commit_when_due(&mut self, context: &mut SettleContext<'_>) {
+        let Phase::Writing(feed, output) = &mut self.phase else {
+            return;
+        };
+        let file = &feed.load.file;
+        let needed = feed.as_of().unwrap_or(file.end_lsn).max(file.end_lsn);
+        let next = successor(context.wal, file.life);
+        if !output.is_durable() || context.durable_lsn < needed || !next.header_durable {
+            return;
+        }
+        let written = output.take_written();
+        let snapshot = feed.as_of().map(|as_of| snapshot_ref(&written, as_of));
+        let moved = feed.load.starts_moved.iter();
+        let log_starts: Vec<(PartitionId, Offset)> = moved
+            .filter_map(|partition| Some((*partition, context.logs.get(*partition)?.start)))
+            .collect();
+        let packs = written.iter().map(|w| (w.id, w.entry.clone())).collect();
+        let edit = ManifestEdit::Settled {
+            settled_lsn: file.end_lsn,
+            chain_start: ChainStart {
+                slot: next.slot,
+                life: next.life,
+                generation: next.generation,
+            },
+            packs,
+            snapshot,
+            log_starts,
+        };
+        let settled = Box::new(Settled {
+            settled_lsn: file.end_lsn,
+            chain_start: next.life,
+            written,
+            snapshot: snapshot.map(|snapshot| SectionRef {
+                pack: snapshot.pack,
+                number: snapshot.section,
+            }),
+        });
+        let wal_bytes = file.end_lsn - file.first_lsn;
+        let ticket = context.manifest.submit(vec![edit]);
+        self.phase = Phase::Committing(ticket, settled, wal_bytes);
+    }
+
+    /// The manifest's edit under `ticket` is durable.
+    pub(crate) fn handle_edit(&mut self, ticket: EditTicket) -> Option<Settled> {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Committing(own, settled, wal_bytes) if own == ticket => {
+                self.counters.passes += 1;
+                self.counters.wal_bytes += wal_bytes;
+                let bytes = settled.written.iter().map(|written| written.entry.bytes);
+                self.counters.pack_bytes += bytes.sum::<u64>();
+                self.retry_ms = RETRY_MS_MIN;
+                Some(*settled)
+            }
+            phase => {
+                self.phase = phase;
+                None
+            }
+        }
+    }
+
+    /// Takes a completion under [`SETTLE_TAG`]: a part of the WAL file.
+    pub(crate) fn handle_load(
+        &mut self,
+        now: Now,
+        done: DiskDone,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> Result<(), SettleFailure> {
+        let Phase::Loading(load) = &mut self.phase else {
+            unreachable!("only loading reads");
+        };
+        match load.handle(done) {
+            Ok(()) => Ok(()),
+            Err(error) => self.give_up(now, SettleFailure::Source(error), ops),
+        }
+    }
+
+    /// Takes a completion under [`SETTLE_OUTPUT_TAG`].
+    pub(crate) fn handle_output(
+        &mut self,
+        now: Now,
+        done: DiskDone,
+        context: &mut SettleContext<'_>,
+    ) -> Result<(), SettleFailure> {
+        match &mut self.phase {
+            Phase::Writing(_, output) => {
+                if let Err(error) = output.handle(done, context.ops) {
+                    return self.give_up(now, SettleFailure::Output(error), context.ops);
+                }
+                self.go_on(context);
+            }
+            Phase::Discarding(output) => {
+                output
+                    .handle(done, context.ops)
+                    .expect("nothing can fail that is given up");
+                if output.is_discarded() {
+                    self.phase = Phase::Idle;
+                }
+            }
+            _ => unreachable!("only writing and discarding have output"),
+        }
+        Ok(())
+    }
+
+    /// Gives the pass up: what it wrote goes, and it starts again later.
+    fn give_up(
+        &mut self,
+        now: Now,
+        failure: SettleFailure,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> Result<(), SettleFailure> {
+        self.counters.discarded += 1;
+        self.provided = None;
+        self.retry_at = Some(now.boot.after_ms(self.retry_ms));
+        self.retry_ms = (2 * self.retry_ms).min(RETRY_MS_MAX);
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Writing(_, mut output) => {
+                output.discard(ops);
+                match output.is_discarded() {
+                    true => Phase::Idle,
+                    false => Phase::Discarding(output),
+                }
+            }
+            Phase::Loading(load) => {
+                assert!(!load.is_in_flight(), "it fails between reads");
+                Phase::Idle
+            }
+            phase => unreachable!("{phase:?} cannot fail"),
+        };
+        Err(failure)
+    }
+}
+
+/// The file that the chain begins with once `life` is settled.
+fn successor(wal: &Wal, life: LifeId) -> &WalFile {
+    let mut later = wal.closed().iter().filter(|file| file.life > life);
+    later.next().unwrap_or_else(|| wal.current())
+}
+
+/// Where the snapshot as of `as_of` was written.
+fn snapshot_ref(written: &[Written], as_of: Lsn) -> SnapshotRef {
+    let found = written.iter().find_map(|written| {
+        let mut sections = written.directory.sections.iter();
+        let number = sections.position(|section| section.kind == SectionKind::Snapshot)?;
+        Some((written.id, number))
+    });
+    let (pack, number) = found.expect("a pass with a snapshot wrote it");
+    SnapshotRef {
+        pack,
+        section: u32::try_from(number).expect("sections are counted in 32 bits"),
+        as_of,
+    }
+}

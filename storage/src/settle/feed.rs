@@ -1,0 +1,185 @@
+//! What a pass writes where: the live batches of a loaded WAL file, sorted into files.
+
+use std::collections::VecDeque;
+
+use super::load::Load;
+use super::output::Output;
+use crate::disk::{DiskOp, FileName};
+use crate::entry::Entries;
+use crate::log_index::LogIndex;
+use crate::pack::{PackWriter, file_bytes_max};
+use crate::packs::Packs;
+use crate::record::BatchHeader;
+use crate::units::{Lsn, PartitionId};
+
+/// The engine's state, to be settled with the pass.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) as_of: Lsn,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Sorts a loaded file's batches into a pack, and a segment for each log with enough of them.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) load: Load,
+    snapshot: Option<Snapshot>,
+    targets: VecDeque<Target>,
+    cursor: Cursor,
+}
+
+/// One file to write.
+#[derive(Debug)]
+struct Target {
+    file: FileName,
+    bytes_max: u64,
+    logs: VecDeque<LogPlan>,
+    has_snapshot: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LogPlan {
+    partition: PartitionId,
+    /// A section takes no further batch beyond this size.
+    section_bytes: u64,
+}
+
+/// Where in its first log a target's writing stands.
+#[derive(Debug, Default)]
+struct Cursor {
+    run: usize,
+    /// Position in the image; 0 for the run's start.
+    at: usize,
+    /// Bytes in the present section.
+    section_bytes: u64,
+}
+
+impl Feed {
+    /// Plans the files. Logs with `segment_bytes_min` or more get one each.
+    pub(super) fn new(
+        load: Load,
+        snapshot: Option<Snapshot>,
+        segment_bytes_min: u64,
+        logs: &LogIndex,
+        packs: &mut Packs,
+    ) -> Self {
+        let mut shared = VecDeque::new();
+        let mut targets = VecDeque::new();
+        for (partition, live) in &load.live {
+            let plan = LogPlan {
+                partition: *partition,
+                section_bytes: section_bytes(logs, *partition),
+            };
+            if live.bytes >= segment_bytes_min {
+                targets.push_back(Target {
+                    file: FileName::Segment(packs.take_id()),
+                    bytes_max: file_bytes_max(sections(plan, live.bytes)),
+                    logs: VecDeque::from([plan]),
+                    has_snapshot: false,
+                });
+            } else {
+                shared.push_back(plan);
+            }
+        }
+        if !shared.is_empty() || snapshot.is_some() {
+            let batches = shared
+                .iter()
+                .flat_map(|plan| sections(*plan, load.live[&plan.partition].bytes));
+            let snapshot_bytes = snapshot.iter().map(|snapshot| snapshot.bytes.len() as u64);
+            targets.push_back(Target {
+                file: FileName::Pack(packs.take_id()),
+                bytes_max: file_bytes_max(batches.chain(snapshot_bytes)),
+                logs: shared,
+                has_snapshot: snapshot.is_some(),
+            });
+        }
+        Self {
+            load,
+            snapshot,
+            targets,
+            cursor: Cursor::default(),
+        }
+    }
+
+    /// The snapshot's LSN.
+    pub(super) fn as_of(&self) -> Option<Lsn> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.as_of)
+    }
+
+    /// Begins the next file, or ends the output after the last one.
+    pub(super) fn begin_next(&mut self, output: &mut Output, ops: &mut VecDeque<DiskOp>) {
+        match self.targets.front() {
+            Some(target) => output.begin(target.file, target.bytes_max, ops),
+            None => output.end(ops),
+        }
+    }
+
+    /// Copies about one buffer's worth of batches into the open file, and finishes it when that
+    /// was all.
+    pub(super) fn step(&mut self, output: &mut Output, ops: &mut VecDeque<DiskOp>) {
+        let Some(writer) = output.writer() else {
+            return;
+        };
+        if self.fill(writer) {
+            output.finish_file(ops);
+        } else {
+            output.flush(ops);
+        }
+    }
+
+    /// Returns whether the present target is complete.
+    fn fill(&mut self, writer: &mut PackWriter) -> bool {
+        let target = self.targets.front_mut().expect("a file is open");
+        while writer.ready() == 0 {
+            let Some(plan) = target.logs.front() else {
+                if target.has_snapshot {
+                    let snapshot = self.snapshot.as_ref().expect("planned with it");
+                    writer.snapshot(snapshot.as_of, &snapshot.bytes);
+                }
+                self.targets.pop_front();
+                return true;
+            };
+            let runs = &self.load.live[&plan.partition].runs;
+            if self.cursor.run == runs.len() {
+                target.logs.pop_front();
+                self.cursor = Cursor::default();
+                continue;
+            }
+            let (start, end) = runs[self.cursor.run];
+            self.cursor.at = self.cursor.at.max(start as usize);
+            let run = &self.load.image[..end as usize];
+            let mut entries = Entries::new(run, self.cursor.at);
+            let entry = entries.next().expect("a run has entries");
+            let entry = entry.expect("entries were checked when they were loaded");
+            let header = BatchHeader::parse(entry.body).expect("batches were checked too");
+            let bytes = entry.body.len() as u64;
+            if self.cursor.section_bytes + bytes > plan.section_bytes {
+                writer.end_section();
+                self.cursor.section_bytes = 0;
+            }
+            writer.batch(plan.partition, &header, entry.body);
+            self.cursor.section_bytes += bytes;
+            self.cursor.at = entry.end;
+            if entry.end == end as usize {
+                self.cursor.run += 1;
+                self.cursor.at = 0;
+            }
+        }
+        false
+    }
+}
+
+/// The size at which the log wants its sections cut, so that retention has something to drop.
+fn section_bytes(logs: &LogIndex, partition: PartitionId) -> u64 {
+    let config = logs.get(partition).map(|log| log.config);
+    let asked = config.and_then(|config| config.segment_bytes);
+    asked.unwrap_or(u64::MAX)
+}
+
+/// Upper bounds of the sizes of the sections that `bytes` of one log are cut into. Two neighbours
+/// have more than `section_bytes` together, or one batch is larger than that.
+fn sections(plan: LogPlan, bytes: u64) -> impl Iterator<Item = u64> {
+    let cuts = 2 * (bytes / plan.section_bytes.max(1));
+    // Each cut costs a page of padding at most, and an entry in the directory.
+    std::iter::once(bytes).chain(std::iter::repeat_n(1, usize::try_from(cuts).unwrap_or(0)))
+}

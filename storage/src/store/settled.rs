@@ -1,0 +1,369 @@
+//! The store's settled side: passes, packs, cold reads, retention.
+
+use super::Store;
+use crate::cold::{Cold, ColdDone};
+use crate::disk::{DiskDone, DiskError};
+use crate::error::ReadError;
+use crate::manifest::ManifestEdit;
+use crate::packs::Packs;
+use crate::reads::{Want, What};
+use crate::request::{ReadOutcome, ReadTicket, StoreEvent, TimePoint};
+use crate::retention::{Kept, new_start};
+use crate::settle::{Settle, SettleContext, SettleFailure, Settled};
+use crate::units::{BootTime, Now, Offset, PartitionId};
+
+/// Logs that one turn of retention looks at.
+const RETENTION_LOGS_MAX: usize = 256;
+
+/// When background work is due.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    /// Since when the oldest data in the WAL waits for settling.
+    wal_since: Option<BootTime>,
+    /// The next round of retention.
+    retention_at: Option<BootTime>,
+    /// Logs up to this one were looked at in the present round.
+    retention_cursor: Option<PartitionId>,
+    /// Everything is to be settled, however young.
+    settle_all: bool,
+    /// The last turn that looked whether a pass can begin.
+    checked_at: BootTime,
+}
+
+/// How long after a turn that could not begin a due pass the next one looks again.
+const CHECK_AGAIN_MS: u64 = 100;
+
+impl Store {
+    /// One turn of background work, each part of it bounded.
+    pub(super) fn background(&mut self, now: Now) {
+        if self.commit.poisoned().is_some() {
+            return;
+        }
+        self.schedule.checked_at = now.boot;
+        self.begin_pass(now);
+        self.step_pass(now);
+        self.retain(now);
+        self.submit_deaths();
+        self.packs.clean(&mut self.ops);
+        self.take_edits();
+    }
+
+    fn settle_parts(&mut self) -> (&mut Settle, SettleContext<'_>) {
+        let context = SettleContext {
+            logs: &self.logs,
+            packs: &mut self.packs,
+            manifest: &mut self.manifest,
+            wal: &self.wal,
+            durable_lsn: self.commit.durable_lsn(),
+            ops: &mut self.ops,
+        };
+        (&mut self.settle, context)
+    }
+
+    /// Begins a pass when enough files wait, or old data does.
+    fn begin_pass(&mut self, now: Now) {
+        if self.is_wal_empty() {
+            self.schedule.wal_since = None;
+            return;
+        }
+        let since = *self.schedule.wal_since.get_or_insert(now.boot);
+        let is_old = since.after_ms(self.config.settle_after_ms) <= now.boot;
+        let is_due = is_old || self.schedule.settle_all;
+        if is_due && self.wal.closed().is_empty() && self.settle.is_ready(now) {
+            self.commit.roll(&mut self.wal, &mut self.ops);
+        }
+        let enough = self.wal.closed().len() >= self.config.settle_files_max;
+        let durable = self.commit.durable_lsn();
+        let oldest = self.wal.closed().front();
+        let Some(file) = oldest.filter(|file| file.end_lsn <= durable) else {
+            return;
+        };
+        if self.settle.is_ready(now) && (enough || is_due) {
+            let file = file.clone();
+            self.settle.begin(file);
+            self.events.push_back(StoreEvent::WantsSnapshot);
+        }
+    }
+
+    fn step_pass(&mut self, now: Now) {
+        let (settle, mut context) = self.settle_parts();
+        let stepped = settle.step(now, &mut context);
+        self.note_failure(stepped);
+    }
+
+    /// Answers [`StoreEvent::WantsSnapshot`]: the engine's whole state, with the effect of every
+    /// entry appended so far. Empty when the engine keeps none.
+    pub fn provide_snapshot(&mut self, now: Now, bytes: Vec<u8>) {
+        let as_of = self.append_lsn();
+        self.settle.provide_snapshot(as_of, bytes);
+        self.step_pass(now);
+    }
+
+    /// Asks for everything to be settled now, however young: before a shard's data moves.
+    pub fn settle_all(&mut self) {
+        self.schedule.settle_all = true;
+    }
+
+    /// Whether no entry is left in the WAL.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_wal_empty() && self.settle.is_idle()
+    }
+
+    fn is_wal_empty(&self) -> bool {
+        self.wal.closed().is_empty() && !self.commit.has_content(&self.wal)
+    }
+
+    /// A failed pass costs time, nothing else: say so and go on.
+    fn note_failure(&mut self, result: Result<(), SettleFailure>) {
+        let shard = self.config.shard;
+        match result {
+            Ok(()) => {}
+            Err(SettleFailure::Output(DiskError::NoSpace)) => {
+                tracing::warn!(%shard, "no space to settle; trying again later");
+            }
+            Err(SettleFailure::Output(error)) => {
+                tracing::error!(%shard, %error, "writing a pack failed; trying again later");
+            }
+            Err(SettleFailure::Source(error)) => {
+                tracing::error!(%shard, %error, "a log file cannot be settled");
+            }
+        }
+    }
+
+    /// Takes the manifest's durable edits to those who wait for them.
+    pub(super) fn take_edits(&mut self) {
+        while let Some(ticket) = self.manifest.poll_done() {
+            self.packs.cleanup.handle_edit(ticket);
+            if let Some(settled) = self.settle.handle_edit(ticket) {
+                self.take_over(settled);
+            }
+        }
+    }
+
+    /// The packs count now, the WAL files do not any more: in one go, as readers see it.
+    fn take_over(&mut self, settled: Settled) {
+        for written in settled.written {
+            let sections = written.directory.sections.clone();
+            self.packs
+                .add(written.id, &written.entry, written.directory);
+            for section in sections {
+                // Logs may have moved or gone while the pass ran.
+                match self.logs.get(section.partition) {
+                    Some(log) => self.packs.kill_below(section.partition, log.start),
+                    None => self.packs.kill_log(section.partition),
+                }
+            }
+        }
+        if let Some(snapshot) = settled.snapshot {
+            self.packs.set_snapshot(snapshot);
+        }
+        self.logs.drop_runs_below(settled.settled_lsn);
+        self.wal.release_before(settled.chain_start, &mut self.ops);
+        self.schedule.wal_since = None;
+        if self.is_wal_empty() {
+            self.schedule.settle_all = false;
+        }
+        let settled_lsn = settled.settled_lsn;
+        self.events.push_back(StoreEvent::Settled { settled_lsn });
+    }
+
+    /// Looks whether logs have too much, a bounded number of them a turn.
+    fn retain(&mut self, now: Now) {
+        let at = *(self.schedule.retention_at)
+            .get_or_insert(now.boot.after_ms(self.config.retention_check_ms));
+        if now.boot < at {
+            return;
+        }
+        let cursor = self.schedule.retention_cursor;
+        let logs: Vec<PartitionId> = self
+            .packs
+            .logs_after(cursor)
+            .take(RETENTION_LOGS_MAX)
+            .collect();
+        for partition in &logs {
+            self.retain_log(now, *partition);
+        }
+        self.schedule.retention_cursor = logs.last().copied();
+        if logs.len() < RETENTION_LOGS_MAX {
+            self.schedule.retention_cursor = None;
+            self.schedule.retention_at = None;
+        }
+    }
+
+    fn retain_log(&mut self, now: Now, partition: PartitionId) {
+        let Some(log) = self.logs.get_mut(partition) else {
+            return;
+        };
+        let sections = self.packs.sections(partition).map(|(_, section)| Kept {
+            base_offset: section.base_offset,
+            bytes: section.bytes,
+            max_timestamp_ms: section.max_timestamp_ms,
+        });
+        let wal_base = log.runs.front().map(|run| run.base_offset);
+        let wal = (log.wal_bytes, wal_base);
+        let sections: Vec<Kept> = sections.collect();
+        let start = new_start(&log.config, now.wall_ms, sections.iter().copied(), wal);
+        if let Some(offset) = start
+            && log.raise_start(offset)
+        {
+            self.packs.kill_below(partition, offset);
+            self.events
+                .push_back(StoreEvent::LogStartMoved { partition, offset });
+        }
+    }
+
+    /// Tells the manifest which sections died.
+    fn submit_deaths(&mut self) {
+        if self.packs.has_edits() {
+            let edits = self.packs.take_edits();
+            let ticket = self.manifest.submit(edits);
+            self.packs.edits_submitted(ticket);
+        }
+    }
+
+    /// The log's start moved: sections below it are dead.
+    pub(super) fn start_moved(&mut self, partition: PartitionId, start: Offset) {
+        self.packs.kill_below(partition, start);
+    }
+
+    /// Logs are gone: so are their sections, and what the manifest says of them.
+    pub(super) fn logs_removed(&mut self, partitions: Vec<PartitionId>) {
+        for partition in &partitions {
+            self.packs.kill_log(*partition);
+        }
+        let known = &self.manifest.state().log_starts;
+        let said: Vec<_> = partitions
+            .into_iter()
+            .filter(|partition| known.contains_key(partition))
+            .collect();
+        if !said.is_empty() {
+            self.manifest.submit(vec![ManifestEdit::LogsRemoved(said)]);
+        }
+    }
+
+    /// Whether a turn has work to do that no completion brings about.
+    #[must_use]
+    pub fn has_work_now(&self) -> bool {
+        self.settle.has_step()
+    }
+
+    /// When [`Store::background`] has something to do.
+    pub(super) fn background_timeout(&self) -> Option<BootTime> {
+        if self.settle.has_step() {
+            return Some(BootTime(0));
+        }
+        let since = self.schedule.wal_since.filter(|_| self.settle.is_idle());
+        let age = since.map(|since| since.after_ms(self.config.settle_after_ms));
+        // What is due and could not begin waits for completions, or for a while.
+        let again = self.schedule.checked_at.after_ms(CHECK_AGAIN_MS);
+        let begin = [self.settle.timeout(), age].into_iter().flatten().min();
+        let begin = begin.map(|at| {
+            if at <= self.schedule.checked_at {
+                again
+            } else {
+                at
+            }
+        });
+        [begin, self.schedule.retention_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    // Reads.
+
+    /// Starts a read where its data is: in packs, or in what follows them.
+    pub(super) fn route_read(&mut self, ticket: ReadTicket, want: Want) -> ReadOutcome {
+        let Some(log) = self.logs.get(want.partition) else {
+            return self.read_wal(ticket, want);
+        };
+        let start = log.start;
+        if !is_settled(&want, (start, log.end), &self.packs) {
+            return self.read_wal(ticket, want);
+        }
+        let packs = &mut self.packs;
+        let outcome = self.cold.start(ticket, want, start, packs, &mut self.ops);
+        self.finish_cold(ticket, want, outcome)
+    }
+
+    fn finish_cold(&mut self, ticket: ReadTicket, want: Want, outcome: Cold) -> ReadOutcome {
+        match outcome {
+            Cold::Pending => ReadOutcome::Pending,
+            Cold::Done(result) => ReadOutcome::Ready(result),
+            Cold::Continue => self.read_wal(ticket, want),
+            Cold::Max(time, records) => {
+                if self.latest_in_wal(&want) > time {
+                    self.read_wal(ticket, want)
+                } else {
+                    ReadOutcome::Ready(Ok(records))
+                }
+            }
+        }
+    }
+
+    fn latest_in_wal(&self, want: &Want) -> i64 {
+        let runs = self.logs.get(want.partition).into_iter();
+        let runs = runs.flat_map(|log| &log.runs);
+        let visible = runs.filter(|run| run.base_offset < want.end);
+        let times = visible.map(|run| run.max_timestamp_ms);
+        times.max().unwrap_or(i64::MIN)
+    }
+
+    pub(super) fn handle_cold(&mut self, done: DiskDone) {
+        let done = self.cold.handle(done, &mut self.packs, &mut self.ops);
+        if let Some(ColdDone {
+            ticket,
+            want,
+            outcome,
+        }) = done
+        {
+            let partition = want.partition;
+            let outcome = self.finish_cold(ticket, want, outcome);
+            if let ReadOutcome::Ready(result) = outcome {
+                if let Err(error @ ReadError::Damaged { .. }) = result {
+                    self.events
+                        .push_back(StoreEvent::Damaged { partition, error });
+                }
+                self.read_done.push_back((ticket, result));
+            }
+        }
+        self.packs.clean(&mut self.ops);
+    }
+
+    /// Reads that waited for a WAL file while their data was settled begin again.
+    pub(super) fn reroute(&mut self) {
+        while let Some((ticket, want)) = self.reads.rerouted.pop_front() {
+            if let ReadOutcome::Ready(result) = self.route_read(ticket, want) {
+                self.read_done.push_back((ticket, result));
+            }
+        }
+    }
+
+    /// Takes a completion that belongs to a pass.
+    pub(super) fn handle_load(&mut self, now: Now, done: DiskDone) {
+        let handled = self.settle.handle_load(now, done, &mut self.ops);
+        self.note_failure(handled);
+    }
+
+    /// Takes a completion that belongs to a pass's files.
+    pub(super) fn handle_output(&mut self, now: Now, done: DiskDone) {
+        let (settle, mut context) = self.settle_parts();
+        let handled = settle.handle_output(now, done, &mut context);
+        self.note_failure(handled);
+    }
+}
+
+/// Whether the packs have something to say to a read of a log that spans `range`.
+fn is_settled(want: &Want, (start, end): (Offset, Offset), packs: &Packs) -> bool {
+    match want.what {
+        What::Batches { from, .. } => {
+            // Outside the log the answer is the same everywhere.
+            (start..=end).contains(&from) && packs.section_at(want.partition, from).is_some()
+        }
+        What::Time(TimePoint::AtLeast(timestamp_ms)) => packs
+            .sections(want.partition)
+            .any(|(_, section)| section.max_timestamp_ms >= timestamp_ms),
+        What::Time(TimePoint::Max) => packs.section_at(want.partition, start).is_some(),
+    }
+}
