@@ -20,7 +20,8 @@ pub enum IoOp {
     /// Receive until told to stop; each arrival is one [`IoDone::Received`]. At most one kind of
     /// receive is under way on a connection.
     Receive { connection: ConnectionId },
-    /// Stop receiving. Arrivals may still come until [`IoDone::ReceiveStopped`].
+    /// Stop receiving. Arrivals may still come until [`IoDone::ReceiveStopped`]. A
+    /// [`IoOp::ReceiveInto`] comes back with ECANCELED, or with bytes that came first.
     StopReceive { connection: ConnectionId },
     /// Receive once into `buffer[from..]`. Comes back as [`IoDone::ReceivedInto`].
     ReceiveInto {

@@ -2,9 +2,11 @@
 //!
 //! [`io`] is the seam to the driver, [`session`] the seam to the protocol rooms.
 
+pub mod connection;
 pub mod control;
 pub mod io;
 pub mod kafka;
 pub mod reply_order;
 pub mod session;
 pub mod uring;
+mod window;

@@ -269,7 +269,7 @@ impl Sockets {
         match socket.receive {
             Receive::Shared => {
                 socket.receive = Receive::Stopping;
-                self.cancel_receive(ring, connection);
+                self.cancel_receive(ring, connection, Kind::Receive);
             }
             Receive::Starved => {
                 socket.receive = Receive::None;
@@ -277,13 +277,14 @@ impl Sockets {
             }
             // It has ended by itself, and that is told.
             Receive::None | Receive::Stopping => {}
-            Receive::Own(..) => unreachable!("a receive into own memory is not stopped"),
+            // It ends with ECANCELED, or with bytes that came first.
+            Receive::Own(_) => self.cancel_receive(ring, connection, Kind::ReceiveInto),
         }
     }
 
-    fn cancel_receive(&mut self, ring: &mut Ring, connection: ConnectionId) {
+    fn cancel_receive(&mut self, ring: &mut Ring, connection: ConnectionId, kind: Kind) {
         self.socket(connection).cancels += 1;
-        let target = token(Kind::Receive, connection).to_user_data();
+        let target = token(kind, connection).to_user_data();
         let entry = opcode::AsyncCancel::new(target).build();
         // SAFETY: no memory is passed.
         unsafe { ring.push(entry, token(Kind::Cancel, connection)) }
@@ -301,7 +302,7 @@ impl Sockets {
         // between the kernel's lists): ask again until it has ended.
         let is_missed = matches!(completion.outcome(), Err(libc::EALREADY | libc::ENOENT));
         if is_missed && matches!(socket.receive, Receive::Stopping) && !socket.is_closing {
-            self.cancel_receive(ring, connection);
+            self.cancel_receive(ring, connection, Kind::Receive);
         }
     }
 

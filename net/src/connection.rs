@@ -1,0 +1,563 @@
+//! One connection: bytes in to its session, replies out, and when to stop reading.
+//!
+//! Small requests are served from the kernel's shared buffers, in place. A request that does not
+//! fit one is received into a window of the connection's own, which grows only as bytes arrive, so
+//! a length that a peer declares costs nothing. Back-pressure is a receive that is not armed.
+//!
+//! ```text
+//!         Receive                  frame larger than a shared buffer
+//! Idle ------------> Shared ----------------------------------------> Stopping
+//!  ^  ^                 | stop: the session is full, or memory is       | ReceiveStopped
+//!  |  +-----------------+<----------------------------------------------+
+//!  |  ReceiveInto
+//!  +-----------------> Own  (stays so while requests keep coming)
+//! ```
+
+use std::collections::VecDeque;
+
+use millrace_engine::command::ConnectionId;
+use millrace_engine::event::{Outcome, Refusal};
+use millrace_storage::units::{BootTime, Now};
+
+use crate::io::IoOp;
+use crate::session::{CommandSink, ConnectionAddresses, ProtocolSession, ProtocolViolation};
+use crate::window::{Budget, Window};
+
+/// What one connection may take and how long it may dawdle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// A new connection must complete its first request within this, milliseconds.
+    pub handshake_ms_max: u64,
+    /// A connection on which nothing moved for so long is closed, milliseconds.
+    pub idle_ms_max: u64,
+    /// A request that has begun must be whole, and a reply taken, after this, milliseconds, plus
+    /// the time for what has arrived, or for the reply, at `rate_bytes_per_s_min`.
+    pub transfer_ms_max: u64,
+    /// The slowest peer that is put up with, bytes a second.
+    pub rate_bytes_per_s_min: u64,
+    /// Bytes of one send; more replies wait in the session. Reading stops while one of that size
+    /// is under way.
+    pub send_bytes_max: usize,
+    /// Size of the shared buffers, bytes: larger requests are received into a window.
+    pub shared_buffer_bytes: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            handshake_ms_max: 10_000,
+            idle_ms_max: 600_000,
+            transfer_ms_max: 30_000,
+            rate_bytes_per_s_min: 16 << 10,
+            send_bytes_max: 1 << 20,
+            shared_buffer_bytes: 16 << 10,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    /// When a transfer of `bytes` that began at `since` is too slow.
+    fn transfer_deadline(&self, since: BootTime, bytes: usize) -> BootTime {
+        let transfer_ms = bytes as u64 * 1000 / self.rate_bytes_per_s_min.max(1);
+        since.after_ms(self.transfer_ms_max.saturating_add(transfer_ms))
+    }
+}
+
+/// What a connection's calls need of its worker.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) limits: &'a ConnectionLimits,
+    pub(crate) budget: &'a mut Budget,
+    pub(crate) sink: &'a mut dyn CommandSink,
+}
+
+/// Send buffers that nobody uses just now: idle connections hold none.
+#[derive(Debug, Default)]
+pub(crate) struct SendBuffers(Vec<Vec<u8>>);
+
+/// One connection.
+pub(crate) struct Connection<S> {
+    id: ConnectionId,
+    addresses: ConnectionAddresses,
+    session: S,
+    window: Window,
+    /// Bytes that the request at the front of the window needs in all, if known.
+    need_bytes: usize,
+    receive: Receive,
+    /// Size of the next window to receive into; doubles as receives fill it.
+    own_bytes: usize,
+    /// When the request at the front of the window began to arrive.
+    request_since: Option<BootTime>,
+    sending: Option<Sending>,
+    phase: Phase,
+    opened: BootTime,
+    last_received: BootTime,
+    last_active: BootTime,
+    /// Its first request was whole.
+    has_spoken: bool,
+    /// Waits for the budget.
+    is_starved: bool,
+}
+
+/// The receive that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receive {
+    Idle,
+    Shared,
+    /// Stopping a shared one; its end has not come yet.
+    Stopping,
+    Own,
+    /// Stopping an own one, to give its memory back.
+    OwnStopping,
+}
+
+/// The send that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Sending {
+    bytes: usize,
+    since: BootTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No more input; what is ready goes out, then it closes.
+    Draining,
+    /// Closing: the driver has been told.
+    Closing,
+}
+
+/// Own windows begin with this, bytes.
+const OWN_BYTES_MIN: usize = 64 << 10;
+/// And grow to this while receives fill them, unless one request needs more.
+const OWN_BYTES_MAX: usize = 256 << 10;
+/// A window may be this many times as large as what has arrived of a request.
+const GROWTH: usize = 4;
+/// Bytes of a large request that must be here before it gets a window of its own: a declared
+/// length alone buys nothing.
+const OWN_START_BYTES: usize = 4096;
+/// Bytes that may wait for a session that is full before the socket is left alone.
+const WAITING_BYTES_MAX: usize = 64 << 10;
+/// An own window in which nothing arrives for so long is given back.
+const OWN_IDLE_MS: u64 = 1_000;
+/// Send buffers kept by a worker, and their size at most.
+const SEND_BUFFERS_MAX: usize = 64;
+const SEND_BUFFER_KEPT_BYTES_MAX: usize = 4 << 20;
+
+impl<S: ProtocolSession> Connection<S> {
+    pub(crate) fn new(
+        now: Now,
+        id: ConnectionId,
+        addresses: ConnectionAddresses,
+        session: S,
+    ) -> Self {
+        Self {
+            id,
+            addresses,
+            session,
+            window: Window::default(),
+            need_bytes: 0,
+            receive: Receive::Idle,
+            own_bytes: OWN_BYTES_MIN,
+            request_since: None,
+            sending: None,
+            phase: Phase::Open,
+            opened: now.boot,
+            last_received: now.boot,
+            last_active: now.boot,
+            has_spoken: false,
+            is_starved: false,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    pub(crate) fn addresses(&self) -> ConnectionAddresses {
+        self.addresses
+    }
+
+    /// Whether the driver has been told to close it.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.phase == Phase::Closing
+    }
+
+    /// Whether it waits for the budget.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.is_starved
+    }
+
+    /// Takes bytes from a shared buffer.
+    pub(crate) fn handle_received(
+        &mut self,
+        now: Now,
+        bytes: &[u8],
+        around: &mut Surroundings<'_>,
+    ) {
+        self.note_arrival(now);
+        if self.phase != Phase::Open {
+            return;
+        }
+        if !self.window.is_empty() || !self.wants_input(around.limits) {
+            self.window.append(bytes, around.budget);
+            return self.resume(now, around);
+        }
+        match self.feed(now, bytes, around) {
+            Ok(taken) if taken == bytes.len() => {}
+            Ok(taken) => self.window.append(&bytes[taken..], around.budget),
+            Err(violation) => self.refuse(&violation),
+        }
+    }
+
+    /// Takes the own window back.
+    pub(crate) fn handle_received_into(
+        &mut self,
+        now: Now,
+        (buffer, bytes): (Vec<u8>, Result<usize, i32>),
+        around: &mut Surroundings<'_>,
+    ) {
+        let room = buffer.len() - self.window.len();
+        self.window.take_back(buffer, bytes.unwrap_or(0));
+        self.receive = Receive::Idle;
+        if self.phase == Phase::Closing {
+            return;
+        }
+        match bytes {
+            Ok(0) => self.drain(),
+            Ok(bytes) => {
+                self.note_arrival(now);
+                if bytes == room {
+                    self.own_bytes = (self.own_bytes * 2).min(OWN_BYTES_MAX);
+                }
+                self.resume(now, around);
+                if self.window.is_empty() && bytes < around.limits.shared_buffer_bytes {
+                    self.give_window_back(around.budget);
+                }
+            }
+            // Stopped to give the memory back.
+            Err(ECANCELED) => self.give_window_back(around.budget),
+            Err(_) => self.phase = Phase::Draining,
+        }
+    }
+
+    /// A shared receive ended by request.
+    pub(crate) fn handle_receive_stopped(&mut self) {
+        self.receive = Receive::Idle;
+    }
+
+    /// The peer closed its side, or the connection failed.
+    pub(crate) fn handle_ended(&mut self) {
+        self.receive = Receive::Idle;
+        self.drain();
+    }
+
+    /// A send ended. Gives its buffer back; after a failure the connection is of no use.
+    #[must_use]
+    pub(crate) fn handle_sent(&mut self, now: Now, result: Result<(), i32>) -> bool {
+        self.sending = None;
+        self.last_active = now.boot;
+        result.is_ok()
+    }
+
+    /// Takes the outcome of one of its commands.
+    pub(crate) fn handle_outcome(
+        &mut self,
+        now: Now,
+        sequence: u64,
+        outcome: Result<Outcome, Refusal>,
+        around: &mut Surroundings<'_>,
+    ) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        self.session
+            .handle_outcome(now, sequence, outcome, around.sink);
+        self.resume(now, around);
+    }
+
+    /// Lets the session go on with what waits, if it wants to.
+    pub(crate) fn resume(&mut self, now: Now, around: &mut Surroundings<'_>) {
+        // What stands in a lent window is the front of a request whose rest is awaited.
+        let is_lent = matches!(self.receive, Receive::Own | Receive::OwnStopping);
+        let is_open = self.phase == Phase::Open && !is_lent;
+        if !is_open || self.window.is_empty() || !self.wants_input(around.limits) {
+            return;
+        }
+        // The window is out of the connection while the session looks into it.
+        let mut window = std::mem::take(&mut self.window);
+        let taken = self.feed(now, window.bytes(), around);
+        match taken {
+            Ok(taken) => {
+                window.consume(taken);
+                self.window = window;
+                if self.receive != Receive::Idle {
+                    self.window.shrink(around.budget);
+                }
+            }
+            Err(violation) => {
+                self.window = window;
+                self.refuse(&violation);
+            }
+        }
+    }
+
+    /// Shows `input` to the session until it takes no more. Returns what it took.
+    fn feed(
+        &mut self,
+        now: Now,
+        input: &[u8],
+        around: &mut Surroundings<'_>,
+    ) -> Result<usize, ProtocolViolation> {
+        let mut taken_in_all = 0;
+        loop {
+            let rest = &input[taken_in_all..];
+            let taken = self.session.handle_input(now, rest, around.sink)?;
+            assert!(taken.bytes <= rest.len(), "a session takes what is there");
+            taken_in_all += taken.bytes;
+            self.need_bytes = taken.need_bytes;
+            self.has_spoken |= taken.bytes > 0;
+            if taken.bytes > 0 {
+                self.request_since = None;
+            }
+            if taken_in_all == input.len() {
+                self.need_bytes = 0;
+                break;
+            }
+            if taken.bytes == 0 || !self.wants_input(around.limits) {
+                break;
+            }
+        }
+        let is_waiting_for_peer = taken_in_all < input.len() && self.wants_input(around.limits);
+        if is_waiting_for_peer {
+            self.request_since.get_or_insert(now.boot);
+        } else {
+            self.request_since = None;
+        }
+        Ok(taken_in_all)
+    }
+
+    fn wants_input(&self, limits: &ConnectionLimits) -> bool {
+        let is_choked = self
+            .sending
+            .is_some_and(|sending| sending.bytes >= limits.send_bytes_max);
+        !is_choked && self.session.wants_input()
+    }
+
+    fn note_arrival(&mut self, now: Now) {
+        self.last_received = now.boot;
+        self.last_active = now.boot;
+    }
+
+    fn refuse(&mut self, violation: &ProtocolViolation) {
+        let peer = self.addresses.peer;
+        tracing::info!("{peer}: closing the connection: {violation}");
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining;
+        }
+    }
+
+    fn give_window_back(&mut self, budget: &mut Budget) {
+        self.own_bytes = OWN_BYTES_MIN;
+        self.window.shrink(budget);
+    }
+
+    /// Emits what is due: a send, a receive, a stop, the close.
+    pub(crate) fn poll_io(
+        &mut self,
+        now: Now,
+        around: &mut Surroundings<'_>,
+        buffers: &mut SendBuffers,
+        ops: &mut VecDeque<IoOp>,
+    ) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        if self.sending.is_none() {
+            let mut buffer = buffers.take();
+            self.session
+                .poll_output(&mut buffer, around.limits.send_bytes_max);
+            if !buffer.is_empty() {
+                self.sending = Some(Sending {
+                    bytes: buffer.len(),
+                    since: now.boot,
+                });
+                let connection = self.id;
+                ops.push_back(IoOp::Send { connection, buffer });
+            } else {
+                buffers.give(buffer);
+                if self.phase == Phase::Draining {
+                    return self.close(around.budget, ops);
+                }
+            }
+        }
+        // A reply that just left may have made the session want more of what waits here.
+        self.resume(now, around);
+        self.poll_receive(around, ops);
+    }
+
+    fn poll_receive(&mut self, around: &mut Surroundings<'_>, ops: &mut VecDeque<IoOp>) {
+        self.is_starved = false;
+        let connection = self.id;
+        let wants_input = self.phase == Phase::Open && self.wants_input(around.limits);
+        match self.receive {
+            Receive::Idle if !wants_input => {}
+            Receive::Idle if self.wants_own_window(around.limits) => {
+                match self.window.lend(self.window_bytes(), around.budget) {
+                    Some((buffer, from)) => {
+                        self.receive = Receive::Own;
+                        ops.push_back(IoOp::ReceiveInto {
+                            connection,
+                            buffer,
+                            from,
+                        });
+                    }
+                    None => self.is_starved = true,
+                }
+            }
+            Receive::Idle if around.budget.is_spent() && !self.window.is_empty() => {
+                self.is_starved = true;
+            }
+            Receive::Idle => {
+                self.window.shrink(around.budget);
+                self.receive = Receive::Shared;
+                ops.push_back(IoOp::Receive { connection });
+            }
+            Receive::Shared => {
+                let is_full = !wants_input && self.window.len() > WAITING_BYTES_MAX;
+                let is_over = around.budget.is_spent() && !self.window.is_empty();
+                if is_full || is_over || self.wants_own_window(around.limits) {
+                    self.receive = Receive::Stopping;
+                    ops.push_back(IoOp::StopReceive { connection });
+                }
+            }
+            Receive::Stopping | Receive::Own | Receive::OwnStopping => {}
+        }
+    }
+
+    /// Whether the request under way is worth a window, or the last ones were.
+    fn wants_own_window(&self, limits: &ConnectionLimits) -> bool {
+        let is_large = self.need_bytes > limits.shared_buffer_bytes;
+        let has_window = self.window.capacity() >= OWN_BYTES_MIN;
+        has_window || (is_large && self.window.len() >= OWN_START_BYTES)
+    }
+
+    /// Size of the window to receive into: enough for the request at the front, but no more than a
+    /// few times what has arrived of it.
+    fn window_bytes(&self) -> usize {
+        let earned = (self.window.len() * GROWTH).max(OWN_BYTES_MIN);
+        let wanted = self.need_bytes.max(self.own_bytes);
+        wanted
+            .min(earned.max(self.own_bytes))
+            .max(self.window.len() + 1)
+    }
+
+    /// Tells the driver to close it; whatever is under way is of no interest any more.
+    pub(crate) fn close(&mut self, budget: &mut Budget, ops: &mut VecDeque<IoOp>) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        self.phase = Phase::Closing;
+        self.is_starved = false;
+        let is_lent = matches!(self.receive, Receive::Own | Receive::OwnStopping);
+        if !is_lent {
+            self.window.release(budget);
+        }
+        let connection = self.id;
+        ops.push_back(IoOp::Close { connection });
+    }
+
+    /// The driver has nothing of it any more.
+    pub(crate) fn handle_closed(&mut self, budget: &mut Budget) {
+        assert!(self.phase == Phase::Closing, "only we close a connection");
+        self.window.release(budget);
+    }
+
+    /// Looks at what is due; `Err` says why the connection must be closed at once.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Now,
+        limits: &ConnectionLimits,
+        ops: &mut VecDeque<IoOp>,
+    ) -> Result<(), ProtocolViolation> {
+        if self.phase == Phase::Closing {
+            return Ok(());
+        }
+        for (deadline, reason) in self.deadlines(limits).into_iter().flatten() {
+            if deadline <= now.boot {
+                return Err(ProtocolViolation {
+                    reason: reason.to_owned(),
+                });
+            }
+        }
+        if self.own_idle_deadline().is_some_and(|at| at <= now.boot) {
+            self.receive = Receive::OwnStopping;
+            let connection = self.id;
+            ops.push_back(IoOp::StopReceive { connection });
+        }
+        if self.session.poll_timeout().is_some_and(|at| at <= now.boot) {
+            self.session.handle_timeout(now)?;
+        }
+        Ok(())
+    }
+
+    /// When [`Connection::handle_timeout`] has something to do.
+    pub(crate) fn poll_timeout(&self, limits: &ConnectionLimits) -> Option<BootTime> {
+        if self.phase == Phase::Closing {
+            return None;
+        }
+        let deadlines = self.deadlines(limits).into_iter().flatten();
+        deadlines
+            .map(|(deadline, _)| deadline)
+            .chain(self.own_idle_deadline())
+            .chain(self.session.poll_timeout())
+            .min()
+    }
+
+    fn deadlines(&self, limits: &ConnectionLimits) -> [Option<(BootTime, &'static str)>; 4] {
+        let idle = self.last_active.after_ms(limits.idle_ms_max);
+        let handshake = self.opened.after_ms(limits.handshake_ms_max);
+        let request = self
+            .request_since
+            .map(|since| limits.transfer_deadline(since, self.window.len()));
+        let reply = self
+            .sending
+            .map(|sending| limits.transfer_deadline(sending.since, sending.bytes));
+        [
+            Some((idle, "idle for too long")),
+            (!self.has_spoken).then_some((handshake, "no whole request in time")),
+            request.map(|at| (at, "a request arrived too slowly")),
+            reply.map(|at| (at, "a reply was taken too slowly")),
+        ]
+    }
+
+    fn own_idle_deadline(&self) -> Option<BootTime> {
+        let is_idle = self.receive == Receive::Own && self.window.is_empty();
+        is_idle.then(|| self.last_received.after_ms(OWN_IDLE_MS))
+    }
+}
+
+impl SendBuffers {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back, freeing it if there are enough or it is too large.
+    pub(crate) fn give(&mut self, mut buffer: Vec<u8>) {
+        let is_kept =
+            self.0.len() < SEND_BUFFERS_MAX && buffer.capacity() <= SEND_BUFFER_KEPT_BYTES_MAX;
+        if is_kept {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+/// The errno of a receive that was stopped.
+const ECANCELED: i32 = libc::ECANCELED;
+
+#[cfg(test)]
+mod tests;

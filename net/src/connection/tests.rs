@@ -1,0 +1,390 @@
+//! Transcripts: what a connection asks of its driver as bytes come and replies go.
+
+use std::net::SocketAddr;
+
+use millrace_engine::catalog::Catalog;
+use millrace_engine::command::Command;
+
+use super::*;
+use crate::session::{ClusterView, Taken};
+
+/// A protocol of lines: `^LENGTH:` then as many bytes is one request, answered by its length; `!`
+/// breaks the protocol, `#` is answered only by `release`.
+#[derive(Default)]
+struct Lines {
+    replies: Vec<u8>,
+    is_held: bool,
+    requests: usize,
+}
+
+impl ProtocolSession for Lines {
+    fn handle_input(
+        &mut self,
+        _now: Now,
+        input: &[u8],
+        _sink: &mut dyn CommandSink,
+    ) -> Result<Taken, ProtocolViolation> {
+        let mut taken = Taken {
+            bytes: 0,
+            need_bytes: 0,
+        };
+        while let Some(first) = input.get(taken.bytes).filter(|_| !self.is_held) {
+            match first {
+                b'!' => {
+                    return Err(ProtocolViolation {
+                        reason: "a line that begins with !".to_owned(),
+                    });
+                }
+                b'#' => {
+                    self.is_held = true;
+                    taken.bytes += 1;
+                }
+                _ => {
+                    let rest = &input[taken.bytes..];
+                    let Some(colon) = rest.iter().position(|byte| *byte == b':') else {
+                        break;
+                    };
+                    let text = std::str::from_utf8(&rest[1..colon]).expect("digits");
+                    let bytes = colon + 1 + text.parse::<usize>().expect("a length");
+                    if rest.len() < bytes {
+                        taken.need_bytes = bytes;
+                        break;
+                    }
+                    taken.bytes += bytes;
+                    self.requests += 1;
+                    self.replies
+                        .extend_from_slice(format!("{bytes};").as_bytes());
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn handle_outcome(
+        &mut self,
+        _now: Now,
+        _sequence: u64,
+        _outcome: Result<Outcome, Refusal>,
+        _sink: &mut dyn CommandSink,
+    ) {
+        self.is_held = false;
+    }
+
+    fn handle_timeout(&mut self, _now: Now) -> Result<(), ProtocolViolation> {
+        Ok(())
+    }
+
+    fn poll_timeout(&self) -> Option<BootTime> {
+        None
+    }
+
+    fn poll_output(&mut self, out: &mut Vec<u8>, _out_bytes_max: usize) {
+        out.append(&mut self.replies);
+    }
+
+    fn wants_input(&self) -> bool {
+        !self.is_held
+    }
+}
+
+/// Nobody submits commands here.
+struct NoCommands;
+
+impl CommandSink for NoCommands {
+    fn submit(&mut self, _now: Now, _sequence: u64, _command: Command<'_>) {
+        unreachable!("lines submit nothing")
+    }
+
+    fn cancel(&mut self, _sequence: u64) {
+        unreachable!("lines cancel nothing")
+    }
+
+    fn catalog(&self) -> &Catalog {
+        unreachable!("lines read no catalog")
+    }
+
+    fn cluster(&self) -> &ClusterView {
+        unreachable!("lines are of no cluster")
+    }
+
+    fn addresses(&self) -> ConnectionAddresses {
+        unreachable!("lines have no addresses")
+    }
+
+    fn accepts_appends(&self) -> bool {
+        true
+    }
+}
+
+/// A connection with everything around it.
+struct World {
+    connection: Connection<Lines>,
+    limits: ConnectionLimits,
+    budget: Budget,
+    buffers: SendBuffers,
+    now: Now,
+}
+
+const ID: ConnectionId = ConnectionId { slot: 3, life: 1 };
+
+impl World {
+    fn new(budget_bytes: usize) -> Self {
+        let now = Now {
+            boot: BootTime(1),
+            wall_ms: 0,
+        };
+        let address: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let addresses = ConnectionAddresses {
+            peer: address,
+            local: address,
+        };
+        Self {
+            connection: Connection::new(now, ID, addresses, Lines::default()),
+            limits: ConnectionLimits::default(),
+            budget: Budget::new(budget_bytes),
+            buffers: SendBuffers::default(),
+            now,
+        }
+    }
+
+    fn with(&mut self, call: impl FnOnce(&mut Connection<Lines>, Now, &mut Surroundings<'_>)) {
+        let mut around = Surroundings {
+            limits: &self.limits,
+            budget: &mut self.budget,
+            sink: &mut NoCommands,
+        };
+        call(&mut self.connection, self.now, &mut around);
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        self.with(|connection, now, around| connection.handle_received(now, bytes, around));
+    }
+
+    fn poll(&mut self) -> Vec<IoOp> {
+        let mut ops = VecDeque::new();
+        let mut around = Surroundings {
+            limits: &self.limits,
+            budget: &mut self.budget,
+            sink: &mut NoCommands,
+        };
+        self.connection
+            .poll_io(self.now, &mut around, &mut self.buffers, &mut ops);
+        ops.into()
+    }
+
+    /// Polls and returns what was sent, acknowledging it; the other operations are dropped.
+    fn sent(&mut self) -> String {
+        let mut text = String::new();
+        loop {
+            let ops = self.poll();
+            let mut is_sent = false;
+            for op in ops {
+                if let IoOp::Send { buffer, .. } = op {
+                    text.push_str(std::str::from_utf8(&buffer).expect("digits"));
+                    assert!(self.connection.handle_sent(self.now, Ok(())));
+                    is_sent = true;
+                }
+            }
+            if !is_sent {
+                return text;
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) -> Result<(), ProtocolViolation> {
+        self.now.boot = self.now.boot.after_ms(ms);
+        let mut ops = VecDeque::new();
+        self.connection
+            .handle_timeout(self.now, &self.limits, &mut ops)
+    }
+}
+
+fn request(bytes: usize) -> Vec<u8> {
+    let mut request = format!("^{bytes}:").into_bytes();
+    request.resize(request.len() + bytes, b'x');
+    request
+}
+
+#[test]
+fn requests_cut_anywhere_are_answered_in_order() {
+    let mut stream = Vec::new();
+    for bytes in [0, 1, 300, 20] {
+        stream.extend(request(bytes));
+    }
+    let whole = {
+        let mut world = World::new(1 << 20);
+        world.receive(&stream);
+        world.sent()
+    };
+    assert_eq!(whole, "3;4;305;24;");
+    for cut in 1..stream.len() {
+        let mut world = World::new(1 << 20);
+        world.receive(&stream[..cut]);
+        world.receive(&stream[cut..]);
+        assert_eq!(world.sent(), whole, "cut at {cut}");
+        assert!(world.budget.used() <= 4096);
+    }
+}
+
+#[test]
+fn a_declared_length_buys_no_memory() {
+    let mut world = World::new(1 << 30);
+    assert!(matches!(world.poll()[..], [IoOp::Receive { .. }]));
+    world.receive(b"^1000000000:");
+    assert!(world.poll().is_empty());
+    assert!(world.budget.used() < 100, "{} bytes", world.budget.used());
+}
+
+#[test]
+fn a_large_request_is_received_into_a_window_that_grows_as_bytes_come() {
+    let mut world = World::new(1 << 30);
+    world.poll();
+    let request = request(900_000);
+    let (head, mut rest) = request.split_at(8192);
+    world.receive(head);
+    assert!(matches!(world.poll()[..], [IoOp::StopReceive { .. }]));
+    world.connection.handle_receive_stopped();
+    let mut sizes = Vec::new();
+    while !rest.is_empty() {
+        let ops = world.poll();
+        let Some(IoOp::ReceiveInto {
+            mut buffer, from, ..
+        }) = ops.into_iter().next()
+        else {
+            panic!("a receive into the window")
+        };
+        sizes.push(buffer.len());
+        let bytes = (buffer.len() - from).min(rest.len());
+        buffer[from..from + bytes].copy_from_slice(&rest[..bytes]);
+        rest = &rest[bytes..];
+        world.with(|connection, now, around| {
+            connection.handle_received_into(now, (buffer, Ok(bytes)), around);
+        });
+    }
+    assert_eq!(world.sent(), format!("{};", request.len()));
+    assert_eq!(sizes[0], OWN_BYTES_MIN);
+    assert!(
+        sizes.windows(2).all(|pair| pair[1] <= GROWTH * pair[0]),
+        "{sizes:?}"
+    );
+    // Another one may follow at once; when none does, the memory goes back.
+    assert!(world.budget.used() > 0);
+}
+
+#[test]
+fn an_idle_window_is_given_back() {
+    let mut world = World::new(1 << 30);
+    world.poll();
+    let large = request(30_000);
+    world.receive(&large[..20_000]);
+    world.poll();
+    world.connection.handle_receive_stopped();
+    let ops = world.poll();
+    let [IoOp::ReceiveInto { .. }] = &ops[..] else {
+        panic!("a window, not {ops:?}")
+    };
+    let Some(IoOp::ReceiveInto {
+        mut buffer, from, ..
+    }) = ops.into_iter().next()
+    else {
+        unreachable!("seen above")
+    };
+    let rest = &large[20_000..];
+    buffer[from..from + rest.len()].copy_from_slice(rest);
+    let bytes = rest.len();
+    world.with(|connection, now, around| {
+        connection.handle_received_into(now, (buffer, Ok(bytes)), around);
+    });
+    assert_eq!(world.sent(), "30007;");
+    assert_eq!(
+        world.budget.used(),
+        0,
+        "less than a shared buffer came last"
+    );
+}
+
+#[test]
+fn a_full_session_stops_the_socket_only_when_bytes_pile_up() {
+    let mut world = World::new(1 << 30);
+    world.poll();
+    world.receive(b"#");
+    assert!(world.poll().is_empty());
+    world.receive(&request(10));
+    assert!(world.poll().is_empty());
+    world.receive(&request(WAITING_BYTES_MAX));
+    assert!(matches!(world.poll()[..], [IoOp::StopReceive { .. }]));
+    world.connection.handle_receive_stopped();
+    assert!(world.poll().is_empty(), "nothing is armed while it is full");
+    let reply = Err(Refusal::UnknownTopic);
+    world.with(|connection, now, around| connection.handle_outcome(now, 0, reply, around));
+    assert_eq!(world.connection.session.requests, 2);
+    let ops = world.poll();
+    assert!(matches!(ops[0], IoOp::Send { .. }));
+    assert!(ops.len() == 2, "{ops:?}");
+}
+
+#[test]
+fn a_violation_sends_what_is_ready_and_closes() {
+    let mut world = World::new(1 << 20);
+    world.poll();
+    world.receive(&[request(1), b"!".to_vec(), request(2)].concat());
+    let ops = world.poll();
+    assert!(matches!(&ops[..], [IoOp::Send { buffer, .. }] if buffer == b"4;"));
+    world.receive(b"more");
+    assert!(world.connection.handle_sent(world.now, Ok(())));
+    assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
+    assert!(world.poll().is_empty());
+    world.connection.handle_closed(&mut world.budget);
+    assert_eq!(world.budget.used(), 0);
+}
+
+#[test]
+fn slow_and_silent_peers_are_closed() {
+    let mut world = World::new(1 << 20);
+    world.pass(9_999).expect("in time");
+    world.pass(1).expect_err("no request in ten seconds");
+
+    let mut world = World::new(1 << 20);
+    world.receive(&request(1));
+    world.sent();
+    // One byte now and then keeps nothing open.
+    world.receive(b"^");
+    for _ in 0..29 {
+        world.receive(b"1");
+        world.pass(1_000).expect("in time");
+    }
+    world.receive(b"1");
+    world
+        .pass(2_000)
+        .expect_err("thirty seconds for one request");
+
+    let mut world = World::new(1 << 20);
+    world.receive(&request(1));
+    world.sent();
+    world.pass(599_999).expect("in time");
+    world.pass(1).expect_err("idle for ten minutes");
+
+    let mut world = World::new(1 << 20);
+    world.receive(&request(1));
+    world.poll();
+    world.pass(29_999).expect("in time");
+    world.pass(1_000).expect_err("the reply is not taken");
+}
+
+#[test]
+fn a_spent_budget_makes_large_requests_wait() {
+    let mut world = World::new(OWN_BYTES_MIN);
+    let mut other = Window::default();
+    world.poll();
+    let (lent, _) = other.lend(40_000, &mut world.budget).expect("room");
+    world.receive(&request(100_000)[..5_000]);
+    world.poll();
+    world.connection.handle_receive_stopped();
+    assert!(world.poll().is_empty());
+    assert!(world.connection.is_starved());
+    other.take_back(lent, 0);
+    other.release(&mut world.budget);
+    assert!(world.budget.take_released());
+    assert!(matches!(world.poll()[..], [IoOp::ReceiveInto { .. }]));
+    assert!(!world.connection.is_starved());
+}
