@@ -14,6 +14,8 @@ mod atomics {
     pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
 }
 
+pub use sleep::SleepFlag;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

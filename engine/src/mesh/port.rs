@@ -135,6 +135,19 @@ impl MeshPort {
         self.shard
     }
 
+    /// The shard's sleep flag, for those who bring it work by other ways than the mesh.
+    #[must_use]
+    pub fn sleep_flag(&self) -> Arc<SleepFlag> {
+        Arc::clone(&self.sleep)
+    }
+
+    /// Whether a message waits for this shard.
+    #[must_use]
+    pub fn has_received(&self) -> bool {
+        let mut peers = self.peers.iter().flatten();
+        peers.any(|peer| !peer.requests_in.is_empty() || !peer.replies_in.is_empty())
+    }
+
     /// Sends `message` to another shard; messages of one lane arrive in order.
     pub fn send(&mut self, to: ShardId, message: MeshMessage) {
         let peer = self.peers[usize::from(to.0)].as_mut();

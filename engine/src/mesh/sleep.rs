@@ -13,7 +13,7 @@ use super::atomics::{AtomicBool, Ordering, fence};
 
 /// Whether one shard sleeps. Shared by it and all who send to it.
 #[derive(Debug)]
-pub(crate) struct SleepFlag {
+pub struct SleepFlag {
     asleep: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ impl SleepFlag {
     }
 
     /// Sender, after it pushed: whether it has to wake the sleeper.
-    pub(crate) fn must_wake(&self) -> bool {
+    pub fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
         self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
     }
