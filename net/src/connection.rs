@@ -96,6 +96,8 @@ pub(crate) struct Connection<S> {
     has_spoken: bool,
     /// Waits for the budget.
     is_starved: bool,
+    /// Waits until the log takes appends again.
+    is_blocked: bool,
 }
 
 /// The receive that is under way.
@@ -120,6 +122,8 @@ struct Sending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
+    /// No more input; replies go out as they become ready.
+    Finishing,
     /// No more input; what is ready goes out, then it closes.
     Draining,
     /// Closing: the driver has been told.
@@ -166,6 +170,7 @@ impl<S: ProtocolSession> Connection<S> {
             last_active: now.boot,
             has_spoken: false,
             is_starved: false,
+            is_blocked: false,
         }
     }
 
@@ -185,6 +190,30 @@ impl<S: ProtocolSession> Connection<S> {
     /// Whether it waits for the budget.
     pub(crate) fn is_starved(&self) -> bool {
         self.is_starved
+    }
+
+    /// Whether it waits until the log takes appends again.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// The log takes appends again.
+    pub(crate) fn unblock(&mut self) {
+        self.is_blocked = false;
+    }
+
+    /// No more input is taken; what is ready goes out, then it closes.
+    pub(crate) fn drain(&mut self) {
+        if matches!(self.phase, Phase::Open | Phase::Finishing) {
+            self.phase = Phase::Draining;
+        }
+    }
+
+    /// No more input is taken; replies go out as they become ready.
+    pub(crate) fn stop_reading(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Finishing;
+        }
     }
 
     /// Takes bytes from a shared buffer.
@@ -340,7 +369,7 @@ impl<S: ProtocolSession> Connection<S> {
         let is_choked = self
             .sending
             .is_some_and(|sending| sending.bytes >= limits.send_bytes_max);
-        !is_choked && self.session.wants_input()
+        !is_choked && !self.is_blocked && self.session.wants_input()
     }
 
     fn note_arrival(&mut self, now: Now) {
@@ -352,12 +381,6 @@ impl<S: ProtocolSession> Connection<S> {
         let peer = self.addresses.peer;
         tracing::info!("{peer}: closing the connection: {violation}");
         self.drain();
-    }
-
-    fn drain(&mut self) {
-        if self.phase == Phase::Open {
-            self.phase = Phase::Draining;
-        }
     }
 
     fn give_window_back(&mut self, budget: &mut Budget) {
@@ -498,8 +521,11 @@ impl<S: ProtocolSession> Connection<S> {
             let connection = self.id;
             ops.push_back(IoOp::StopReceive { connection });
         }
-        if self.session.poll_timeout().is_some_and(|at| at <= now.boot) {
-            self.session.handle_timeout(now)?;
+        if self.session.poll_timeout().is_some_and(|at| at <= now.boot)
+            && self.phase == Phase::Open
+            && let Err(violation) = self.session.handle_timeout(now)
+        {
+            self.refuse(&violation);
         }
         Ok(())
     }
@@ -509,11 +535,15 @@ impl<S: ProtocolSession> Connection<S> {
         if self.phase == Phase::Closing {
             return None;
         }
+        let of_session = match self.phase {
+            Phase::Open => self.session.poll_timeout(),
+            Phase::Finishing | Phase::Draining | Phase::Closing => None,
+        };
         let deadlines = self.deadlines(limits).into_iter().flatten();
         deadlines
             .map(|(deadline, _)| deadline)
             .chain(self.own_idle_deadline())
-            .chain(self.session.poll_timeout())
+            .chain(of_session)
             .min()
     }
 

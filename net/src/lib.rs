@@ -10,3 +10,4 @@ pub mod reply_order;
 pub mod session;
 pub mod uring;
 mod window;
+pub mod worker;

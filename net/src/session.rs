@@ -10,6 +10,8 @@ use millrace_engine::command::Command;
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_storage::units::{BootTime, Now, ShardId};
 
+use crate::kafka;
+
 /// A protocol's side of a connection.
 pub trait ProtocolSession {
     /// Takes whole requests from the front of `input`. Called again with what was not taken, and
@@ -49,6 +51,62 @@ pub trait ProtocolSession {
     /// Whether another request may be read now. `false` stops reading from the socket: the
     /// pipeline is full, or an earlier request must end first.
     fn wants_input(&self) -> bool;
+}
+
+/// The protocol that a connection speaks.
+#[derive(Debug)]
+pub enum Session {
+    /// Kafka.
+    Kafka(Box<kafka::Session>),
+}
+
+impl ProtocolSession for Session {
+    fn handle_input(
+        &mut self,
+        now: Now,
+        input: &[u8],
+        sink: &mut dyn CommandSink,
+    ) -> Result<Taken, ProtocolViolation> {
+        match self {
+            Self::Kafka(session) => session.handle_input(now, input, sink),
+        }
+    }
+
+    fn handle_outcome(
+        &mut self,
+        now: Now,
+        sequence: u64,
+        outcome: Result<Outcome, Refusal>,
+        sink: &mut dyn CommandSink,
+    ) {
+        match self {
+            Self::Kafka(session) => session.handle_outcome(now, sequence, outcome, sink),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Now) -> Result<(), ProtocolViolation> {
+        match self {
+            Self::Kafka(session) => session.handle_timeout(now),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<BootTime> {
+        match self {
+            Self::Kafka(session) => session.poll_timeout(),
+        }
+    }
+
+    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) {
+        match self {
+            Self::Kafka(session) => session.poll_output(out, out_bytes_max),
+        }
+    }
+
+    fn wants_input(&self) -> bool {
+        match self {
+            Self::Kafka(session) => session.wants_input(),
+        }
+    }
 }
 
 /// What `handle_input` did.

@@ -15,12 +15,18 @@
 //! disk      the same operations on the ring
 //! listener  listening sockets
 //! sockets   accepts, receives, sends and closes on the ring
+//! jobs      a few threads for long work
+//! inbox     how other threads reach a driver, and wake it
+//! driver    one shard's thread: the ring around a worker, turn by turn
 //! ```
 #![allow(unsafe_code)]
 
 pub mod buffers;
 pub mod disk;
+pub mod driver;
 pub mod files;
+pub mod inbox;
+pub mod jobs;
 pub mod listener;
 pub mod ring;
 pub mod sockets;

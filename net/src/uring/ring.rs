@@ -69,6 +69,7 @@ impl Ring {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_r_disabled()
             .setup_cqsize(entries * 4)
@@ -178,6 +179,11 @@ impl Ring {
             Err(error) if is_passing(&error) => {}
             Err(error) => panic!("io_uring_enter failed: {error}"),
         }
+    }
+
+    /// Whether the kernel has something for us: a completion, or work that it runs when entered.
+    pub fn has_news(&mut self) -> bool {
+        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
     }
 
     /// Moves the completions that are there to the end of `completions`.

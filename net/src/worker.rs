@@ -1,0 +1,656 @@
+//! One core without its kernel: the connections and the shard.
+//!
+//! The io_uring driver and the simulator both run it. A turn: hand it everything that happened
+//! (`handle_*`), call [`Worker::end_turn`] once, then take out what is to be done (`poll_*`).
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use millrace_engine::Shard;
+use millrace_engine::catalog::Catalog;
+use millrace_engine::command::{Command, ConnectionId, RequestId};
+use millrace_engine::event::{Event, Outcome};
+use millrace_engine::mesh::MeshMessage;
+use millrace_storage::error::StorageError;
+use millrace_storage::units::{BootTime, Now, ShardId};
+
+use crate::connection::{Connection, ConnectionLimits, SendBuffers, Surroundings};
+use crate::control::{ControlAnswer, ControlAsk, ControlReply, ControlRequest, WorkerReport};
+use crate::io::{IoDone, IoOp, ListenerId};
+use crate::kafka::{self, KafkaConfig};
+use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Session};
+use crate::window::Budget;
+
+/// What a worker serves and what it may take.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// By [`ListenerId`]: what is spoken there. The same list on every worker.
+    pub doors: Vec<Door>,
+    /// Of each connection.
+    pub connection: ConnectionLimits,
+    /// Connections of this worker.
+    pub connections_max: usize,
+    /// Connections of this worker from one address.
+    pub connections_per_address_max: usize,
+    /// Requests that are being received, bytes over all connections.
+    pub assembly_bytes_max: usize,
+}
+
+/// What a listener leads to.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// The broker as it is seen through this listener.
+    pub cluster: ClusterView,
+}
+
+/// A protocol with its settings.
+#[derive(Clone, Debug)]
+pub enum Protocol {
+    /// Kafka.
+    Kafka(Arc<KafkaConfig>),
+}
+
+impl Protocol {
+    fn open(&self) -> Session {
+        match self {
+            Self::Kafka(config) => {
+                Session::Kafka(Box::new(kafka::Session::new(Arc::clone(config))))
+            }
+        }
+    }
+}
+
+/// Counts since start, but for those ending in `_now`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counters {
+    connections_refused: u64,
+    connections_timed_out: u64,
+    receives_blocked_by_log: u64,
+    receives_starved_of_memory: u64,
+}
+
+/// One core's connections and its shard.
+pub struct Worker {
+    config: WorkerConfig,
+    shard: Shard,
+    /// By slot, as the driver numbers them.
+    table: Vec<Option<Entry>>,
+    /// Entries of `table`.
+    connections: usize,
+    by_address: HashMap<IpAddr, usize>,
+    budget: Budget,
+    buffers: SendBuffers,
+    /// Slots whose connection may have something to do, each once.
+    dirty: Vec<u32>,
+    /// Connections that wait for the log, and for memory.
+    blocked: BTreeSet<u32>,
+    starved: BTreeSet<u32>,
+    /// One entry a connection: when to look at it, at the latest.
+    timers: BTreeSet<(BootTime, u32)>,
+    ops: VecDeque<IoOp>,
+    control: Control,
+    stop: Stop,
+    counters: Counters,
+}
+
+/// A connection with the worker's notes on it.
+struct Entry {
+    connection: Connection<Session>,
+    door: usize,
+    /// Its place in `timers`.
+    timer: Option<BootTime>,
+    is_dirty: bool,
+}
+
+/// The control thread's requests.
+#[derive(Default)]
+struct Control {
+    /// Sequence of the next command submitted for it.
+    next_sequence: u64,
+    /// Tokens of reports asked of the shard, by sequence.
+    reports: HashMap<u64, u64>,
+    replies: VecDeque<ControlReply>,
+}
+
+/// How far a clean stop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// None was asked for.
+    Running,
+    /// Nothing new is read; what was accepted becomes durable and is answered.
+    Settling,
+    /// Answers go out and connections close.
+    Draining,
+}
+
+impl Worker {
+    /// A worker without connections.
+    #[must_use]
+    pub fn new(config: WorkerConfig, shard: Shard) -> Self {
+        assert!(!config.doors.is_empty(), "a worker has a listener");
+        Self {
+            budget: Budget::new(config.assembly_bytes_max),
+            config,
+            shard,
+            table: Vec::new(),
+            connections: 0,
+            by_address: HashMap::new(),
+            buffers: SendBuffers::default(),
+            dirty: Vec::new(),
+            blocked: BTreeSet::new(),
+            starved: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            ops: VecDeque::new(),
+            control: Control::default(),
+            stop: Stop::Running,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// The failure after which nothing more is acknowledged: the process must end.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&StorageError> {
+        self.shard.poisoned()
+    }
+
+    // In.
+
+    /// Takes what the driver has to tell.
+    pub fn handle_io(&mut self, now: Now, done: IoDone<'_>) {
+        match done {
+            IoDone::Accepted {
+                connection,
+                listener,
+                peer,
+                local,
+            } => self.accept(
+                now,
+                connection,
+                listener,
+                ConnectionAddresses { peer, local },
+            ),
+            IoDone::Received { connection, bytes } => {
+                self.with(connection, |open, around| {
+                    open.handle_received(now, bytes, around);
+                });
+            }
+            IoDone::ReceivedInto {
+                connection,
+                buffer,
+                bytes,
+            } => self.with(connection, |open, around| {
+                open.handle_received_into(now, (buffer, bytes), around);
+            }),
+            IoDone::ReceiveStopped { connection } => {
+                self.with(connection, |open, _| open.handle_receive_stopped());
+            }
+            IoDone::Ended { connection, errno } => self.handle_ended(connection, errno),
+            IoDone::Sent {
+                connection,
+                buffer,
+                result,
+            } => {
+                self.buffers.give(buffer);
+                let mut is_alive = true;
+                self.with(connection, |open, _| {
+                    is_alive = open.handle_sent(now, result);
+                });
+                if !is_alive {
+                    self.close(connection);
+                }
+            }
+            IoDone::Closed { connection } => self.forget(connection),
+            IoDone::Disk(done) => self.shard.handle_disk(now, done),
+            IoDone::Job(done) => self.shard.handle_job(now, done),
+        }
+    }
+
+    /// Takes a message from another shard.
+    pub fn handle_mesh(&mut self, now: Now, from: ShardId, message: MeshMessage) {
+        self.shard.handle_mesh(now, from, message);
+    }
+
+    /// Takes a request of the control thread.
+    pub fn handle_control(&mut self, now: Now, request: ControlRequest) {
+        match request.ask {
+            ControlAsk::Report => {
+                let sequence = self.control.next_sequence;
+                self.control.next_sequence += 1;
+                self.control.reports.insert(sequence, request.token);
+                let id = RequestId {
+                    origin: self.shard.id(),
+                    connection: ConnectionId::CONTROL,
+                    sequence,
+                };
+                self.shard.submit(now, id, Command::Report);
+            }
+            ControlAsk::Catalog => self.control.replies.push_back(ControlReply {
+                token: request.token,
+                answer: ControlAnswer::Catalog(Box::new(self.shard.catalog().clone())),
+            }),
+            ControlAsk::Stop => self.stop(),
+        }
+    }
+
+    /// Begins a clean stop: nothing new is read, what was accepted is made durable and answered,
+    /// connections close. Ends with [`Worker::is_stopped`].
+    pub fn stop(&mut self) {
+        if self.stop != Stop::Running {
+            return;
+        }
+        self.stop = Stop::Settling;
+        for entry in self.table.iter_mut().flatten() {
+            entry.connection.stop_reading();
+        }
+    }
+
+    /// Whether a stop was asked for: accept no more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stop != Stop::Running
+    }
+
+    /// Whether a clean stop is through.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let is_idle = self.connections == 0 && self.ops.is_empty();
+        self.stop == Stop::Draining && is_idle && self.shard.is_quiet()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.shard.handle_timeout(now);
+        while let Some(&(at, slot)) = self.timers.first() {
+            if at > now.boot {
+                break;
+            }
+            self.timers.pop_first();
+            let entry = self.table[slot as usize].as_mut();
+            let entry = entry.expect("a timer's connection is open");
+            entry.timer = None;
+            let limits = &self.config.connection;
+            let id = entry.connection.id();
+            let checked = entry.connection.handle_timeout(now, limits, &mut self.ops);
+            self.touch(slot);
+            if let Err(violation) = checked {
+                self.counters.connections_timed_out += 1;
+                self.log_close(id, &violation.reason);
+                self.close(id);
+            }
+        }
+    }
+
+    /// Ends a turn: carries outcomes to sessions, lets them go on, closes the commit group, and
+    /// emits what connections have to send and receive.
+    pub fn end_turn(&mut self, now: Now) {
+        loop {
+            self.settle(now);
+            self.shard.end_turn(now);
+            if self.shard.accepts_appends() {
+                for slot in std::mem::take(&mut self.blocked) {
+                    self.unblock(slot);
+                }
+            }
+            if self.budget.take_released() {
+                for slot in std::mem::take(&mut self.starved) {
+                    self.touch(slot);
+                }
+            }
+            let is_quiet = self.dirty.is_empty() && !self.deliver(now);
+            if is_quiet {
+                break;
+            }
+        }
+        self.advance_stop(now);
+    }
+
+    // Out.
+
+    /// The next operation for the driver.
+    pub fn poll_io(&mut self) -> Option<IoOp> {
+        if let Some(op) = self.shard.poll_disk() {
+            return Some(IoOp::Disk(op));
+        }
+        if let Some(op) = self.shard.poll_job() {
+            return Some(IoOp::Job(op));
+        }
+        self.ops.pop_front()
+    }
+
+    /// The next message for another shard.
+    pub fn poll_mesh(&mut self) -> Option<(ShardId, MeshMessage)> {
+        self.shard.poll_mesh()
+    }
+
+    /// The next answer for the control thread.
+    pub fn poll_control(&mut self) -> Option<ControlReply> {
+        self.control.replies.pop_front()
+    }
+
+    /// When [`Worker::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<BootTime> {
+        let connections = self.timers.first().map(|(at, _)| *at);
+        connections
+            .into_iter()
+            .chain(self.shard.poll_timeout())
+            .min()
+    }
+
+    // Between.
+
+    fn accept(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        listener: ListenerId,
+        addresses: ConnectionAddresses,
+    ) {
+        let from_there = self.by_address.entry(addresses.peer.ip()).or_default();
+        let is_full = self.connections >= self.config.connections_max
+            || *from_there >= self.config.connections_per_address_max;
+        if is_full || self.stop != Stop::Running {
+            if *from_there == 0 {
+                self.by_address.remove(&addresses.peer.ip());
+            }
+            self.counters.connections_refused += 1;
+            self.ops.push_back(IoOp::Close { connection: id });
+            return;
+        }
+        *from_there += 1;
+        let slot = id.slot as usize;
+        if self.table.len() <= slot {
+            self.table.resize_with(slot + 1, || None);
+        }
+        assert!(
+            self.table[slot].is_none(),
+            "a slot is used by one at a time"
+        );
+        let door = usize::from(listener.0);
+        let session = self.config.doors[door].protocol.open();
+        self.table[slot] = Some(Entry {
+            connection: Connection::new(now, id, addresses, session),
+            door,
+            timer: None,
+            is_dirty: false,
+        });
+        self.connections += 1;
+        self.touch(id.slot);
+    }
+
+    /// Calls a connection with everything around it, and looks at it again at the end of the turn.
+    /// One that was refused at the door is not in the table, and nothing is to be done with it.
+    fn with(
+        &mut self,
+        id: ConnectionId,
+        call: impl FnOnce(&mut Connection<Session>, &mut Surroundings<'_>),
+    ) {
+        let Some(entry) = self
+            .table
+            .get_mut(id.slot as usize)
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        assert_eq!(entry.connection.id(), id, "a slot's lives are apart");
+        let mut sink = Sink {
+            shard: &mut self.shard,
+            cluster: &self.config.doors[entry.door].cluster,
+            connection: id,
+            addresses: entry.connection.addresses(),
+        };
+        let mut around = Surroundings {
+            limits: &self.config.connection,
+            budget: &mut self.budget,
+            sink: &mut sink,
+        };
+        call(&mut entry.connection, &mut around);
+        self.touch(id.slot);
+    }
+
+    /// Notes that a connection may have something to do.
+    fn touch(&mut self, slot: u32) {
+        let entry = self.table[slot as usize].as_mut();
+        if let Some(entry) = entry.filter(|entry| !entry.is_dirty) {
+            entry.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    fn unblock(&mut self, slot: u32) {
+        if let Some(entry) = &mut self.table[slot as usize] {
+            entry.connection.unblock();
+            self.touch(slot);
+        }
+    }
+
+    /// Delivers outcomes and lets connections go on until nothing moves.
+    fn settle(&mut self, now: Now) {
+        loop {
+            let is_delivered = self.deliver(now);
+            if !is_delivered && self.dirty.is_empty() {
+                return;
+            }
+            for slot in std::mem::take(&mut self.dirty) {
+                self.look_at(now, slot);
+            }
+        }
+    }
+
+    /// Carries the shard's events to those who asked; whether there were any.
+    fn deliver(&mut self, now: Now) -> bool {
+        let mut is_any = false;
+        while let Some(Event { request, outcome }) = self.shard.poll_event() {
+            is_any = true;
+            assert_eq!(request.origin, self.shard.id());
+            if request.connection == ConnectionId::CONTROL {
+                let outcome = outcome.expect("a report is not refused");
+                self.answer_control(request.sequence, outcome);
+            } else {
+                self.with(request.connection, |open, around| {
+                    open.handle_outcome(now, request.sequence, outcome, around);
+                });
+            }
+        }
+        is_any
+    }
+
+    fn answer_control(&mut self, sequence: u64, outcome: Outcome) {
+        let token = self.control.reports.remove(&sequence);
+        let token = token.expect("a report was asked for");
+        let Outcome::Reported(shard) = outcome else {
+            unreachable!("only reports are asked for")
+        };
+        let report = WorkerReport {
+            shard: *shard,
+            counters: self.counters().to_vec(),
+        };
+        self.control.replies.push_back(ControlReply {
+            token,
+            answer: ControlAnswer::Report(Box::new(report)),
+        });
+    }
+
+    fn counters(&self) -> [(&'static str, u64); 7] {
+        let counters = &self.counters;
+        [
+            ("net_connections_now", self.connections as u64),
+            ("net_connections_refused", counters.connections_refused),
+            ("net_connections_timed_out", counters.connections_timed_out),
+            ("net_assembly_bytes_now", self.budget.used() as u64),
+            (
+                "net_receives_blocked_by_log",
+                counters.receives_blocked_by_log,
+            ),
+            (
+                "net_receives_starved_of_memory",
+                counters.receives_starved_of_memory,
+            ),
+            ("net_timers_now", self.timers.len() as u64),
+        ]
+    }
+
+    /// Takes from a connection what it has to do, and notes what it waits for.
+    fn look_at(&mut self, now: Now, slot: u32) {
+        let Some(entry) = &mut self.table[slot as usize] else {
+            return;
+        };
+        entry.is_dirty = false;
+        let id = entry.connection.id();
+        let mut sink = Sink {
+            shard: &mut self.shard,
+            cluster: &self.config.doors[entry.door].cluster,
+            connection: id,
+            addresses: entry.connection.addresses(),
+        };
+        let mut around = Surroundings {
+            limits: &self.config.connection,
+            budget: &mut self.budget,
+            sink: &mut sink,
+        };
+        let was_closing = entry.connection.is_closing();
+        entry
+            .connection
+            .poll_io(now, &mut around, &mut self.buffers, &mut self.ops);
+        if entry.connection.is_closing() && !was_closing {
+            self.shard.cancel_connection(id);
+        }
+        if entry.connection.is_blocked() && self.blocked.insert(slot) {
+            self.counters.receives_blocked_by_log += 1;
+        }
+        if entry.connection.is_starved() && self.starved.insert(slot) {
+            self.counters.receives_starved_of_memory += 1;
+        }
+        // A timer may be early, never late: it is moved only towards now, and looked at anew when
+        // it fires.
+        let due = entry.connection.poll_timeout(&self.config.connection);
+        if let Some(due) = due.filter(|due| entry.timer.is_none_or(|timer| *due < timer)) {
+            if let Some(timer) = entry.timer.replace(due) {
+                self.timers.remove(&(timer, slot));
+            }
+            self.timers.insert((due, slot));
+        }
+    }
+
+    fn handle_ended(&mut self, id: ConnectionId, errno: Option<i32>) {
+        match errno {
+            None => self.with(id, |open, _| open.handle_ended()),
+            Some(errno) => {
+                self.with(id, |open, _| open.handle_ended());
+                self.log_close(id, &std::io::Error::from_raw_os_error(errno).to_string());
+                self.close(id);
+            }
+        }
+    }
+
+    fn log_close(&self, id: ConnectionId, reason: &str) {
+        if let Some(Some(entry)) = self.table.get(id.slot as usize) {
+            let peer = entry.connection.addresses().peer;
+            tracing::info!("{peer}: closing the connection: {reason}");
+        }
+    }
+
+    /// Closes a connection at once.
+    fn close(&mut self, id: ConnectionId) {
+        if let Some(Some(entry)) = self.table.get_mut(id.slot as usize)
+            && !entry.connection.is_closing()
+        {
+            entry.connection.close(&mut self.budget, &mut self.ops);
+            self.shard.cancel_connection(id);
+        }
+    }
+
+    /// The driver has nothing of a connection any more.
+    fn forget(&mut self, id: ConnectionId) {
+        let Some(mut entry) = self.table.get_mut(id.slot as usize).and_then(Option::take) else {
+            return;
+        };
+        entry.connection.handle_closed(&mut self.budget);
+        if let Some(timer) = entry.timer {
+            self.timers.remove(&(timer, id.slot));
+        }
+        self.blocked.remove(&id.slot);
+        self.starved.remove(&id.slot);
+        self.connections -= 1;
+        let address = entry.connection.addresses().peer.ip();
+        let from_there = self.by_address.get_mut(&address);
+        let from_there = from_there.expect("every connection is counted");
+        *from_there -= 1;
+        if *from_there == 0 {
+            self.by_address.remove(&address);
+        }
+    }
+
+    /// Moves a clean stop on.
+    fn advance_stop(&mut self, now: Now) {
+        if self.stop == Stop::Running {
+            return;
+        }
+        self.shard.close(now);
+        if self.stop == Stop::Settling && self.shard.is_quiet() {
+            self.stop = Stop::Draining;
+            for slot in 0..self.table.len() {
+                if let Some(entry) = &mut self.table[slot] {
+                    entry.connection.drain();
+                    self.touch(slot as u32);
+                }
+            }
+            self.settle(now);
+        }
+    }
+}
+
+/// A session's way to the shard.
+struct Sink<'a> {
+    shard: &'a mut Shard,
+    cluster: &'a ClusterView,
+    connection: ConnectionId,
+    addresses: ConnectionAddresses,
+}
+
+impl Sink<'_> {
+    fn request(&self, sequence: u64) -> RequestId {
+        RequestId {
+            origin: self.shard.id(),
+            connection: self.connection,
+            sequence,
+        }
+    }
+}
+
+impl CommandSink for Sink<'_> {
+    fn submit(&mut self, now: Now, sequence: u64, command: Command<'_>) {
+        let request = self.request(sequence);
+        self.shard.submit(now, request, command);
+    }
+
+    fn cancel(&mut self, sequence: u64) {
+        let request = self.request(sequence);
+        self.shard.cancel(request);
+    }
+
+    fn catalog(&self) -> &Catalog {
+        self.shard.catalog()
+    }
+
+    fn cluster(&self) -> &ClusterView {
+        self.cluster
+    }
+
+    fn addresses(&self) -> ConnectionAddresses {
+        self.addresses
+    }
+
+    fn accepts_appends(&self) -> bool {
+        self.shard.accepts_appends()
+    }
+}
