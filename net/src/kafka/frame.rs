@@ -125,6 +125,18 @@ pub(crate) fn front<'a>(
     })
 }
 
+/// Cuts requests from any bytes, as a connection does.
+pub fn fuzz_decode(bytes: &[u8]) {
+    let config = KafkaConfig::default();
+    let mut at = 0;
+    while let Ok(
+        Front::Whole { bytes: taken, .. } | Front::UnknownApiVersions { bytes: taken, .. },
+    ) = front(&bytes[at..], at == 0, &config)
+    {
+        at += taken;
+    }
+}
+
 /// The declared length, if it can be a request at all.
 fn frame_length(length: [u8; 4], config: &KafkaConfig) -> Result<usize, ProtocolViolation> {
     let signed = i32::from_be_bytes(length);

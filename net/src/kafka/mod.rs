@@ -17,5 +17,14 @@ mod versions;
 mod walker;
 mod wire;
 
+/// What a fuzzer throws bytes at. Hostile bytes may be refused, never panic, and never make the
+/// decoders reserve more than they deserve. [`Session`] itself is the entry to everything else.
+pub mod fuzz {
+    pub use super::api::fetch::fuzz_decode as fetch;
+    pub use super::api::produce::fuzz_decode as produce;
+    pub use super::frame::fuzz_decode as frame;
+    pub use super::walker::fuzz_decode as walker;
+}
+
 pub use config::{BrokerSetting, KafkaConfig};
 pub use session::Session;

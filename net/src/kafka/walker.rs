@@ -4,6 +4,8 @@
 //! held against the bytes that are left, and all items against one limit, so that a count of 2^31
 //! costs a comparison and the decoded form has a bound.
 
+use super::config::KafkaConfig;
+use super::versions::Api;
 use super::wire::{DecodeError, Reader};
 
 /// A field of a request, and the versions that have it.
@@ -59,6 +61,22 @@ pub(super) fn check(
         }
     }
     reader.tags()
+}
+
+/// Walks any bytes: the first chooses the API, the second the version, the others are the body.
+pub fn fuzz_decode(bytes: &[u8]) {
+    let [key, version, body @ ..] = bytes else {
+        return;
+    };
+    let Some(api) = Api::from_key(i16::from(*key)) else {
+        return;
+    };
+    let version = i16::from(*version).clamp(api.versions().first, api.versions().last);
+    let items_max = KafkaConfig::default().request_items_max;
+    let mut reader = Reader::new(body, api.is_flexible(version), items_max);
+    if check(api.schema(), version, &mut reader).is_ok() {
+        assert!(reader.rest().len() <= body.len());
+    }
 }
 
 /// Recurses as deep as the schema, never as deep as the input says.

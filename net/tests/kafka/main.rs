@@ -5,5 +5,8 @@ mod admin;
 mod broker;
 mod client;
 mod fetch;
+mod fuzz;
 mod handshake;
+mod hostile;
 mod produce;
+mod samples;

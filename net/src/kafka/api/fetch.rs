@@ -33,9 +33,11 @@ use millrace_storage::record::BATCH_HEADER_BYTES;
 use millrace_storage::units::{BootTime, LeaderEpoch, Offset};
 
 use super::{Call, Handled, ReplyTo, Work};
+use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::{ErrorCode, fetch_error_code};
 use crate::kafka::fetch_set::{FetchSet, Wanted};
 use crate::kafka::frame::Request;
+use crate::kafka::versions::Api;
 use crate::kafka::wire::{DecodeError, Reader, Writer};
 use crate::session::ProtocolViolation;
 
@@ -137,6 +139,20 @@ fn decode_forgotten<'a>(
         reader.tags()?;
     }
     Ok(())
+}
+
+/// Decodes any bytes: the first chooses the version, the others are the body.
+pub fn fuzz_decode(bytes: &[u8]) {
+    let Some((version, body)) = bytes.split_first() else {
+        return;
+    };
+    let versions = Api::Fetch.versions();
+    let version = i16::from(*version).clamp(versions.first, versions.last);
+    let items_max = KafkaConfig::default().request_items_max;
+    let mut reader = Reader::new(body, Api::Fetch.is_flexible(version), items_max);
+    if let Ok(request) = decode(version, &mut reader) {
+        assert!(request.partitions.len() + request.forgotten.len() <= items_max);
+    }
 }
 
 pub(super) fn handle(

@@ -23,8 +23,10 @@ use millrace_storage::record::BatchHeader;
 use millrace_storage::units::PartitionId;
 
 use super::{Call, Handled, Reply, ReplyTo, Work};
+use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
+use crate::kafka::versions::Api;
 use crate::kafka::wire::{DecodeError, Reader, Writer};
 use crate::session::ProtocolViolation;
 
@@ -93,6 +95,25 @@ pub(crate) fn decode<'a>(
         topics,
         partitions,
     })
+}
+
+/// Decodes any bytes: the first chooses the version, the others are the body.
+pub fn fuzz_decode(bytes: &[u8]) {
+    let Some((version, body)) = bytes.split_first() else {
+        return;
+    };
+    let versions = Api::Produce.versions();
+    let version = i16::from(*version).clamp(versions.first, versions.last);
+    let items_max = KafkaConfig::default().request_items_max;
+    let mut reader = Reader::new(body, Api::Produce.is_flexible(version), items_max);
+    if let Ok(request) = decode(version, &mut reader) {
+        let ends = request.topics.iter().map(|topic| topic.partitions_end);
+        assert!(
+            ends.clone().is_sorted(),
+            "topics share out the partitions in order"
+        );
+        assert_eq!(ends.max().unwrap_or(0), request.partitions.len());
+    }
 }
 
 pub(super) fn handle(
