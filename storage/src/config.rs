@@ -35,6 +35,8 @@ pub struct StoreConfig {
     pub settle_after_ms: u64,
     /// How often retention is applied, milliseconds.
     pub retention_check_ms: u64,
+    /// Room for edits in the manifest; half of it used asks for a rewrite. Preallocated.
+    pub manifest_bytes_max: u64,
     /// Damaged ranges that the operator gives up, each exactly as a refusal named it.
     pub accept_loss: Vec<LossRange>,
     /// Seed for the generations of WAL files: fresh randomness at every start.
@@ -61,6 +63,7 @@ impl Default for StoreConfig {
             settle_files_max: 1,
             settle_after_ms: 60_000,
             retention_check_ms: 5_000,
+            manifest_bytes_max: 1 << 20,
             accept_loss: Vec::new(),
             seed: 0,
             #[cfg(any(test, feature = "testing"))]
@@ -81,6 +84,9 @@ impl StoreConfig {
         assert!(self.commit_buffer_bytes.is_multiple_of(PAGE_BYTES));
         assert!(self.commit_buffer_bytes >= PAGE_BYTES);
         assert!(self.groups_in_flight_max >= 1);
+        assert!(
+            self.manifest_bytes_max.is_multiple_of(page) && self.manifest_bytes_max >= 4 * page
+        );
         let largest = crate::block::block_bytes_for(self.batch_bytes_max);
         assert!(
             largest as u64 + 4 * page <= self.wal_file_bytes,

@@ -30,8 +30,6 @@ use format::RunIdentity;
 
 /// The tag of the manifest's tokens.
 pub const MANIFEST_TAG: u8 = 1;
-/// Room for edits behind the state that opens a file. Half full asks for a rewrite.
-pub const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// No manifest is larger: 100,000 packs of 10,000 partitions stay far below.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 /// Bytes of one read while opening.
@@ -59,7 +57,7 @@ pub struct Manifest {
     sequence: u64,
     /// Checksum of the last run.
     previous_crc: u32,
-    /// [`MANIFEST_BYTES_MAX`]; less in tests.
+    /// Room for edits behind the state that opens a file. Half full asks for a rewrite.
     room_bytes: u64,
     /// The disk had no space for a rewrite; tried again after [`Manifest::retry_rewrite`].
     rewrite_blocked: bool,
@@ -123,7 +121,8 @@ enum Stage {
 }
 
 impl Manifest {
-    /// Writes the first manifest of a new store: durable on return.
+    /// Writes the first manifest of a new store: durable on return. `room_bytes` is the room for
+    /// edits behind the state that opens a file.
     ///
     /// # Errors
     /// [`StorageError::Io`] when the disk fails.
@@ -131,8 +130,9 @@ impl Manifest {
         disk: &mut BlockingDisk<'_>,
         shard: ShardId,
         chain_start: ChainStart,
+        room_bytes: u64,
     ) -> Result<Self, StorageError> {
-        let mut manifest = Self::new(shard, ManifestState::new(chain_start));
+        let mut manifest = Self::new(shard, ManifestState::new(chain_start), room_bytes);
         manifest.start_rewrite();
         manifest.drive(disk)?;
         if manifest.number == 0 {
@@ -149,6 +149,7 @@ impl Manifest {
         disk: &mut BlockingDisk<'_>,
         shard: ShardId,
         listing: &Listing,
+        room_bytes: u64,
     ) -> Result<Option<Self>, StorageError> {
         let mut found: Vec<(u64, u64)> = listing
             .files
@@ -163,12 +164,12 @@ impl Manifest {
             return Ok(None);
         };
         let older: Vec<u64> = found.into_iter().map(|(number, _)| number).collect();
-        Self::open_current(disk, shard, (number, file_bytes), &older).map(Some)
+        Self::open_current(disk, (shard, room_bytes), (number, file_bytes), &older).map(Some)
     }
 
     fn open_current(
         disk: &mut BlockingDisk<'_>,
-        shard: ShardId,
+        (shard, room_bytes): (ShardId, u64),
         (number, file_bytes): (u64, u64),
         older: &[u64],
     ) -> Result<Self, StorageError> {
@@ -182,7 +183,7 @@ impl Manifest {
                 position: damage.position,
                 found: damage.found,
             })?;
-        let mut manifest = Self::new(shard, replayed.state);
+        let mut manifest = Self::new(shard, replayed.state, room_bytes);
         manifest.tokens = tokens;
         manifest.number = number;
         manifest.file_bytes = file_bytes;
@@ -201,7 +202,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn new(shard: ShardId, state: ManifestState) -> Self {
+    fn new(shard: ShardId, state: ManifestState, room_bytes: u64) -> Self {
         Self {
             shard,
             state,
@@ -211,7 +212,7 @@ impl Manifest {
             rewrite_from: 0,
             sequence: 1,
             previous_crc: 0,
-            room_bytes: MANIFEST_BYTES_MAX,
+            room_bytes,
             rewrite_blocked: false,
             tokens: DiskTokens::new(MANIFEST_TAG),
             next_ticket: 0,
@@ -551,11 +552,12 @@ fn read_whole(
     let page_bytes = file_length(PAGE_BYTES);
     let whole_pages = file_bytes - file_bytes % page_bytes;
     let mut bytes = Vec::new();
-    let mut buffer = AlignedBuf::zeroed(READ_BYTES);
+    let step = READ_BYTES.min(usize::try_from(whole_pages).unwrap_or(READ_BYTES));
+    let mut buffer = AlignedBuf::zeroed(step.max(PAGE_BYTES));
     while file_length(bytes.len()) < whole_pages {
         let position = file_length(bytes.len());
-        let left = usize::try_from(whole_pages - position).unwrap_or(READ_BYTES);
-        buffer.set_len(left.min(READ_BYTES));
+        let left = usize::try_from(whole_pages - position).unwrap_or(step);
+        buffer.set_len(left.min(step));
         let done = disk(DiskOp::Read {
             token: tokens.issue(),
             file,

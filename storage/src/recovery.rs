@@ -66,7 +66,12 @@ pub(crate) fn open(
     let mut disk = StartDisk::new(disk, config.shard);
     let listing = disk.list()?;
     let survey = Survey::take(&mut disk, config.shard, &listing)?;
-    match Manifest::open(disk.inner(), config.shard, &listing)? {
+    match Manifest::open(
+        disk.inner(),
+        config.shard,
+        &listing,
+        config.manifest_bytes_max,
+    )? {
         Some(manifest) => {
             let recovery = Recovery {
                 config,
@@ -130,7 +135,12 @@ fn begin(
     };
     make_slot(disk, 0, config.wal_file_bytes)?;
     write_header(disk, &header)?;
-    let manifest = Manifest::create(disk.inner(), config.shard, start_at(&header))?;
+    let manifest = Manifest::create(
+        disk.inner(),
+        config.shard,
+        start_at(&header),
+        config.manifest_bytes_max,
+    )?;
     let mut slots = Slots::new(config.wal_file_bytes, config.wal_files);
     slots.add(0, config.wal_file_bytes, true);
     let mut current = WalFile::new(&header);

@@ -15,6 +15,8 @@ use crate::seeds::each_seed;
 const SHARD: ShardId = ShardId(0);
 const PARTITIONS: u64 = 3;
 const LIVES: u64 = 6;
+/// Small, so that rewrites happen.
+const ROOM_BYTES: u64 = 32 << 10;
 
 #[test]
 fn the_manifest_survives_a_power_cut_at_any_io() {
@@ -79,7 +81,7 @@ impl Edits {
                 life: LifeId(1),
                 generation: Generation(7),
             };
-            Manifest::create(&mut *disk, SHARD, chain_start)?;
+            Manifest::create(&mut *disk, SHARD, chain_start, ROOM_BYTES)?;
             self.created = true;
             return Ok(());
         };
@@ -150,5 +152,5 @@ fn open(disk: &mut BlockingDisk<'_>) -> Result<Option<Manifest>, StorageError> {
             });
         }
     };
-    Manifest::open(disk, SHARD, &listing)
+    Manifest::open(disk, SHARD, &listing, ROOM_BYTES)
 }

@@ -84,11 +84,11 @@ impl MemoryDisk {
 
     fn open(&mut self) -> Result<Option<Manifest>, StorageError> {
         let listing = self.listing();
-        Manifest::open(&mut |op| self.run(op), SHARD, &listing)
+        Manifest::open(&mut |op| self.run(op), SHARD, &listing, 1 << 20)
     }
 
     fn create(&mut self) -> Manifest {
-        Manifest::create(&mut |op| self.run(op), SHARD, chain_start(1)).expect("created")
+        Manifest::create(&mut |op| self.run(op), SHARD, chain_start(1), 1 << 20).expect("created")
     }
 
     fn commit(&mut self, manifest: &mut Manifest, edits: Vec<ManifestEdit>) {
