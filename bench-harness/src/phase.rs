@@ -120,9 +120,13 @@ impl Watched {
                 Note::ProducerDone => return Err(anyhow!("a producer ended before the start")),
             }
         }
-        let start_ns = clock.now_ns() + START_AFTER_NS;
-        let window_start_ns = start_ns + warmup_ns;
-        let end_ns = duration_ns.map_or(u64::MAX, |duration_ns| window_start_ns + duration_ns);
+        let now_ns = clock.now_ns();
+        let start_ns = now_ns + START_AFTER_NS;
+        // Without a limit everything counts, also what consumers receive before message 0 is due.
+        let (window_start_ns, end_ns) = match duration_ns {
+            Some(duration_ns) => (start_ns + warmup_ns, start_ns + warmup_ns + duration_ns),
+            None => (now_ns, u64::MAX),
+        };
         let window = Window {
             start_ns: window_start_ns,
             end_ns,

@@ -137,24 +137,45 @@ fn by_node(target: SocketAddr, topology: &Topology) -> anyhow::Result<Vec<Led>> 
     Ok(led)
 }
 
+/// Where each partition ends. A fresh leader may still say that it is none: asked again.
 async fn ends(nodes: &[Led], topic: &str, partitions: u32) -> anyhow::Result<Vec<u64>> {
     let mut ends = vec![0; usize::try_from(partitions).expect("32 bits fit")];
     for node in nodes {
         let mut connection = Connection::open(node.address, Client::kafka(topic, -1)).await?;
-        let mut out = Vec::new();
-        connection.client.ends(&mut out, &node.partitions);
-        let listed = connection.exchange(out, |reply| match reply {
-            Reply::Ends(ends) => Some(ends),
-            _ => None,
-        });
-        for (partition, end) in listed.await? {
-            let end = end.map_err(|refusal| {
-                anyhow::anyhow!("no end of partition {partition} of {topic:?}: {refusal}")
-            })?;
+        for (partition, end) in listed_ends(&mut connection, topic, &node.partitions).await? {
             let slot = ends.get_mut(usize::try_from(partition).expect("32 bits fit"));
             *slot.with_context(|| format!("partition {partition} was not asked for"))? = end;
         }
         connection.stream.close();
     }
     Ok(ends)
+}
+
+async fn listed_ends(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: &[u32],
+) -> anyhow::Result<Vec<(u32, u64)>> {
+    let mut reason = String::new();
+    for _ in 0..LEADERS_RETRIES_MAX {
+        let mut out = Vec::new();
+        connection.client.ends(&mut out, partitions);
+        let listed = connection.exchange(out, |reply| match reply {
+            Reply::Ends(ends) => Some(ends),
+            _ => None,
+        });
+        let (mut ends, mut refused) = (Vec::new(), None);
+        for (partition, end) in listed.await? {
+            match end {
+                Ok(end) => ends.push((partition, end)),
+                Err(refusal) => refused = Some(format!("partition {partition}: {refusal}")),
+            }
+        }
+        match refused {
+            None => return Ok(ends),
+            Some(refused) => reason = refused,
+        }
+        tokio::time::sleep(LEADERS_RETRY).await;
+    }
+    bail!("the ends of topic {topic:?} cannot be had: {reason}")
 }

@@ -173,6 +173,7 @@ impl Report {
                     verdict.damaged
                 ),
             ),
+            None if self.interrupted => put(out, format_args!("not verified: stopped early")),
             None => put(out, format_args!("not verified: nothing was read back")),
         }
         for warning in &self.warnings {
