@@ -55,7 +55,8 @@ pub(crate) struct Recovered {
     pub(crate) catalog: Catalog,
     /// Partitions that anything was found of.
     pub(crate) partitions: BTreeMap<PartitionId, PartitionState>,
-    /// Bytes of the log that the operator gave up at this start.
+    /// Bytes of the log that the operator gave up and that nothing was done about yet: at this
+    /// start, or at one that did not get to the end.
     pub(crate) lost_bytes: u64,
     /// When the start found it: idle periods begin then.
     used: BootTime,
@@ -119,7 +120,9 @@ impl Recovered {
             // The store itself keeps the starts of logs; the rest is in the snapshot.
             Replayed::Batch { .. } | Replayed::State { .. } | Replayed::LogStart { .. } => Ok(()),
             Replayed::LossAccepted { from, to } => {
-                self.lost_bytes += to - from;
+                if to > self.as_of {
+                    self.lost_bytes += to - from;
+                }
                 Ok(())
             }
         }
@@ -150,7 +153,7 @@ impl Recovered {
         input.finish()
     }
 
-    /// Applies what `encode_epochs` wrote.
+    /// Applies what `skip_lost` wrote, which settles every loss before it.
     fn take_epochs(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
         let mut input = Decoder::new(bytes);
         input.format(FORMAT, "leader epochs")?;
@@ -163,6 +166,7 @@ impl Recovered {
             state.reach(next);
             state.epochs.observe(epoch, next);
         }
+        self.lost_bytes = 0;
         input.finish()
     }
 }
@@ -288,13 +292,14 @@ mod tests {
             from: Lsn(10),
             to: Lsn(20),
         });
+        assert_eq!(found.lost_bytes, 10);
         found.replay(Replayed::State {
             lsn: Lsn(30),
             key: EPOCHS_KEY,
             bytes: &bytes,
         });
         let found = found.finish().expect("good");
-        assert_eq!(found.lost_bytes, 10);
+        assert_eq!(found.lost_bytes, 0, "nothing is left to do about it");
         assert_eq!(found.partitions[&P].next(), state.next());
         assert_eq!(found.partitions[&P].epochs.current(), LeaderEpoch(1));
 

@@ -11,7 +11,7 @@ mod sleep_model;
 
 /// What [`sleep`] is built on; its model is built on loom's.
 mod atomics {
-    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering};
 }
 
 pub use sleep::SleepFlag;

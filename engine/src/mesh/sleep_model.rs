@@ -1,7 +1,7 @@
 //! The sleep flag under loom: the same source, every order of its steps.
 
 mod atomics {
-    pub(super) use loom::sync::atomic::{AtomicBool, Ordering, fence};
+    pub(super) use loom::sync::atomic::{AtomicBool, Ordering};
 }
 
 #[path = "sleep.rs"]
@@ -79,4 +79,30 @@ fn a_sleeper_with_a_message_is_always_woken() {
 #[test]
 fn two_senders_wake_a_sleeper_once() {
     check(2);
+}
+
+#[test]
+fn a_sleeper_that_was_woken_and_sleeps_again_is_woken_again() {
+    loom::model(|| {
+        let model = Model::new();
+        let sender = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || {
+                model.send();
+                model.send();
+            })
+        };
+        // Parks, is woken by whatever comes, reads everything, and parks again.
+        let first = model.pushed.load(Ordering::Acquire);
+        model.park(first);
+        model.flag.wake_up();
+        let woken_before = model.woken.load(Ordering::Relaxed);
+        let second = model.pushed.load(Ordering::Acquire);
+        let parked = model.park(second);
+        sender.join().expect("the sender ran");
+        let woken = model.woken.load(Ordering::Relaxed);
+        if parked && second < 2 {
+            assert!(woken > woken_before, "parked with a message unread");
+        }
+    });
 }
