@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Holds the reports of one sitting of perf/speed.sh against the speed targets.
+
+    perf/summary.py DIRECTORY
+"""
+
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+
+def load(directory):
+    """Reports by scenario name."""
+    runs = {}
+    for path in sorted(pathlib.Path(directory).glob("*.json")):
+        name = re.fullmatch(r"(.+)-\d+", path.stem)
+        if name:
+            runs.setdefault(name[1], []).append(json.loads(path.read_text()))
+    return runs
+
+
+def median(reports, figure):
+    """Median of `figure` over the reports that have it; None without any."""
+    values = []
+    for report in reports:
+        try:
+            values.append(figure(report))
+        except (KeyError, TypeError, StopIteration):
+            pass
+    return statistics.median(values) if values else None
+
+
+def commits(report, size, figure):
+    """Best figure of the disk's commits of one size over the groups in flight."""
+    ways = [way for way in report["commits"] if way["commit_bytes"] == size]
+    return max(way[figure] for way in ways)
+
+
+def lone_commit(report, figure):
+    ways = report["commits"]
+    way = next(w for w in ways if w["commit_bytes"] == 4096 and w["groups_in_flight"] == 1)
+    return way["latency"][figure]
+
+
+def is_good(report):
+    verdict = report.get("verification") or {}
+    wrong = sum(verdict.get(key, 0) for key in ("lost", "doubled", "reordered", "damaged"))
+    return not (report.get("failures") or report.get("refused") or wrong)
+
+
+class Table:
+    def __init__(self):
+        print("| what | measured | against | ratio | target | met |")
+        print("|---|---:|---:|---:|---:|---|")
+
+    def row(self, what, measured, against, target, unit, at_most=False):
+        """One target: `measured / against` must be at least, or at most, `target`."""
+        if measured is None or not against:
+            print(f"| {what} | - | - | - | {target:g} | not measured |")
+            return
+        ratio = measured / against
+        met = ratio <= target if at_most else ratio >= target
+        sign = "<=" if at_most else ">="
+        print(
+            f"| {what} | {measured:,.0f} {unit} | {against:,.0f} {unit} | {ratio:.2f} "
+            f"| {sign} {target:g} | {'yes' if met else 'NO'} |"
+        )
+
+
+def main():
+    directory = pathlib.Path(sys.argv[1])
+    runs = load(directory)
+    disks = runs.get("disk-before", []) + runs.get("disk-after", [])
+    machine = disks[0]["machine"]
+    storage = disks[0]["storage"]
+    print(f"# Speed, {directory.name}\n")
+    print(f"{machine['cpu_model']}, {machine['cpus']} cores, Linux {machine['kernel']}, ", end="")
+    print(f"{storage['file_system']} on {storage['device']}. Medians.\n")
+
+    def of(name, figure):
+        return median(runs.get(name, []), figure)
+
+    floor = {f: median(disks, lambda r, f=f: lone_commit(r, f)) for f in ("p50_us", "p99_us")}
+    disk_bytes = median(disks, lambda r: commits(r, 1 << 20, "bytes_per_s"))
+    read_bytes = median(disks, lambda r: r["sequential_read"]["bytes_per_s"])
+    table = Table()
+
+    def ack(name, figure):
+        return of(name, lambda r: r["ack_latency"][figure])
+
+    for figure, target in (("p50_us", 1.5), ("p99_us", 3)):
+        what = f"acknowledgement {figure[:3]} at 1,000/s, to a 4 KiB commit's"
+        table.row(what, ack("ack", figure), floor[figure], target, "us", at_most=True)
+    what = "the same p99 while settling"
+    table.row(what, ack("ack-settling", "p99_us"), floor["p99_us"], 5, "us", at_most=True)
+
+    def sent(name):
+        value = of(name, lambda r: r["sent"]["bytes_per_s"])
+        return value and value / 1e6
+
+    def amplification(report):
+        return report["broker"]["bytes_written_per_byte_accepted"]
+
+    for batch in ("64KiB", "1MiB"):
+        disk = disk_bytes / 1e6
+        table.row(f"burst, {batch} batches, to the disk", sent(f"burst-{batch}"), disk, 0.6, "MB/s")
+        name = f"sustained-{batch}"
+        amplified = of(name, amplification)
+        left = disk / amplified if amplified else None
+        what = f"sustained, {batch}, to the disk less amplification"
+        table.row(what, sent(name), left, 0.6, "MB/s")
+        what = f"sustained, {batch}, to the sink (either will do)"
+        table.row(what, sent(name), sent(f"sink-{batch}"), 0.8, "MB/s")
+
+    behind = of("tail", lambda r: r["delivery_latency"]["p99_us"])
+    table.row("behind at the tail, p99, to 1 s", behind, 1e6, 1, "us", at_most=True)
+    backlog = of("backlog", lambda r: r["received"]["bytes_per_s"] / 1e6)
+    table.row("cold reading, to the disk's", backlog, read_bytes / 1e6, 0.5, "MB/s")
+    one, many = sent("partitions-1"), sent("partitions-1000")
+    table.row("1,000 partitions, to one", many, one, 0.7, "MB/s")
+    for name, mebibytes in (("idle-none", 64), ("idle-10000", 256)):
+        memory = of(name, lambda r: r["memory_bytes"] / (1 << 20))
+        table.row(f"memory, {name}, to the limit", memory, mebibytes, 1, "MiB", at_most=True)
+    start = of("idle-none", lambda r: r["start_ms"])
+    table.row("start on an empty directory, to 200 ms", start, 200, 1, "ms", at_most=True)
+
+    for batch in ("64KiB", "1MiB"):
+        amplified = of(f"sustained-{batch}", amplification)
+        if amplified:
+            print(f"\nBytes written per byte accepted, {batch} batches: {amplified:.2f}.", end="")
+    bad = [name for name, reports in runs.items() if not all(map(is_good, reports))]
+    print(f"\n\nRuns that did not end well: {', '.join(bad) if bad else 'none'}.")
+
+
+main()
