@@ -1,7 +1,7 @@
 //! Reads of batches: from the cache at once, from WAL files through the disk.
 //!
-//! A read that misses the cache fetches the whole block, checks that it is the block that was
-//! written there in this life, and starts again through the index with the block at hand: whatever
+//! A read that misses the cache fetches the whole block and its neighbours, checks that they are the
+//! blocks that were written there in this life, and starts again through the index with the block at hand: whatever
 //! was settled or recycled in between, the index knows. Reads of one block share one fetch. A
 //! fetched file is pinned, so its slot is not reused under the fetch.
 
@@ -24,6 +24,10 @@ use crate::wal::{BlockPlace, Wal};
 
 /// The tag of the reads' tokens.
 pub(crate) const READS_TAG: u8 = 18;
+
+/// A fetch takes further blocks of its file along up to this size: a log written slowly has many
+/// small blocks, and who reads one of them reads on.
+const FETCH_BYTES: usize = 1 << 20;
 
 /// What a read looks for.
 #[derive(Clone, Copy, Debug)]
@@ -82,10 +86,11 @@ pub struct ReadCounters {
     pub damaged: u64,
 }
 
-/// A block on its way from a WAL file.
+/// Neighbouring blocks on their way from a WAL file.
 #[derive(Debug)]
 struct Fetch {
-    place: BlockPlace,
+    /// Never empty; back to back.
+    places: Vec<BlockPlace>,
     waiting: Vec<ReadTicket>,
 }
 
@@ -164,22 +169,29 @@ impl Reads {
     }
 
     fn fetch(&mut self, lsn: Lsn, ticket: ReadTicket, context: &mut ReadContext<'_>) {
-        let running = self.fetches.values_mut().find(|f| f.place.first_lsn == lsn);
-        if let Some(fetch) = running {
+        let brings = |fetch: &&mut Fetch| fetch.places.iter().any(|p| p.first_lsn == lsn);
+        if let Some(fetch) = self.fetches.values_mut().find(brings) {
             fetch.waiting.push(ticket);
             return;
         }
-        let place = context.wal.find(lsn).expect("an indexed run is in the WAL");
-        context.wal.slots.pin(place.slot);
+        let durable_lsn = context.durable_lsn;
+        let places = context.wal.stretch(lsn, FETCH_BYTES, durable_lsn);
+        let waiting = vec![ticket];
+        self.start_fetch(Fetch { places, waiting }, context);
+    }
+
+    fn start_fetch(&mut self, fetch: Fetch, context: &mut ReadContext<'_>) {
+        let first = fetch.places.first().expect("an indexed run is in the WAL");
+        let bytes = fetch.places.iter().map(|place| place.block_bytes).sum();
+        context.wal.slots.pin(first.slot);
         let token = self.tokens.issue();
         context.ops.push_back(DiskOp::Read {
             token,
-            file: FileName::Wal(place.slot),
-            position: place.position,
-            buffer: AlignedBuf::zeroed(place.block_bytes),
+            file: FileName::Wal(first.slot),
+            position: first.position,
+            buffer: AlignedBuf::zeroed(bytes),
         });
-        let waiting = vec![ticket];
-        self.fetches.insert(token, Fetch { place, waiting });
+        self.fetches.insert(token, fetch);
     }
 
     /// Takes a fetch's completion and goes on with the reads that waited for it. Returns the
@@ -190,16 +202,20 @@ impl Reads {
         context: &mut ReadContext<'_>,
     ) -> Option<(PartitionId, ReadError)> {
         let fetch = self.fetches.remove(&done.token);
-        let Fetch { place, waiting } = fetch.expect("a completion belongs to a fetch");
-        context.wal.slots.unpin(place.slot, context.ops);
-        let block = self.check(&place, done, context.wal);
-        if let Ok(block) = &block {
-            self.counters.blocks += 1;
-            self.counters.block_bytes += block.len() as u64;
-            context.cache.keep_read(place.first_lsn, block.clone());
+        let mut fetch = fetch.expect("a completion belongs to a fetch");
+        let first = fetch.places[0];
+        if done.result != Ok(DiskOutcome::Done) && fetch.places.len() > 1 {
+            // Perhaps it is a neighbour that cannot be read.
+            fetch.places.truncate(1);
+            self.start_fetch(fetch, context);
+            context.wal.slots.unpin(first.slot, context.ops);
+            return None;
         }
+        context.wal.slots.unpin(first.slot, context.ops);
+        let block = self.keep_blocks(&fetch.places, done, context);
+        self.counters.damaged += u64::from(block.is_err());
         let mut damage = None;
-        for ticket in waiting {
+        for ticket in fetch.waiting {
             let Some((want, settled)) = self.pending.remove(&ticket) else {
                 continue; // Cancelled meanwhile.
             };
@@ -208,15 +224,57 @@ impl Reads {
                 continue;
             }
             match &block {
-                Ok(block) => self.go_on(ticket, want, (place.first_lsn, block), context),
+                Ok(block) => self.go_on(ticket, want, (first.first_lsn, block), context),
                 Err(error) => {
                     damage = Some((want.partition, *error));
                     self.done.push_back((ticket, Err(*error)));
                 }
             }
         }
-        self.counters.damaged += u64::from(block.is_err());
         damage
+    }
+
+    /// Checks and keeps what a fetch brought, and returns its first block, whose damage counts;
+    /// a damaged neighbour is found again by whoever asks for it.
+    fn keep_blocks(
+        &mut self,
+        places: &[BlockPlace],
+        done: DiskDone,
+        context: &mut ReadContext<'_>,
+    ) -> Result<Bytes, ReadError> {
+        let first = &places[0];
+        match done.result {
+            Ok(DiskOutcome::Done) => {}
+            Ok(_) => return Err(damaged_at(first)),
+            Err(error) => return Err(ReadError::Disk(error)),
+        }
+        let stretch = Bytes::from_owner(done.buffer.expect("a read's buffer comes back"));
+        let mut at = 0;
+        for place in places {
+            let block = stretch.slice(at..at + place.block_bytes);
+            at += place.block_bytes;
+            if !self.is_as_written(place, &block, context.wal) {
+                if place == first {
+                    return Err(damaged_at(first));
+                }
+                break;
+            }
+            self.counters.blocks += 1;
+            self.counters.block_bytes += block.len() as u64;
+            context.cache.keep_read(place.first_lsn, block);
+        }
+        Ok(stretch.slice(..first.block_bytes))
+    }
+
+    /// Whether `block` is what was written at `place` in this life.
+    fn is_as_written(&self, place: &BlockPlace, block: &[u8], wal: &Wal) -> bool {
+        if self.trust_anything {
+            return true;
+        }
+        let Ok((header, _)) = BlockHeader::decode(block, self.seeding) else {
+            return false;
+        };
+        place.is(&header, wal.shard()) && header.payload(block, self.seeding).is_ok()
     }
 
     fn go_on(
@@ -235,27 +293,12 @@ impl Reads {
             }
         }
     }
+}
 
-    /// The block, if what came back is what was written there.
-    fn check(&self, place: &BlockPlace, done: DiskDone, wal: &Wal) -> Result<Bytes, ReadError> {
-        let damaged = ReadError::Damaged {
-            file: FileName::Wal(place.slot),
-            position: place.position,
-        };
-        match done.result {
-            Ok(DiskOutcome::Done) => {}
-            Ok(_) => return Err(damaged),
-            Err(error) => return Err(ReadError::Disk(error)),
-        }
-        let buffer = done.buffer.expect("a read's buffer comes back");
-        if !self.trust_anything {
-            let (header, _) = BlockHeader::decode(&buffer, self.seeding).map_err(|_| damaged)?;
-            if !place.is(&header, wal.shard()) {
-                return Err(damaged);
-            }
-            header.payload(&buffer, self.seeding).map_err(|_| damaged)?;
-        }
-        Ok(Bytes::from_owner(buffer))
+fn damaged_at(place: &BlockPlace) -> ReadError {
+    ReadError::Damaged {
+        file: FileName::Wal(place.slot),
+        position: place.position,
     }
 }
 
@@ -416,11 +459,7 @@ impl LogReader<'_> {
 
     fn damaged(&self, run: &Run) -> ReadError {
         let place = self.wal.find(run.block);
-        let place = place.expect("an indexed run is in the WAL");
-        ReadError::Damaged {
-            file: FileName::Wal(place.slot),
-            position: place.position,
-        }
+        damaged_at(&place.expect("an indexed run is in the WAL"))
     }
 }
 

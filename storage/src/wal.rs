@@ -280,6 +280,26 @@ impl Wal {
         self.closed.get(after.checked_sub(1)?)?.place(lsn)
     }
 
+    /// The places of the block that starts at `lsn` and of those behind it in its file, durable
+    /// and up to `bytes_max` in all; the first one whatever its size.
+    pub(crate) fn stretch(&self, lsn: Lsn, bytes_max: usize, durable: Lsn) -> Vec<BlockPlace> {
+        let mut places = Vec::new();
+        let mut bytes = 0;
+        let mut next = lsn;
+        while let Some(place) = self.find(next) {
+            bytes += place.block_bytes;
+            next = place.first_lsn + place.block_bytes as u64;
+            let goes_on = places.last().is_none_or(|last: &BlockPlace| {
+                last.life == place.life && bytes <= bytes_max && next <= durable
+            });
+            if !goes_on {
+                break;
+            }
+            places.push(place);
+        }
+        places
+    }
+
     /// The chain begins at `life` from now on (a manifest edit says so durably): earlier files are
     /// released.
     pub(crate) fn release_before(&mut self, life: LifeId, ops: &mut VecDeque<DiskOp>) {

@@ -376,3 +376,24 @@ fn deleted_records_are_out_of_range_and_stay_deleted() {
     let below = store.read(now(0), request(1, 3));
     assert_eq!(below, ReadOutcome::Ready(Err(ReadError::OutOfRange)));
 }
+
+#[test]
+fn a_cold_read_takes_neighbours_along_and_does_without_an_unreadable_one() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let end = fill(&mut store, &mut disk);
+    assert_eq!(store.read(now(0), request(0, end)), ReadOutcome::Pending);
+    let mut ops: Vec<_> = std::iter::from_fn(|| store.poll_disk()).collect();
+    let eio = Err(DiskError::Io { errno: 5 });
+    store.handle_disk(now(0), done(ops.remove(0), eio));
+    assert_eq!(store.poll_read(), None, "one of fourteen blocks may be bad");
+    settle_disk(&mut store, &mut disk, now(0));
+    let (_, records) = store.poll_read().expect("answered");
+    assert_eq!(offsets(&records.expect("readable")), [0]);
+
+    assert_eq!(store.read(now(0), request(1, end)), ReadOutcome::Pending);
+    settle_disk(&mut store, &mut disk, now(0));
+    let (_, records) = store.poll_read().expect("answered");
+    let expected: Vec<u64> = (1..14).collect();
+    assert_eq!(offsets(&records.expect("readable")), expected);
+}

@@ -75,7 +75,7 @@ fn flip(disk: &mut SimDisk, file: FileName, byte: usize, bit: u32) {
 fn any_damaged_byte_of_a_sealed_log_refuses_or_changes_nothing() {
     let (machine, model) = sealed(3);
     let mut refused = 0;
-    let headers = |byte: &usize| byte % PAGE_BYTES < 90 || byte % 13 == 0;
+    let headers = |byte: &usize| byte % PAGE_BYTES < 90 || byte.is_multiple_of(13);
     for byte in (0..5 * PAGE_BYTES).filter(headers) {
         let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
         flip(&mut disk, FILE, byte, byte as u32 % 8);
