@@ -284,6 +284,13 @@ impl Reads {
         at_hand: (Lsn, &Bytes),
         context: &mut ReadContext<'_>,
     ) {
+        if self.trust_anything
+            && let What::Batches { from, .. } = want.what
+        {
+            let records = whatever_is_there(&want, from, at_hand.1);
+            self.done.push_back((ticket, Ok(records)));
+            return;
+        }
         match serve(&want, Some(at_hand), context) {
             Ok(Step::Done(records)) => self.done.push_back((ticket, Ok(records))),
             Err(error) => self.done.push_back((ticket, Err(error))),
@@ -292,6 +299,22 @@ impl Reads {
                 self.fetch(lsn, ticket, context);
             }
         }
+    }
+}
+
+/// The batches in `block`, taken for what the index once said is there: a seeded bug.
+fn whatever_is_there(want: &Want, from: Offset, block: &Bytes) -> Records {
+    let payload = block.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+    let is_wanted = |body: &[u8]| {
+        let header = BatchHeader::parse(body);
+        header.is_ok_and(|h| h.next_offset() > from && h.base_offset < want.end)
+    };
+    let batches = Entries::new(payload, 0)
+        .map_while(Result::ok)
+        .filter(|e| e.kind == EntryKind::Batch && e.id == u64::from(want.partition.0))
+        .filter(|entry| is_wanted(entry.body));
+    Records {
+        batches: batches.map(|entry| block.slice_ref(entry.body)).collect(),
     }
 }
 

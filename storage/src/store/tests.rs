@@ -1,6 +1,7 @@
 //! Questions to a store that runs: order of acknowledgement, reads, poison.
 
 use super::*;
+use crate::config::SeededBug;
 use crate::disk::DiskOutcome;
 use crate::record::Batch;
 use crate::record::tests::hello;
@@ -235,7 +236,10 @@ fn a_clean_stop_seals_without_waiting() {
 
 /// Fills the log with groups of its own for each batch until it refuses; how many it took.
 fn fill(store: &mut Store, disk: &mut SimDisk) -> u64 {
-    let mut offset = 0;
+    fill_from(store, disk, 0)
+}
+
+fn fill_from(store: &mut Store, disk: &mut SimDisk, mut offset: u64) -> u64 {
     loop {
         let bytes = batch(offset, 3000);
         let append = Append {
@@ -284,32 +288,38 @@ fn batches_out_of_memory_come_back_from_their_files() {
     assert!(matches!(again, ReadOutcome::Ready(Ok(_))), "kept in memory");
 }
 
-#[test]
-fn a_slot_is_not_reused_under_a_read() {
+/// Starts a read of the first batch, settles its file under it, appends until every free slot is
+/// in use, and only then lets the read reach the disk.
+fn first_batch_read_late(config: StoreConfig) -> Vec<u64> {
     let mut disk = SimDisk::new(1);
-    let mut store = quiet(&mut disk);
+    let opened = Store::open(config, now(0), &mut *disk.blocking(SHARD), &mut |_| {});
+    let mut store = opened.expect("opens");
+    store.create_log(LOG, LogConfig::default());
+    settle_disk(&mut store, &mut disk, now(0));
     let end = fill(&mut store, &mut disk);
     assert_eq!(store.read(now(0), request(0, end)), ReadOutcome::Pending);
-    let mut reads: Vec<_> = std::iter::from_fn(|| store.poll_disk()).collect();
+    let read = store.poll_disk().expect("the read");
     let second = store.wal.closed()[1].life;
     store.wal.release_before(second, &mut store.ops);
-    assert_eq!(store.wal.slots.free(), 1, "held by the read");
-    let DiskDone {
-        token,
-        buffer,
-        result,
-    } = disk.run(SHARD, reads.remove(0));
-    store.handle_disk(
-        now(0),
-        DiskDone {
-            token,
-            buffer,
-            result,
-        },
-    );
-    assert_eq!(store.wal.slots.free(), 2);
+    fill_from(&mut store, &mut disk, end);
+    let done = disk.run(SHARD, read);
+    store.handle_disk(now(0), done);
     let (_, records) = store.poll_read().expect("answered");
-    assert_eq!(offsets(&records.expect("readable"))[0], 0);
+    offsets(&records.expect("readable"))
+}
+
+#[test]
+fn a_slot_is_not_reused_under_a_read() {
+    assert_eq!(first_batch_read_late(small())[0], 0);
+}
+
+#[test]
+fn reading_from_a_recycled_file_is_caught() {
+    let config = StoreConfig {
+        seeded_bug: Some(SeededBug::ReadFromRecycledFile),
+        ..small()
+    };
+    assert_ne!(first_batch_read_late(config).first(), Some(&0));
 }
 
 #[test]
