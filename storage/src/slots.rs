@@ -107,11 +107,6 @@ impl Slots {
         assert!(slot_before.is_none(), "a slot is added once");
     }
 
-    /// Bytes of a file that a new life gets.
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.file_bytes
-    }
-
     /// Bytes of the file in `slot`.
     pub(crate) fn bytes_of(&self, slot: u32) -> u64 {
         self.slots[&slot].bytes
@@ -123,11 +118,6 @@ impl Slots {
             .values()
             .filter(|slot| slot.state == SlotState::Free)
             .count()
-    }
-
-    /// Bytes that the WAL's files take on the disk.
-    pub(crate) fn allocated_bytes(&self) -> u64 {
-        self.slots.values().map(|slot| slot.bytes).sum()
     }
 
     /// Puts the lowest free slot into use.

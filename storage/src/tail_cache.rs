@@ -68,7 +68,8 @@ impl TailCache {
     }
 
     /// Memory held.
-    pub(crate) fn bytes(&self) -> usize {
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
         self.written.bytes + self.read.bytes
     }
 }

@@ -28,6 +28,9 @@ pub(crate) fn small() -> StoreConfig {
         batch_bytes_max: 32 << 10,
         tail_cache_bytes: 32 << 10,
         read_cache_bytes: 64 << 10,
+        // These tests ask about the log itself: nothing is settled.
+        settle_files_max: usize::MAX,
+        settle_after_ms: u64::MAX,
         ..StoreConfig::default()
     }
 }
@@ -211,14 +214,14 @@ fn an_idle_log_is_sealed_once() {
     append(&mut store, 0);
     store.close_group(now(0));
     settle_disk(&mut store, &mut disk, now(0));
-    assert_eq!(store.poll_timeout(), Some(now(10).boot));
+    assert_eq!(store.commit.timeout(), Some(now(10).boot));
     store.handle_timeout(now(9));
     assert_eq!(store.counters().commit.groups, 1);
     store.handle_timeout(now(10));
     settle_disk(&mut store, &mut disk, now(10));
     assert_eq!(store.counters().commit.seals, 1);
     assert!(store.is_quiet());
-    assert_eq!(store.poll_timeout(), None, "a seal needs no seal");
+    assert_eq!(store.commit.timeout(), None, "a seal needs no seal");
 }
 
 #[test]
