@@ -1,234 +1,15 @@
-//! Drivers on real sockets and files: what the daemon mounts, without the daemon.
+//! Connections on real sockets: cut, slow, silent, greedy and rude ones.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
-use std::thread::{self, JoinHandle};
+mod broker;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use millrace_engine::jobs::{JobDone, JobOp, JobResult};
-use millrace_engine::limits::EngineConfig;
-use millrace_engine::mesh::port::mesh;
-use millrace_engine::start::{ShardDirectory, StartConfig, open_all};
+use broker::{Broker, api_versions, is_ended, reply};
 use millrace_net::connection::ConnectionLimits;
-use millrace_net::control::{ControlAnswer, ControlAsk, ControlReply, ControlRequest};
-use millrace_net::io::ListenerId;
-use millrace_net::kafka::KafkaConfig;
-use millrace_net::session::{ClusterView, Node};
-use millrace_net::uring::driver::{Driver, DriverConfig, DriverEnd, DriverParts};
-use millrace_net::uring::files::Files;
-use millrace_net::uring::inbox::Remote;
-use millrace_net::uring::jobs::JobPool;
-use millrace_net::uring::listener::Listener;
-use millrace_net::uring::sys;
-use millrace_net::worker::{Door, Protocol, Worker, WorkerConfig};
-use millrace_storage::StoreConfig;
-use millrace_storage::units::ShardId;
-
-/// A broker of a few shards behind one port.
-struct Broker {
-    address: SocketAddr,
-    remotes: Vec<Remote>,
-    replies: Receiver<ControlReply>,
-    threads: Vec<JoinHandle<DriverEnd>>,
-    _jobs: JobPool,
-    _directory: Scratch,
-}
-
-/// A data directory, removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        if path.exists() {
-            fs::remove_dir_all(&path).expect("an earlier run's files go");
-        }
-        fs::create_dir_all(&path).expect("the target directory is writable");
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let removed = fs::remove_dir_all(&self.0);
-        assert!(removed.is_ok() || thread::panicking(), "{removed:?}");
-    }
-}
-
-fn no_jobs(job: JobOp) -> JobDone {
-    JobDone {
-        token: job.token,
-        result: JobResult::Unreadable("no jobs here".to_owned()),
-    }
-}
-
-impl Broker {
-    fn start(name: &str, count: u16, limits: ConnectionLimits) -> Self {
-        let directory = Scratch::new(name);
-        let mut files: Vec<Files> = (0..count)
-            .map(|shard| Files::open(&directory.0, ShardId(shard), 64).expect("it opens"))
-            .collect();
-        let start = StartConfig {
-            shards: count,
-            engine: EngineConfig::default(),
-            store: StoreConfig {
-                wal_file_bytes: 4 << 20,
-                batch_bytes_max: 1 << 20,
-                ..StoreConfig::default()
-            },
-            accept_loss: Vec::new(),
-            seed: 1,
-        };
-        let directories = (0..).zip(&mut files).map(|(shard, files)| ShardDirectory {
-            shard: ShardId(shard),
-            disk: Box::new(|op| files.run(op)),
-        });
-        let shards = open_all(&start, sys::now(), directories.collect());
-        let shards = shards.expect("an empty directory opens");
-
-        let any = "127.0.0.1:0".parse().expect("an address");
-        let listener = Listener::bind(ListenerId(0), any).expect("a free port");
-        let address = listener.address().expect("bound");
-        let mut listeners = vec![listener];
-        let ports = mesh(count, 64);
-        let remotes: Vec<Remote> = ports
-            .iter()
-            .map(|port| Remote::to(port).expect("a descriptor"))
-            .collect();
-        let jobs = JobPool::start(1, no_jobs).expect("a thread");
-        let (reply, replies) = mpsc::channel();
-        let threads = shards.into_iter().zip(files).zip(ports);
-        let threads = threads.map(|((shard, files), mesh)| {
-            let reply = reply.clone();
-            let parts = DriverParts {
-                worker: Worker::new(worker_config(address, limits), shard),
-                files,
-                listeners: std::mem::take(&mut listeners),
-                mesh,
-                remotes: remotes.clone(),
-                jobs: jobs.queue(),
-                replies: Box::new(move |answer| drop(reply.send(answer))),
-            };
-            let config = DriverConfig {
-                deals_connections: true,
-                receive_buffers: 64,
-                idle_spin_us: 0,
-                ..DriverConfig::default()
-            };
-            let driver = Driver::new(config, parts).expect("the kernel gives a ring");
-            thread::spawn(move || driver.run().expect("the ring is enabled"))
-        });
-        Self {
-            threads: threads.collect(),
-            address,
-            remotes,
-            replies,
-            _jobs: jobs,
-            _directory: directory,
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("the broker listens");
-        let patience = Some(Duration::from_secs(10));
-        stream.set_read_timeout(patience).expect("a timeout is set");
-        stream.set_nodelay(true).expect("set");
-        stream
-    }
-
-    fn counter(&self, shard: usize, name: &str) -> u64 {
-        let ask = ControlAsk::Report;
-        let request = ControlRequest { token: 7, ask };
-        self.remotes[shard].control(request).expect("room");
-        let reply = self.replies.recv_timeout(Duration::from_secs(10));
-        let ControlAnswer::Report(report) = reply.expect("an answer").answer else {
-            panic!("a report")
-        };
-        let mut counters = report.counters.iter();
-        let found = counters.find(|(counter, _)| *counter == name);
-        found.unwrap_or_else(|| panic!("{name} is counted")).1
-    }
-
-    fn wait_for(&self, shard: usize, name: &str, value: u64) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let found = self.counter(shard, name);
-            if found == value {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{name} is {found}, not {value}");
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn stop(self) {
-        for remote in &self.remotes {
-            let ask = ControlAsk::Stop;
-            let request = ControlRequest { token: 0, ask };
-            remote.control(request).expect("room");
-        }
-        for thread in self.threads {
-            let end = thread.join().expect("the driver ran");
-            assert!(matches!(end, DriverEnd::Stopped), "{end:?}");
-        }
-    }
-}
-
-fn worker_config(address: SocketAddr, connection: ConnectionLimits) -> WorkerConfig {
-    let node = Node {
-        id: 1,
-        shard: None,
-        host: None,
-        port: address.port(),
-    };
-    WorkerConfig {
-        doors: vec![Door {
-            protocol: Protocol::Kafka(Arc::new(KafkaConfig::default())),
-            cluster: ClusterView {
-                cluster_id: "test".to_owned(),
-                nodes: vec![node],
-                own: 0,
-            },
-        }],
-        connection,
-        connections_max: 10_000,
-        connections_per_address_max: 10_000,
-        assembly_bytes_max: 64 << 20,
-    }
-}
-
-/// ApiVersions 0 with a correlation id.
-fn api_versions(correlation: i32) -> Vec<u8> {
-    let mut request = Vec::new();
-    request.extend(10i32.to_be_bytes());
-    request.extend(18i16.to_be_bytes());
-    request.extend(0i16.to_be_bytes());
-    request.extend(correlation.to_be_bytes());
-    request.extend((-1i16).to_be_bytes());
-    request
-}
-
-/// Reads one reply; returns its correlation id.
-fn reply(stream: &mut TcpStream) -> i32 {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).expect("a reply");
-    let mut body = vec![0; i32::from_be_bytes(length) as usize];
-    stream.read_exact(&mut body).expect("the whole reply");
-    i32::from_be_bytes(body[..4].try_into().expect("four bytes"))
-}
-
-/// Waits until the broker ended the connection, by an end or by a reset.
-fn is_ended(stream: &mut TcpStream) -> bool {
-    let mut rest = Vec::new();
-    match stream.read_to_end(&mut rest) {
-        Ok(_) => true,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-    }
-}
 
 #[test]
 fn requests_cut_anywhere_are_answered_on_every_shard() {
@@ -326,4 +107,153 @@ fn garbage_and_silence_are_closed() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     broker.wait_for(0, "net_connections_now", 0);
     broker.stop();
+}
+
+#[test]
+fn receives_that_lack_a_buffer_go_on_when_there_is_one() {
+    let limits = ConnectionLimits::default();
+    let broker = Broker::start_with("starved", 1, limits, 2);
+    let requests: Vec<u8> = (0..5_000).flat_map(api_versions).collect();
+    let clients = (0..8).map(|_| {
+        let (mut stream, requests) = (broker.connect(), requests.clone());
+        let mut writer = stream.try_clone().expect("a second handle");
+        let writing = thread::spawn(move || writer.write_all(&requests).expect("sent"));
+        thread::spawn(move || {
+            for correlation in 0..5_000 {
+                assert_eq!(reply(&mut stream), correlation);
+            }
+            writing.join().expect("the writer ran");
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.join().expect("every reply came in order");
+    }
+    assert!(broker.counter(0, "net_receives_without_buffer") > 0);
+    broker.stop();
+}
+
+/// Resident bytes of this process.
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("the kernel tells");
+    let pages = text.split(' ').nth(1).expect("the second field");
+    pages.parse::<usize>().expect("a number") * 4096
+}
+
+#[test]
+fn declared_lengths_cost_nothing() {
+    const CONNECTIONS: usize = 2_000;
+    let broker = Broker::start("declared", 1, ConnectionLimits::default());
+    let mut warm = broker.connect();
+    warm.write_all(&api_versions(0)).expect("sent");
+    assert_eq!(reply(&mut warm), 0);
+    let before = resident_bytes();
+    let mut streams: Vec<TcpStream> = (0..CONNECTIONS).map(|_| broker.connect()).collect();
+    for stream in &mut streams {
+        stream.write_all(&api_versions(1)).expect("sent");
+    }
+    for stream in &mut streams {
+        assert_eq!(reply(stream), 1);
+        // A Produce of 90 MiB begins.
+        let mut head = (90i32 << 20).to_be_bytes().to_vec();
+        head.extend([0, 0, 0, 9, 0, 0, 0, 1, 0xff, 0xff]);
+        stream.write_all(&head).expect("sent");
+    }
+    for correlation in 0..10 {
+        warm.write_all(&api_versions(correlation)).expect("sent");
+        assert_eq!(reply(&mut warm), correlation);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(
+        grown < 40 << 20,
+        "{grown} bytes for {CONNECTIONS} connections"
+    );
+    assert_eq!(
+        broker.counter(0, "net_connections_now"),
+        CONNECTIONS as u64 + 1
+    );
+    // Greedy ones that send a little of it get a little more, within the budget.
+    for stream in &mut streams {
+        stream.write_all(&[0; 16 << 10]).expect("sent");
+    }
+    warm.write_all(&api_versions(77)).expect("sent");
+    assert_eq!(reply(&mut warm), 77);
+    let assembly = broker.counter(0, "net_assembly_bytes_now");
+    assert!(
+        assembly < (64 << 20) + (CONNECTIONS << 14) as u64 * 2,
+        "{assembly} bytes"
+    );
+    drop(streams);
+    broker.wait_for(0, "net_connections_now", 1);
+    broker.wait_for(0, "net_assembly_bytes_now", 0);
+    broker.stop();
+}
+
+/// With few descriptors for the process, connections are refused and data goes on. The clients are
+/// in this process, the broker is in one of its own.
+#[test]
+fn out_of_descriptors_clients_are_told_and_others_served() {
+    const LIMITED: &str = "MILLRACE_TEST_BROKER_WITH_FEW_DESCRIPTORS";
+    if std::env::var_os(LIMITED).is_some() {
+        let broker = Broker::start("descriptors", 1, ConnectionLimits::default());
+        println!("address {}", broker.address);
+        // Until the client's end of the pipe is gone.
+        std::io::stdin().lines().count();
+        return broker.stop();
+    }
+    let test = std::env::current_exe().expect("a test knows itself");
+    let name = "out_of_descriptors_clients_are_told_and_others_served";
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -n 64; exec \"$0\" --exact \"$1\" --nocapture"])
+        .arg(test)
+        .arg(name)
+        .env(LIMITED, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell starts");
+    let mut output = BufReader::new(child.stdout.take().expect("piped"));
+    let address = output.by_ref().lines().find_map(|line| {
+        let line = line.expect("text");
+        let (_, address) = line.split_once("address ")?;
+        Some(address.to_owned())
+    });
+    let address = address.expect("the broker says where it is");
+    let mut streams: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            // The backlog is short too: not all at once.
+            thread::sleep(Duration::from_millis(2));
+            let stream = TcpStream::connect(&address).expect("the broker listens");
+            let patience = Some(Duration::from_secs(10));
+            stream.set_read_timeout(patience).expect("set");
+            stream
+        })
+        .collect();
+    let mut served = Vec::new();
+    for mut stream in streams.drain(..) {
+        let mut length = [0; 4];
+        // A connection that was dropped may be reset before or after it is written to.
+        let is_served =
+            stream.write_all(&api_versions(5)).is_ok() && stream.peek(&mut length).unwrap_or(0) > 0;
+        if is_served {
+            assert_eq!(reply(&mut stream), 5);
+            served.push(stream);
+        }
+    }
+    assert!((5..60).contains(&served.len()), "{} of 100", served.len());
+    served.truncate(3);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut late = loop {
+        let mut stream = TcpStream::connect(&address).expect("the broker listens");
+        let is_served =
+            stream.write_all(&api_versions(6)).is_ok() && stream.peek(&mut [0]).unwrap_or(0) > 0;
+        if is_served {
+            break stream;
+        }
+        assert!(Instant::now() < deadline, "served once there is room");
+    };
+    assert_eq!(reply(&mut late), 6);
+    drop((served, late));
+    drop(child.stdin.take());
+    std::io::copy(&mut output, &mut std::io::sink()).expect("what it says until its end");
+    assert!(child.wait().expect("the broker ends").success());
 }

@@ -16,6 +16,7 @@ use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
 use super::buffers::Buffers;
+use super::descriptors::DescriptorPlan;
 use super::disk::Disk;
 use super::files::Files;
 use super::inbox::Remote;
@@ -138,16 +139,19 @@ impl Driver {
     /// Sets the ring up, on any thread.
     ///
     /// # Errors
-    /// The kernel refuses the ring, its flags or its buffers.
+    /// The kernel refuses the ring, its flags or its buffers, or has too few descriptors for us.
     pub fn new(config: DriverConfig, parts: DriverParts) -> io::Result<Self> {
         let ring = Ring::new(config.ring_entries)?;
         let buffers =
             Buffers::register(&ring, config.receive_buffers, config.receive_buffer_bytes)?;
+        let descriptors = DescriptorPlan::for_process(parts.remotes.len())?;
+        let mut files = parts.files;
+        files.limit(descriptors.files_open_max);
         let own = parts.remotes[usize::from(parts.mesh.shard().0)].clone();
         Ok(Self {
             ring,
-            sockets: Sockets::new(parts.listeners, buffers),
-            disk: Disk::new(parts.files),
+            sockets: Sockets::new(parts.listeners, buffers, descriptors.sockets_max),
+            disk: Disk::new(files),
             worker: parts.worker,
             mesh: parts.mesh,
             remotes: parts.remotes,
@@ -346,7 +350,7 @@ impl Driver {
     fn wait(&mut self, now: Now, wake_at: Option<BootTime>) {
         if !self.idle_spin.is_zero() {
             self.ring.submit_and_run();
-            if self.spin() {
+            if self.ring.has_completions() || self.spin() {
                 return;
             }
         }
@@ -366,18 +370,19 @@ impl Driver {
     /// Looks for something to do for a while, without system calls; whether there is.
     fn spin(&mut self) -> bool {
         let until = Instant::now() + self.idle_spin;
-        loop {
-            if self.ring.has_news() || self.mesh.has_received() || !self.own.is_empty() {
-                self.counters.spins_rewarded += 1;
+        while Instant::now() < until {
+            if self.ring.has_deferred_work() {
                 self.ring.submit_and_run();
-                return true;
             }
-            if Instant::now() >= until {
-                self.counters.spins_in_vain += 1;
-                return false;
+            let has_message = self.mesh.has_received() || !self.own.is_empty();
+            if has_message || self.ring.has_completions() {
+                self.counters.spins_rewarded += 1;
+                return true;
             }
             std::hint::spin_loop();
         }
+        self.counters.spins_in_vain += 1;
+        false
     }
 
     fn time_to_sleep(&self, now: Now, wake_at: Option<BootTime>) -> Duration {

@@ -68,6 +68,12 @@ impl Files {
         })
     }
 
+    /// Keeps no more than so many files open from now on.
+    pub(super) fn limit(&mut self, files_open_max: usize) {
+        assert!(files_open_max > 0);
+        self.files_open_max = self.files_open_max.min(files_open_max);
+    }
+
     /// Performs one operation to its end.
     pub fn run(&mut self, op: DiskOp) -> DiskDone {
         let token = op.token();
@@ -215,9 +221,7 @@ impl Files {
 
     /// Keeps a descriptor that was opened for `file`.
     pub(super) fn opened_as(&mut self, file: FileName, descriptor: OwnedFd) -> Arc<OwnedFd> {
-        if self.open.len() >= self.files_open_max {
-            self.close_idle();
-        }
+        while self.open.len() >= self.files_open_max && self.close_idle() {}
         self.uses += 1;
         let descriptor = Arc::new(descriptor);
         let open = OpenFile {
@@ -229,8 +233,8 @@ impl Files {
     }
 
     /// Closes the least recently used file that no operation uses. WAL files stay: the next commit
-    /// must not wait for an open.
-    fn close_idle(&mut self) {
+    /// must not wait for an open. Whether there was one.
+    fn close_idle(&mut self) -> bool {
         let idle = self
             .open
             .iter()
@@ -239,9 +243,7 @@ impl Files {
             })
             .min_by_key(|(_, open)| open.last_use)
             .map(|(name, _)| *name);
-        if let Some(name) = idle {
-            self.open.remove(&name);
-        }
+        idle.is_some_and(|name| self.open.remove(&name).is_some())
     }
 
     /// Closes the file before its name goes, so that freeing its blocks is the unlinking thread's

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::descriptors::DescriptorPlan;
 use super::sys;
 use crate::io::ListenerId;
 
@@ -16,9 +17,6 @@ pub struct Listener {
     pub id: ListenerId,
     socket: TcpListener,
 }
-
-/// Connections that may wait to be accepted; the kernel's own limit may be lower.
-const BACKLOG: i32 = 1024;
 
 /// After a SIGKILL an address may stay busy for some milliseconds: binding is retried so long.
 const BIND_RETRY: Duration = Duration::from_secs(2);
@@ -44,7 +42,8 @@ impl Listener {
                 Err(error) => return Err(error),
             }
         };
-        sys::listen(socket.as_fd(), BACKLOG).map_err(io::Error::from_raw_os_error)?;
+        let backlog = DescriptorPlan::for_process(1)?.backlog as i32;
+        sys::listen(socket.as_fd(), backlog).map_err(io::Error::from_raw_os_error)?;
         // Not blocking, so that dropping a connection for want of descriptors never waits.
         socket.set_nonblocking(true)?;
         Ok(Self { id, socket })

@@ -13,6 +13,7 @@
 //! sys       the system calls that have no place in a ring, each as a safe function
 //! files     one shard's directory: names, descriptors, and its operations one at a time
 //! disk      the same operations on the ring
+//! descriptors  how the process's descriptors are shared out
 //! listener  listening sockets
 //! sockets   accepts, receives, sends and closes on the ring
 //! jobs      a few threads for long work
@@ -22,6 +23,7 @@
 #![allow(unsafe_code)]
 
 pub mod buffers;
+pub mod descriptors;
 pub mod disk;
 pub mod driver;
 pub mod files;

@@ -181,9 +181,14 @@ impl Ring {
         }
     }
 
-    /// Whether the kernel has something for us: a completion, or work that it runs when entered.
-    pub fn has_news(&mut self) -> bool {
-        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
+    /// Whether completions can be reaped.
+    pub fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    /// Whether the kernel has work that it does when entered, and that may complete something.
+    pub fn has_deferred_work(&mut self) -> bool {
+        self.ring.submission().taskrun()
     }
 
     /// Moves the completions that are there to the end of `completions`.

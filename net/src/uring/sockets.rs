@@ -30,6 +30,8 @@ pub struct Sockets {
     starved: Vec<ConnectionId>,
     /// Kept to be closed when descriptors run out, so that a client can be told so.
     spare: Option<OwnedFd>,
+    /// Connections at most: more would take the descriptors of the log.
+    sockets_max: usize,
     /// Accepts ended for good: nothing is re-armed any more.
     is_stopping: bool,
     counters: SocketCounters,
@@ -44,7 +46,7 @@ pub struct SocketCounters {
     pub connections_now: u64,
     /// Failed accepts.
     pub accept_errors: u64,
-    /// Connections dropped for want of descriptors.
+    /// Connections dropped at once, because descriptors are short.
     pub dropped_without_descriptor: u64,
     /// Arrivals of bytes.
     pub receives: u64,
@@ -110,9 +112,10 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 impl Sockets {
     /// No connections yet; [`Sockets::start`] begins to accept.
     #[must_use]
-    pub fn new(listeners: Vec<Listener>, buffers: Buffers) -> Self {
+    pub fn new(listeners: Vec<Listener>, buffers: Buffers, sockets_max: usize) -> Self {
         Self {
             buffers,
+            sockets_max,
             listeners: listeners.into_iter().map(Listening::new).collect(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -197,6 +200,10 @@ impl Sockets {
 
     /// Takes in a connection, accepted here or by another shard.
     pub fn adopt(&mut self, stream: TcpStream, listener: ListenerId, deliver: &mut Deliver<'_>) {
+        if self.counters.connections_now >= self.sockets_max as u64 {
+            self.counters.dropped_without_descriptor += 1;
+            return;
+        }
         let addresses = stream.set_nodelay(true).and_then(|()| {
             let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
             Ok((peer, local))

@@ -270,3 +270,18 @@ pub fn count_event(counter: BorrowedFd<'_>) -> Errno<()> {
     let answer = unsafe { libc::write(counter.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     checked(answer as i64).map(drop)
 }
+
+/// Descriptors that the process may have open.
+///
+/// # Errors
+/// The errno.
+pub fn descriptor_limit() -> Errno<usize> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable and lives through the call.
+    let answer = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    checked(i64::from(answer))?;
+    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}

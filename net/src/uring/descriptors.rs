@@ -1,0 +1,80 @@
+//! How the process's descriptors are shared out, so that connections never take those of the log.
+//!
+//! The kernel gives a descriptor to an accepted connection before anybody is asked, so a whole
+//! backlog of them is kept free beside what connections may hold.
+
+use std::io;
+
+use super::sys;
+
+/// Of the process as a whole: standard streams, the control socket, the lock, and some room.
+const PROCESS: usize = 16;
+/// Of each shard: its ring, its event counter, two directories, a listener, a spare.
+const SHARD: usize = 8;
+/// Files that a shard keeps open at least: its WAL files and some packs.
+const FILES_MIN: usize = 16;
+const FILES_MAX: usize = 512;
+const BACKLOG_MIN: usize = 8;
+const BACKLOG_MAX: usize = 1024;
+
+/// One way of sharing them out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DescriptorPlan {
+    /// Connections of each shard.
+    pub sockets_max: usize,
+    /// Files of each shard that are kept open.
+    pub files_open_max: usize,
+    /// Connections that may wait to be accepted on a listener.
+    pub backlog: usize,
+}
+
+impl DescriptorPlan {
+    /// The plan for the process's limit.
+    ///
+    /// # Errors
+    /// The limit is too low for even one connection a shard.
+    pub fn for_process(shards: usize) -> io::Result<Self> {
+        let limit = sys::descriptor_limit().map_err(io::Error::from_raw_os_error)?;
+        Self::for_limit(limit, shards).ok_or_else(|| {
+            let needed = PROCESS + BACKLOG_MIN + shards * (SHARD + FILES_MIN + 1);
+            io::Error::other(format!(
+                "the limit of {limit} open files is too low for {shards} shards: \
+                 raise it (ulimit -n) to {needed} at least, plus one for each connection"
+            ))
+        })
+    }
+
+    fn for_limit(limit: usize, shards: usize) -> Option<Self> {
+        assert!(shards > 0);
+        let files_open_max = (limit / 8 / shards).clamp(FILES_MIN, FILES_MAX);
+        let backlog = (limit / 8).clamp(BACKLOG_MIN, BACKLOG_MAX);
+        let taken = PROCESS + backlog + shards * (SHARD + files_open_max);
+        let sockets_max = limit.checked_sub(taken)? / shards;
+        (sockets_max > 0).then_some(Self {
+            sockets_max,
+            files_open_max,
+            backlog,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_stays_within_the_limit() {
+        for shards in [1, 2, 16, 64] {
+            for limit in [64, 256, 1024, 20_000, 1 << 20] {
+                let Some(plan) = DescriptorPlan::for_limit(limit, shards) else {
+                    assert!(limit < 64 * shards, "{limit} for {shards}");
+                    continue;
+                };
+                let each = SHARD + plan.files_open_max + plan.sockets_max;
+                assert!(PROCESS + plan.backlog + shards * each <= limit);
+            }
+        }
+        let usual = DescriptorPlan::for_limit(20_000, 2).expect("plenty");
+        assert!(usual.sockets_max > 8_000, "{usual:?}");
+    }
+}
