@@ -1,0 +1,200 @@
+//! What a session costs: produce from bytes to command to reply, fetch from outcome to bytes. The
+//! log behind it does nothing, so these are the protocol's own costs.
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use millrace_engine::catalog::change::{CatalogChange, Operation};
+use millrace_engine::catalog::config::TopicOverrides;
+use millrace_engine::catalog::{Catalog, CatalogEpoch, PartitionHome};
+use millrace_engine::command::Command;
+use millrace_engine::event::{Appended, Fetched, FetchedPartition, Outcome};
+use millrace_net::kafka::{KafkaConfig, Session};
+use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node, ProtocolSession};
+use millrace_storage::units::{BootTime, LeaderEpoch, Now, Offset, PartitionId, ShardId};
+use uuid::Uuid;
+
+const NOW: Now = Now {
+    boot: BootTime(1),
+    wall_ms: 1_700_000_000_000,
+};
+
+/// Takes every command and looks at none.
+struct Void {
+    catalog: Catalog,
+    cluster: ClusterView,
+    submitted: Vec<u64>,
+}
+
+impl Void {
+    /// One topic `a` with one partition.
+    fn new() -> Self {
+        let partition = PartitionHome {
+            id: PartitionId(0),
+            home: ShardId(0),
+            leader_epoch: LeaderEpoch(0),
+        };
+        let created = Operation::TopicCreated {
+            id: Uuid::from_u128(1),
+            name: Arc::from("a"),
+            partitions: vec![partition],
+            overrides: TopicOverrides::default(),
+        };
+        let mut catalog = Catalog::default();
+        let change = CatalogChange {
+            epoch: CatalogEpoch(1),
+            operations: vec![Operation::PartitionIdsUsed { next: 1 }, created],
+        };
+        catalog.apply(&change).expect("the first change");
+        let node = Node {
+            id: 1,
+            shard: None,
+            host: None,
+            port: 9092,
+        };
+        Self {
+            catalog,
+            cluster: ClusterView {
+                cluster_id: "bench".to_owned(),
+                nodes: vec![node],
+                own: 0,
+            },
+            submitted: Vec::new(),
+        }
+    }
+}
+
+impl CommandSink for Void {
+    fn submit(&mut self, _now: Now, sequence: u64, command: Command<'_>) {
+        black_box(command);
+        self.submitted.push(sequence);
+    }
+
+    fn cancel(&mut self, _sequence: u64) {}
+
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn cluster(&self) -> &ClusterView {
+        &self.cluster
+    }
+
+    fn addresses(&self) -> ConnectionAddresses {
+        let local = SocketAddr::from(([127, 0, 0, 1], 9092));
+        ConnectionAddresses { peer: local, local }
+    }
+
+    fn accepts_appends(&self) -> bool {
+        true
+    }
+}
+
+/// A frame: length, header version 1 without a client id, body.
+fn frame(key: u8, version: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 10).expect("small");
+    let mut frame = length.to_be_bytes().to_vec();
+    frame.extend([0, key, 0, version, 0, 0, 0, 7, 0xff, 0xff]);
+    frame.extend(body);
+    frame
+}
+
+/// Produce 8 to partition 0 of topic `a`, acks -1.
+fn produce_frame(batch_bytes: usize) -> Vec<u8> {
+    let mut body = vec![0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9];
+    body.extend([0, 0, 0, 1, 0, 1, b'a', 0, 0, 0, 1, 0, 0, 0, 0]);
+    body.extend(u32::try_from(batch_bytes).expect("small").to_be_bytes());
+    body.resize(body.len() + batch_bytes, 2);
+    frame(0, 8, &body)
+}
+
+/// Fetch 4 of partition 0 of topic `a`.
+fn fetch_frame() -> Vec<u8> {
+    let mut body = vec![
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9, 0, 0, 0, 1, 0x7f, 0, 0, 0, 0,
+    ];
+    body.extend([0, 0, 0, 1, 0, 1, b'a', 0, 0, 0, 1, 0, 0, 0, 0]);
+    body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0]);
+    frame(1, 4, &body)
+}
+
+/// A session that is past its first request.
+fn session(sink: &mut Void) -> Session {
+    let mut session = Session::new(Arc::new(KafkaConfig::default()));
+    let versions = frame(18, 0, &[]);
+    session
+        .handle_input(NOW, &versions, sink)
+        .expect("a good request");
+    session
+}
+
+/// Serves one request whose commands all end with `outcome`.
+fn serve(
+    session: &mut Session,
+    sink: &mut Void,
+    request: &[u8],
+    outcome: &Outcome,
+    out: &mut Vec<u8>,
+) {
+    session
+        .handle_input(NOW, black_box(request), sink)
+        .expect("a good request");
+    while let Some(sequence) = sink.submitted.pop() {
+        session.handle_outcome(NOW, sequence, Ok(outcome.clone()), sink);
+    }
+    out.clear();
+    session.poll_output(out, usize::MAX);
+}
+
+fn produce(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("kafka produce");
+    let outcome = Outcome::Appended(Appended {
+        base_offset: Offset(1),
+        append_time_ms: None,
+        log_start: Offset(0),
+    });
+    for bytes in [1 << 10, 64 << 10, 1 << 20] {
+        let request = produce_frame(bytes);
+        let mut sink = Void::new();
+        let mut session = session(&mut sink);
+        let mut out = Vec::new();
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(format!("{bytes} B"), |bencher| {
+            bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
+        });
+        assert!(!out.is_empty());
+    }
+    group.finish();
+}
+
+fn fetch(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("kafka fetch");
+    for bytes in [1 << 10, 64 << 10, 1 << 20] {
+        let fetched = Fetched {
+            high_watermark: Offset(9),
+            last_stable: Offset(9),
+            log_start: Offset(0),
+            batches: vec![Bytes::from(vec![0; bytes])],
+        };
+        let outcome = Outcome::Fetched(vec![FetchedPartition {
+            partition: PartitionId(0),
+            result: Ok(fetched),
+        }]);
+        let request = fetch_frame();
+        let mut sink = Void::new();
+        let mut session = session(&mut sink);
+        let mut out = Vec::new();
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(format!("{bytes} B"), |bencher| {
+            bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
+        });
+        assert!(out.len() > bytes);
+    }
+    group.finish();
+}
+
+criterion_group!(benches, produce, fetch);
+criterion_main!(benches);
