@@ -2,8 +2,8 @@
 
 use crate::buf::AlignedBuf;
 use crate::disk::{
-    BlockingDisk, DiskDone, DiskError, DiskOp, DiskOutcome, DiskTokens, FileName, Listing,
-    WriteSync,
+    BlockingDisk, DiskDone, DiskError, DiskOp, DiskOutcome, DiskSpace, DiskTokens, FileName,
+    Listing, WriteSync,
 };
 use crate::error::StorageError;
 use crate::slots::SHORT_WRITE;
@@ -57,6 +57,14 @@ impl<'a, 'd> StartDisk<'a, 'd> {
         match self.run(None, DiskOp::List { token })?.result {
             Ok(DiskOutcome::Listed(listing)) => Ok(listing),
             other => unreachable!("a listing answers a listing, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn space(&mut self) -> Result<DiskSpace, StorageError> {
+        let token = self.tokens.issue();
+        match self.run(None, DiskOp::Space { token })?.result {
+            Ok(DiskOutcome::Space(space)) => Ok(space),
+            other => unreachable!("room answers a question for room, not {other:?}"),
         }
     }
 

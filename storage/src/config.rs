@@ -33,6 +33,11 @@ pub struct StoreConfig {
     pub settle_files_max: usize,
     /// A WAL file whose oldest entry is older than this is closed and settled, milliseconds.
     pub settle_after_ms: u64,
+    /// Space held back, so that settling, acknowledgements and deletes go on when the disk is
+    /// full; less on a small disk.
+    pub reserve_bytes: u64,
+    /// Batches are refused while the disk has less room than this; less on a small disk.
+    pub disk_low_bytes: u64,
     /// How often retention is applied, milliseconds.
     pub retention_check_ms: u64,
     /// Room for edits in the manifest; half of it used asks for a rewrite. Preallocated.
@@ -62,6 +67,8 @@ impl Default for StoreConfig {
             segment_bytes_min: 32 << 20,
             settle_files_max: 1,
             settle_after_ms: 60_000,
+            reserve_bytes: 160 << 20,
+            disk_low_bytes: 256 << 20,
             retention_check_ms: 5_000,
             manifest_bytes_max: 1 << 20,
             accept_loss: Vec::new(),

@@ -26,6 +26,7 @@ mod retention;
 pub mod section;
 mod settle;
 mod slots;
+mod space;
 mod store;
 mod tail_cache;
 #[cfg(any(test, feature = "testing"))]

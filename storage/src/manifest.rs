@@ -312,6 +312,12 @@ impl Manifest {
         self.in_flight.is_none() && self.queued.is_empty() && matches!(self.step, Step::Idle)
     }
 
+    /// Whether submissions wait because the disk has no room for the next file.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        self.rewrite_blocked && self.in_flight.is_none() && !self.queued.is_empty()
+    }
+
     /// There is space again: a rewrite that found none may try once more.
     pub fn retry_rewrite(&mut self) {
         self.rewrite_blocked = false;

@@ -34,6 +34,7 @@ use crate::manifest::{ChainStart, Manifest};
 use crate::packs::{self, Packs};
 use crate::request::Replayed;
 use crate::slots::Slots;
+use crate::space;
 use crate::units::{FilePosition, LifeId, Lsn, PAGE_BYTES};
 use crate::wal::{Generations, Wal, WalFile};
 use chain::Chain;
@@ -50,6 +51,8 @@ pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) manifest: Manifest,
     pub(crate) packs: Packs,
+    /// Whether the directory has a reserve.
+    pub(crate) has_reserve: bool,
     pub(crate) logs: LogIndex,
     /// How far the blocks record the log as durable. All of it is.
     pub(crate) recorded: Lsn,
@@ -65,6 +68,7 @@ pub(crate) fn open(
 ) -> Result<Opened, StorageError> {
     let mut disk = StartDisk::new(disk, config.shard);
     let listing = disk.list()?;
+    let has_reserve = space::prepare_start(&mut disk, config, &listing)?;
     let survey = Survey::take(&mut disk, config.shard, &listing)?;
     match Manifest::open(
         disk.inner(),
@@ -78,6 +82,7 @@ pub(crate) fn open(
                 seeding: seeding(config),
                 listing,
                 survey,
+                has_reserve,
             };
             recovery.run(&mut disk, manifest, replay)
         }
@@ -148,6 +153,7 @@ fn begin(
     Ok(Opened {
         wal: Wal::new(config, slots, VecDeque::new(), current, 0),
         packs: Packs::new(config.shard, manifest.first_free_pack()),
+        has_reserve: false,
         manifest,
         logs: LogIndex::default(),
         recorded: Lsn(0),
@@ -161,6 +167,7 @@ struct Recovery<'a> {
     seeding: Seeding,
     listing: Listing,
     survey: Survey,
+    has_reserve: bool,
 }
 
 impl Recovery<'_> {
@@ -212,6 +219,7 @@ impl Recovery<'_> {
             wal: Wal::new(self.config, slots, closed, current, crc),
             manifest,
             packs,
+            has_reserve: self.has_reserve,
             logs,
             recorded,
             content_end,

@@ -26,6 +26,7 @@ use crate::request::{
 };
 use crate::settle::{SETTLE_OUTPUT_TAG, SETTLE_TAG, Settle, SettleCounters};
 use crate::slots::{SHORT_WRITE, SLOTS_TAG};
+use crate::space::{SPACE_TAG, Space};
 use crate::tail_cache::TailCache;
 use crate::units::{BootTime, Lsn, Now, Offset, PartitionId};
 use crate::wal::{Reserve, Wal};
@@ -45,6 +46,7 @@ pub struct Store {
     cold: ColdReads,
     settle: Settle,
     schedule: Schedule,
+    space: Space,
     /// Answers to reads that went through packs.
     read_done: VecDeque<(ReadTicket, Result<Records, ReadError>)>,
     /// Operations that no driver took yet.
@@ -88,6 +90,7 @@ impl Store {
             wal,
             manifest,
             packs,
+            has_reserve,
             logs,
             recorded,
             content_end,
@@ -108,6 +111,7 @@ impl Store {
             cold: ColdReads::new(),
             settle: Settle::new(&config),
             schedule: Schedule::default(),
+            space: Space::new(&config, now, has_reserve),
             read_done: VecDeque::new(),
             ops: VecDeque::new(),
             events: VecDeque::new(),
@@ -130,6 +134,9 @@ impl Store {
         let log = log.expect("a log is created before it is written");
         let bytes = append.batch.bytes();
         check_size(&self.config, bytes)?;
+        if self.space.is_full() {
+            return Err(AppendError::DiskFull);
+        }
         let id = (EntryKind::Batch, u64::from(append.partition.0));
         let placed = self
             .commit
@@ -371,6 +378,7 @@ impl Store {
                 self.packs.handle_cleanup(&done);
                 self.packs.clean(&mut self.ops);
             }
+            SPACE_TAG => self.handle_space(&done),
             SETTLE_TAG => self.handle_load(now, done),
             SETTLE_OUTPUT_TAG => self.handle_output(now, done),
             tag => unreachable!("no component issues tokens with tag {tag}"),
@@ -431,6 +439,7 @@ impl Store {
         self.commit
             .handle_timeout(now, &mut self.wal, &mut self.ops);
         self.wal.slots.maintain(now, &mut self.ops);
+        self.space.tick(now, &mut self.ops);
         self.background(now);
     }
 
@@ -458,6 +467,7 @@ impl Store {
             && self.cold.is_quiet()
             && self.packs.cleanup.is_quiet()
             && self.settle.is_idle()
+            && self.space.is_quiet()
             && self.wal.slots.is_quiet()
     }
 

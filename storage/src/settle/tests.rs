@@ -54,6 +54,7 @@ fn config() -> StoreConfig {
         tail_cache_bytes: 32 << 10,
         read_cache_bytes: 64 << 10,
         segment_bytes_min: 40 << 10,
+        reserve_bytes: 0,
         ..StoreConfig::default()
     }
 }
@@ -576,4 +577,58 @@ fn a_power_cut_at_any_operation_leaves_everything_acknowledged() {
         }
     }
     assert!(settled > 100, "{settled} passes were survived");
+}
+
+#[test]
+fn a_full_disk_refuses_batches_takes_deletes_and_resumes() {
+    let small = StoreConfig {
+        reserve_bytes: 300_000,
+        disk_low_bytes: 200_000,
+        ..config()
+    };
+    let mut world = World::new(10, small);
+    world.logs.remove(&B);
+    world.disk.set_capacity(5 << 20);
+    world.ms += 1000;
+    world.run();
+    assert!(world.disk.files(SHARD).contains(&FileName::Reserve));
+    let mut refused = false;
+    for _ in 0..2000 {
+        world.ms += 100;
+        match world.append(A, 8000) {
+            Ok(_) => {}
+            Err(AppendError::DiskFull) => {
+                refused = true;
+                break;
+            }
+            Err(_) => world.run(),
+        }
+        world.turn();
+    }
+    assert!(refused, "the disk was filled");
+    world.run();
+    world.check(1 << 20);
+    // State and deletes still go, and a start works with what room there is.
+    let state = world.state;
+    world.change_state();
+    assert_eq!(world.state, state + 1);
+    world.run();
+    world.disk.set_capacity(world.disk.used_bytes());
+    world.restart();
+    world.check(1 << 20);
+    let end = world.logs[&A].end;
+    let now = world.now();
+    let deleted = world.store.append_log_start(now, A, Offset(end));
+    deleted.expect("a full disk takes deletes");
+    world.model(A).start = end;
+    for _ in 0..200 {
+        world.ms += 1000;
+        world.run();
+    }
+    let appended = world.append(A, 8000);
+    appended.expect("there is room again");
+    world.run();
+    world.check(1 << 20);
+    world.restart();
+    world.check(1 << 20);
 }

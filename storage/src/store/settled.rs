@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::cold::{Cold, ColdDone};
-use crate::disk::{DiskDone, DiskError};
+use crate::disk::{DiskDone, DiskError, DiskOutcome, DiskSpace};
 use crate::error::ReadError;
 use crate::manifest::ManifestEdit;
 use crate::packs::Packs;
@@ -10,6 +10,7 @@ use crate::reads::{Want, What};
 use crate::request::{ReadOutcome, ReadTicket, StoreEvent, TimePoint};
 use crate::retention::{Kept, new_start};
 use crate::settle::{Settle, SettleContext, SettleFailure, Settled};
+use crate::space::SpaceNews;
 use crate::units::{BootTime, Now, Offset, PartitionId};
 
 /// Logs that one turn of retention looks at.
@@ -43,6 +44,9 @@ impl Store {
         self.begin_pass(now);
         self.step_pass(now);
         self.retain(now);
+        if self.manifest.is_out_of_space() {
+            self.space.out_of_space(&mut self.ops);
+        }
         self.submit_deaths();
         self.packs.clean(&mut self.ops);
         self.take_edits();
@@ -121,6 +125,7 @@ impl Store {
             Ok(()) => {}
             Err(SettleFailure::Output(DiskError::NoSpace)) => {
                 tracing::warn!(%shard, "no space to settle; trying again later");
+                self.space.out_of_space(&mut self.ops);
             }
             Err(SettleFailure::Output(error)) => {
                 tracing::error!(%shard, %error, "writing a pack failed; trying again later");
@@ -213,6 +218,25 @@ impl Store {
         }
     }
 
+    pub(super) fn handle_space(&mut self, done: &DiskDone) {
+        let is_question = matches!(done.result, Ok(DiskOutcome::Space(_)));
+        let news = self.space.handle(done, &mut self.ops);
+        if let SpaceNews::Full(is_full) = news {
+            let shard = self.config.shard;
+            tracing::warn!(%shard, is_full, "the disk came to its low-water mark or left it");
+            self.events.push_back(StoreEvent::DiskFull(is_full));
+        }
+        if is_question || news != SpaceNews::Nothing {
+            self.manifest.retry_rewrite();
+        }
+    }
+
+    /// What the file system that holds the shard said last of its room.
+    #[must_use]
+    pub fn disk_space(&self) -> Option<DiskSpace> {
+        self.space.last()
+    }
+
     /// Tells the manifest which sections died.
     fn submit_deaths(&mut self) {
         if self.packs.has_edits() {
@@ -265,7 +289,7 @@ impl Store {
                 at
             }
         });
-        [begin, self.schedule.retention_at]
+        [begin, self.schedule.retention_at, self.space.timeout()]
             .into_iter()
             .flatten()
             .min()

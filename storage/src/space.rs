@@ -1,0 +1,337 @@
+//! Room on the disk: when producers are refused, and the reserve that keeps the rest working.
+//!
+//! The `reserve` is a preallocated file of no content. While there is room it is held; when a
+//! settle pass or a manifest finds none, it is removed so that settling, and with it deletes and
+//! retention, can go on; it is taken again when there is room for it and for some more. From the
+//! low-water mark on, and while the reserve is not whole, batches are refused: entries of state
+//! (acknowledgements, deletes) go into WAL files that exist already.
+
+use std::collections::VecDeque;
+
+use crate::blocking::StartDisk;
+use crate::config::StoreConfig;
+use crate::disk::{
+    DiskDone, DiskError, DiskOp, DiskOutcome, DiskSpace, DiskToken, DiskTokens, FileName, Listing,
+};
+use crate::error::StorageError;
+use crate::units::{BootTime, Now, ShardId};
+
+/// The tag of these tokens.
+pub(crate) const SPACE_TAG: u8 = 36;
+/// How often the file system is asked.
+const ASK_AFTER_MS: u64 = 1000;
+/// On a small disk neither reserve nor low-water mark is more than this part of it.
+const SMALL_DISK_PART: u64 = 16;
+/// What a start may need: a manifest, and a WAL file when none is free.
+const START_SLACK_BYTES: u64 = 4 << 20;
+
+/// What is known of the disk's room.
+#[derive(Debug)]
+pub(crate) struct Space {
+    shard: ShardId,
+    reserve_bytes_max: u64,
+    low_bytes_max: u64,
+    tokens: DiskTokens,
+    last: Option<DiskSpace>,
+    ask_at: BootTime,
+    asking: Option<DiskToken>,
+    reserve: Reserve,
+    /// Batches are refused.
+    is_full: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reserve {
+    Missing,
+    Taking(DiskToken),
+    Held,
+    Releasing(DiskToken),
+}
+
+/// What a completion changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SpaceNews {
+    Nothing,
+    /// There is room that was not there before: what found none may try again.
+    Room,
+    /// The disk came down to its low-water mark, or has room again.
+    Full(bool),
+}
+
+impl Space {
+    pub(crate) fn new(config: &StoreConfig, now: Now, has_reserve: bool) -> Self {
+        Self {
+            shard: config.shard,
+            reserve_bytes_max: config.reserve_bytes,
+            low_bytes_max: config.disk_low_bytes,
+            tokens: DiskTokens::new(SPACE_TAG),
+            last: None,
+            ask_at: now.boot.after_ms(ASK_AFTER_MS),
+            asking: None,
+            reserve: if has_reserve {
+                Reserve::Held
+            } else {
+                Reserve::Missing
+            },
+            is_full: false,
+        }
+    }
+
+    /// Whether batches are refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// What the file system said last.
+    pub(crate) fn last(&self) -> Option<DiskSpace> {
+        self.last
+    }
+
+    /// Whether no operation is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let is_moving = matches!(self.reserve, Reserve::Taking(_) | Reserve::Releasing(_));
+        self.asking.is_none() && !is_moving
+    }
+
+    /// When the file system is to be asked again.
+    pub(crate) fn timeout(&self) -> Option<BootTime> {
+        self.asking.is_none().then_some(self.ask_at)
+    }
+
+    /// Asks the file system when that is due.
+    pub(crate) fn tick(&mut self, now: Now, ops: &mut VecDeque<DiskOp>) {
+        if self.asking.is_none() && self.ask_at <= now.boot {
+            self.ask_at = now.boot.after_ms(ASK_AFTER_MS);
+            let token = self.tokens.issue();
+            self.asking = Some(token);
+            ops.push_back(DiskOp::Space { token });
+        }
+    }
+
+    /// Something that must go on found no room: the reserve is there for that.
+    pub(crate) fn out_of_space(&mut self, ops: &mut VecDeque<DiskOp>) {
+        if self.reserve == Reserve::Held {
+            tracing::warn!(shard = %self.shard, "no room left: giving up the reserve");
+            let token = self.tokens.issue();
+            self.reserve = Reserve::Releasing(token);
+            ops.push_back(DiskOp::Remove {
+                token,
+                file: FileName::Reserve,
+            });
+        }
+    }
+
+    /// Takes a completion.
+    pub(crate) fn handle(&mut self, done: &DiskDone, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
+        if self.asking == Some(done.token) {
+            self.asking = None;
+            return match &done.result {
+                Ok(DiskOutcome::Space(space)) => self.judge(*space, ops),
+                _ => SpaceNews::Nothing,
+            };
+        }
+        match (self.reserve, &done.result) {
+            (Reserve::Taking(_), Ok(_) | Err(DiskError::AlreadyExists)) => {
+                self.reserve = Reserve::Held;
+                self.set_full(false)
+            }
+            (Reserve::Taking(_), Err(_)) => {
+                self.reserve = Reserve::Missing;
+                SpaceNews::Nothing
+            }
+            (Reserve::Releasing(_), _) => {
+                // Gone, or not there; if it could not be removed, taking it finds it.
+                self.reserve = Reserve::Missing;
+                match self.set_full(true) {
+                    SpaceNews::Nothing => SpaceNews::Room,
+                    news => news,
+                }
+            }
+            _ => unreachable!("no other operation is issued"),
+        }
+    }
+
+    fn judge(&mut self, space: DiskSpace, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
+        self.last = Some(space);
+        let small = space.total_bytes / SMALL_DISK_PART;
+        let low = self.low_bytes_max.min(small);
+        // A little more than the mark, so that it does not flap.
+        let enough = low + low / 4;
+        match self.reserve {
+            Reserve::Held if space.available_bytes < low => self.set_full(true),
+            Reserve::Held if space.available_bytes >= enough => self.set_full(false),
+            Reserve::Missing => {
+                let bytes = self.reserve_bytes_max.min(small);
+                if space.available_bytes >= enough + bytes {
+                    self.take(bytes, ops);
+                    return SpaceNews::Nothing;
+                }
+                if space.available_bytes < low {
+                    return self.set_full(true);
+                }
+                SpaceNews::Nothing
+            }
+            _ => SpaceNews::Nothing,
+        }
+    }
+
+    fn take(&mut self, bytes: u64, ops: &mut VecDeque<DiskOp>) {
+        let page = crate::units::PAGE_BYTES as u64;
+        let bytes = bytes - bytes % page;
+        if bytes == 0 {
+            self.reserve = Reserve::Held; // Configured without one.
+            return;
+        }
+        let token = self.tokens.issue();
+        self.reserve = Reserve::Taking(token);
+        let file = FileName::Reserve;
+        ops.push_back(DiskOp::Create { token, file, bytes });
+    }
+
+    fn set_full(&mut self, is_full: bool) -> SpaceNews {
+        if self.is_full == is_full {
+            return SpaceNews::Nothing;
+        }
+        self.is_full = is_full;
+        SpaceNews::Full(is_full)
+    }
+}
+
+/// Makes room for a start on a full disk, out of the reserve. Returns whether one is left.
+pub(crate) fn prepare_start(
+    disk: &mut StartDisk<'_, '_>,
+    config: &StoreConfig,
+    listing: &Listing,
+) -> Result<bool, StorageError> {
+    let mut files = listing.files.iter().map(|(file, _)| *file);
+    if !files.any(|file| file == FileName::Reserve) {
+        return Ok(false);
+    }
+    if disk.space()?.available_bytes >= config.wal_file_bytes + START_SLACK_BYTES {
+        return Ok(true);
+    }
+    disk.remove_if_there(FileName::Reserve)?;
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    const START: Now = Now {
+        boot: BootTime(0),
+        wall_ms: 0,
+    };
+
+    fn space(available_bytes: u64) -> DiskOutcome {
+        DiskOutcome::Space(DiskSpace {
+            available_bytes,
+            total_bytes: 1000 * MIB,
+        })
+    }
+
+    fn config() -> StoreConfig {
+        StoreConfig {
+            reserve_bytes: 20 * MIB,
+            disk_low_bytes: 8 * MIB,
+            ..StoreConfig::default()
+        }
+    }
+
+    /// Lets a second pass, answers the question for space, and gives what that led to.
+    fn second(
+        space_: &mut Space,
+        at: &mut u64,
+        available: u64,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> SpaceNews {
+        *at += ASK_AFTER_MS;
+        let now = Now {
+            boot: BootTime(0).after_ms(*at),
+            wall_ms: 0,
+        };
+        space_.tick(now, ops);
+        let op = ops.pop_front().expect("asked");
+        finish(space_, &op, Ok(space(available)), ops)
+    }
+
+    fn finish(
+        space: &mut Space,
+        op: &DiskOp,
+        result: Result<DiskOutcome, DiskError>,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> SpaceNews {
+        let done = DiskDone {
+            token: op.token(),
+            buffer: None,
+            result,
+        };
+        space.handle(&done, ops)
+    }
+
+    #[test]
+    fn the_reserve_is_taken_released_and_taken_again() {
+        let (mut s, mut ops, mut at) = (Space::new(&config(), START, false), VecDeque::new(), 0);
+        assert_eq!(
+            second(&mut s, &mut at, 500 * MIB, &mut ops),
+            SpaceNews::Nothing
+        );
+        let create = ops.pop_front().expect("taken");
+        assert!(matches!(create, DiskOp::Create { bytes, .. } if bytes == 20 * MIB));
+        finish(&mut s, &create, Ok(DiskOutcome::Done), &mut ops);
+        assert!(!s.is_full());
+
+        s.out_of_space(&mut ops);
+        let remove = ops.pop_front().expect("released");
+        assert!(matches!(remove, DiskOp::Remove { .. }));
+        let news = finish(&mut s, &remove, Ok(DiskOutcome::Done), &mut ops);
+        assert_eq!(news, SpaceNews::Full(true));
+
+        assert_eq!(
+            second(&mut s, &mut at, 25 * MIB, &mut ops),
+            SpaceNews::Nothing
+        );
+        assert!(
+            ops.is_empty() && s.is_full(),
+            "not enough for mark and reserve"
+        );
+        second(&mut s, &mut at, 30 * MIB, &mut ops);
+        let create = ops.pop_front().expect("taken again");
+        let news = finish(&mut s, &create, Ok(DiskOutcome::Done), &mut ops);
+        assert_eq!(news, SpaceNews::Full(false));
+        assert!(s.is_quiet());
+    }
+
+    #[test]
+    fn batches_are_refused_below_the_mark_and_taken_a_little_above_it() {
+        let (mut s, mut ops, mut at) = (Space::new(&config(), START, true), VecDeque::new(), 0);
+        assert_eq!(
+            second(&mut s, &mut at, 8 * MIB, &mut ops),
+            SpaceNews::Nothing
+        );
+        assert_eq!(
+            second(&mut s, &mut at, 8 * MIB - 1, &mut ops),
+            SpaceNews::Full(true)
+        );
+        assert_eq!(
+            second(&mut s, &mut at, 9 * MIB, &mut ops),
+            SpaceNews::Nothing
+        );
+        assert_eq!(
+            second(&mut s, &mut at, 10 * MIB, &mut ops),
+            SpaceNews::Full(false)
+        );
+    }
+
+    #[test]
+    fn a_reserve_that_finds_no_space_is_tried_again() {
+        let (mut s, mut ops, mut at) = (Space::new(&config(), START, false), VecDeque::new(), 0);
+        second(&mut s, &mut at, 500 * MIB, &mut ops);
+        let create = ops.pop_front().expect("taken");
+        finish(&mut s, &create, Err(DiskError::NoSpace), &mut ops);
+        second(&mut s, &mut at, 500 * MIB, &mut ops);
+        assert_eq!(ops.len(), 1);
+    }
+}
