@@ -22,7 +22,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use crate::block::{ChainPoint, FileHeader, Seeding};
+use crate::block::{ChainPoint, FileHeader, Seeding, block_bytes_for};
 use crate::blocking::StartDisk;
 use crate::buf::AlignedBuf;
 use crate::commit::seeding;
@@ -45,6 +45,10 @@ use takeover::Plan;
 
 /// Bytes of one write that fills a new file with zeros.
 const FILL_BYTES: u64 = 4 << 20;
+
+/// The first file of a new log is no larger than this, or than the largest batch asks for: filling
+/// it is most of what a first start takes. The background makes the others meanwhile.
+const FIRST_FILE_BYTES: u64 = 8 << 20;
 
 /// A store's parts, recovered.
 pub(crate) struct Opened {
@@ -138,7 +142,10 @@ fn begin(
         first_lsn: Lsn(0),
         predecessor: ChainPoint::ORIGIN,
     };
-    make_slot(disk, 0, config.wal_file_bytes)?;
+    let largest = block_bytes_for(config.batch_bytes_max) as u64;
+    let first_bytes = FIRST_FILE_BYTES.max(repersist::file_bytes_for(largest));
+    let first_bytes = first_bytes.min(config.wal_file_bytes);
+    make_slot(disk, 0, first_bytes)?;
     write_header(disk, &header)?;
     let manifest = Manifest::create(
         disk.inner(),
@@ -147,7 +154,7 @@ fn begin(
         config.manifest_bytes_max,
     )?;
     let mut slots = Slots::new(config.wal_file_bytes, config.wal_files);
-    slots.add(0, config.wal_file_bytes, true);
+    slots.add(0, first_bytes, true);
     let mut current = WalFile::new(&header);
     current.header_durable = true;
     Ok(Opened {

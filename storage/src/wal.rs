@@ -232,6 +232,10 @@ impl Wal {
 
     /// Closes the current file and puts the next slot into use; returns the header to write.
     pub(crate) fn roll(&mut self) -> FileHeader {
+        assert!(
+            self.current.end_lsn > self.current.first_lsn,
+            "a file that is followed holds a block: the chain names a successor by one"
+        );
         let slot = self.slots.take().expect("can_roll was asked");
         self.life_last = LifeId(self.life_last.0 + 1);
         let header = FileHeader {

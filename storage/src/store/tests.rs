@@ -410,3 +410,39 @@ fn a_cold_read_takes_neighbours_along_and_does_without_an_unreadable_one() {
     let expected: Vec<u64> = (1..14).collect();
     assert_eq!(offsets(&records.expect("readable")), expected);
 }
+
+#[test]
+fn the_first_file_is_small_and_goes_when_it_is_settled() {
+    let config = StoreConfig {
+        wal_file_bytes: 16 << 20,
+        commit_buffer_bytes: 1 << 20,
+        batch_bytes_max: 1 << 20,
+        ..small()
+    };
+    let mut disk = SimDisk::new(1);
+    let opened = Store::open(config, now(0), &mut *disk.blocking(SHARD), &mut |_| {});
+    let mut store = opened.expect("opens");
+    store.create_log(LOG, LogConfig::default());
+    let first = crate::disk::FileName::Wal(0);
+    let size = |disk: &SimDisk| disk.contents(SHARD, first).map(|bytes| bytes.len());
+    assert_eq!(size(&disk), Some(8 << 20));
+    settle_disk(&mut store, &mut disk, now(0));
+    for offset in 0..12 {
+        let bytes = batch(offset, 1_000_000);
+        let append = Append {
+            partition: LOG,
+            base_offset: Offset(offset),
+            leader_epoch: LeaderEpoch(0),
+            append_time_ms: None,
+            batch: Batch::check(&bytes).expect("good"),
+        };
+        store.append(now(0), append).expect("taken");
+        store.close_group(now(0));
+        settle_disk(&mut store, &mut disk, now(0));
+    }
+    assert_eq!(store.counters().commit.rolls, 1);
+    let second = store.wal.current().life;
+    store.wal.release_before(second, &mut store.ops);
+    settle_disk(&mut store, &mut disk, now(0));
+    assert_eq!(size(&disk), None);
+}
