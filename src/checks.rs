@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use rustix::fs::statfs;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::config::Config;
 use crate::exit::Failure;
 
 /// What a file system promises.
@@ -102,6 +105,81 @@ impl FileSystem {
             }
         }
     }
+}
+
+/// Looks at what the process has before it starts, and returns what the operator should know.
+pub(crate) fn look(
+    config: &Config,
+    file_system: &FileSystem,
+    shards: u16,
+) -> Result<Vec<String>, Failure> {
+    let mut warnings = Vec::new();
+    warnings.extend(file_system.warning());
+    warnings.extend(listener_warning(config.kafka.address));
+    warnings.extend(raise_descriptors(config, shards));
+    Ok(warnings)
+}
+
+/// Takes as many descriptors as the process may have; says so when they are fewer than the
+/// configured limits ask for.
+fn raise_descriptors(config: &Config, shards: u16) -> Option<String> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if setrlimit(Resource::Nofile, limit).is_err() {
+        limit = getrlimit(Resource::Nofile);
+    }
+    let limits = &config.limits;
+    let wanted = u64::from(shards) * (limits.connections_max + limits.files_open_max);
+    let have = limit.current.unwrap_or(u64::MAX);
+    (have < wanted).then(|| {
+        format!(
+            "{have} file descriptors are allowed, and `limits.connections_max` and \
+             `limits.files_open_max` ask for {wanted} on {shards} shards; raise LimitNOFILE or \
+             ulimit -n, or connections are refused early"
+        )
+    })
+}
+
+/// What to do about a ring that cannot be set up.
+pub(crate) fn ring_advice(error: &std::io::Error) -> String {
+    let advice = match error.raw_os_error() {
+        Some(libc_errno::ENOSYS | libc_errno::EINVAL) => {
+            "the kernel is too old: 6.1 or newer is needed"
+        }
+        Some(libc_errno::EPERM | libc_errno::EACCES) => {
+            "io_uring is forbidden: set the sysctl kernel.io_uring_disabled to 0, and in a \
+             container use a seccomp profile that allows io_uring_setup, _enter and _register"
+        }
+        Some(libc_errno::ENOMEM) => {
+            "not enough locked memory: raise LimitMEMLOCK or ulimit -l, or lower \
+             `memory.receive_buffers`"
+        }
+        Some(libc_errno::EMFILE) => "no file descriptors left: raise LimitNOFILE or ulimit -n",
+        _ => "see the kernel's log",
+    };
+    format!("io_uring cannot be set up: {error}: {advice}")
+}
+
+/// The error numbers with advice; Linux has the same on every architecture that we run on.
+mod libc_errno {
+    pub(super) const EPERM: i32 = 1;
+    pub(super) const ENOMEM: i32 = 12;
+    pub(super) const EACCES: i32 = 13;
+    pub(super) const EINVAL: i32 = 22;
+    pub(super) const EMFILE: i32 = 24;
+    pub(super) const ENOSYS: i32 = 38;
+}
+
+/// Fresh randomness for a start.
+pub(crate) fn random_seed() -> u64 {
+    let mut bytes = [0; 8];
+    let filled = getrandom(&mut bytes[..], GetRandomFlags::empty());
+    assert_eq!(
+        filled,
+        Ok(bytes.len()),
+        "the kernel gives small amounts at once"
+    );
+    u64::from_le_bytes(bytes)
 }
 
 /// What an open address means, if it is open.

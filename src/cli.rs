@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Run the broker.
+    Serve(ServeArgs),
     /// Print the resolved configuration as TOML, with what each setting means.
     Config(SettingsArgs),
     /// Print the machine's cores and where shards should run.
@@ -25,8 +27,19 @@ pub(crate) enum Verb {
     Status(ClientArgs),
     /// List a running broker's topics.
     Topics(ClientArgs),
+    /// Read a stopped broker's data directory.
+    Inspect(InspectArgs),
     /// Measure a broker: this one by default, any that speaks its protocol with --target.
     Bench(millrace_bench::BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// Start without a damaged range of acknowledged data, exactly as the refusal named it.
+    #[arg(long, value_name = "SHARD:FROM-TO")]
+    pub(crate) accept_loss: Vec<String>,
 }
 
 /// Where settings come from.
@@ -60,6 +73,16 @@ pub(crate) struct ClientArgs {
     /// Print the answer as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The data directory; no broker may run on it.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Check every checksum.
+    #[arg(long)]
+    pub(crate) verify: bool,
 }
 
 impl SettingsArgs {

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use millrace::control::client;
 use millrace::control::{Status, TopicStatus};
 use millrace::exit::Failure;
+use millrace::inspect;
 use millrace::topology::Topology;
 use serde::de::DeserializeOwned;
 
-use crate::cli::{ClientArgs, SettingsArgs};
+use crate::cli::{ClientArgs, InspectArgs, SettingsArgs};
 
 /// Prints the resolved configuration.
 pub(crate) fn config(args: &SettingsArgs) -> Result<(), Failure> {
@@ -31,6 +32,22 @@ pub(crate) fn status(args: &ClientArgs) -> Result<(), Failure> {
 pub(crate) fn topics(args: &ClientArgs) -> Result<(), Failure> {
     let body = client::get(&args.data_dir, "/topics")?;
     print(args, &body, |topics: &Vec<TopicStatus>| show_topics(topics))
+}
+
+/// Prints what a stopped data directory holds.
+pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    let found = inspect::inspect(&args.directory, args.verify)?;
+    print!("{}", found.text);
+    if found.damages.is_empty() {
+        let checked = if args.verify {
+            "every checksum matches"
+        } else {
+            "nothing wrong was seen; --verify checks every checksum"
+        };
+        println!("{checked}");
+        return Ok(());
+    }
+    Err(Failure::Damaged(found.damages.join("\n")))
 }
 
 fn print<T: DeserializeOwned>(

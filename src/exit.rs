@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use millrace_engine::start::OpenError;
 use millrace_storage::error::StorageError;
 
 use crate::config::ConfigError;
@@ -20,6 +21,8 @@ pub enum ExitCode {
     Quarantine = 65,
     /// No broker answers there.
     Unavailable = 69,
+    /// We are wrong: a thread of the broker died.
+    Bug = 70,
     /// The kernel lacks something, or refuses it.
     Kernel = 71,
     /// A listener's address cannot be had.
@@ -36,12 +39,13 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Clean,
         Self::Measurement,
         Self::Usage,
         Self::Quarantine,
         Self::Unavailable,
+        Self::Bug,
         Self::Kernel,
         Self::Listen,
         Self::Io,
@@ -102,6 +106,15 @@ pub enum Failure {
     /// The stores.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// What the stores say.
+    #[error(transparent)]
+    Engine(#[from] OpenError),
+    /// A thread died.
+    #[error("{0}: this is a bug; what was acknowledged is safe")]
+    Bug(String),
+    /// What an inspection found.
+    #[error("damaged:\n{0}")]
+    Damaged(String),
     /// A broker that should be there.
     #[error("{0}")]
     Unavailable(String),
@@ -120,13 +133,16 @@ impl Failure {
         match self {
             Self::Config(_) | Self::Unfit(_) => ExitCode::Config,
             Self::Locked { .. } => ExitCode::Locked,
+            Self::Bug(_) => ExitCode::Bug,
             Self::Kernel(_) => ExitCode::Kernel,
             Self::Listen { .. } => ExitCode::Listen,
             Self::Io { .. } => ExitCode::Io,
             Self::Unavailable(_) => ExitCode::Unavailable,
             Self::Usage(_) => ExitCode::Usage,
             Self::Bench(_) => ExitCode::Measurement,
-            Self::Storage(error) => match error {
+            Self::Damaged(_) | Self::Engine(OpenError::State { .. }) => ExitCode::Quarantine,
+            Self::Engine(OpenError::NoRoom { .. }) => ExitCode::Io,
+            Self::Storage(error) | Self::Engine(OpenError::Storage(error)) => match error {
                 StorageError::Quarantine { .. } | StorageError::Corrupt { .. } => {
                     ExitCode::Quarantine
                 }
@@ -136,8 +152,8 @@ impl Failure {
         }
     }
 
-    /// A failed file operation.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    /// Wraps what a file operation failed with.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |error| Self::Io { path, error }
     }

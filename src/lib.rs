@@ -4,10 +4,10 @@
 pub mod config;
 pub mod control;
 pub mod exit;
+pub mod inspect;
 pub mod lock;
 pub mod topology;
 
 pub mod broker;
 
 mod checks;
-mod inspect;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod serve;
 
 use std::process::ExitCode as ProcessExit;
 
@@ -34,6 +35,8 @@ fn main() -> ProcessExit {
 
 fn run(verb: Verb) -> Result<ProcessExit, Failure> {
     match verb {
+        Verb::Serve(args) => serve::serve(&args)?,
+        Verb::Inspect(args) => commands::inspect(&args)?,
         Verb::Config(args) => commands::config(&args)?,
         Verb::Cores => commands::cores(),
         Verb::Status(args) => commands::status(&args)?,

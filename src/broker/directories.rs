@@ -1,65 +1,51 @@
 //! The data directory's layout: `shard-N` for each shard that ever was.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use millrace_net::uring::files::directory_name;
 use millrace_storage::units::ShardId;
 
 use crate::exit::Failure;
 
-/// A shard and its directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ShardDirectory {
-    /// The shard.
-    pub shard: ShardId,
-    /// Its directory, which exists.
-    pub path: PathBuf,
+/// Makes sure of the data directory, and that its name survives a power cut.
+pub(crate) fn create(data_dir: &Path) -> Result<(), Failure> {
+    let missing: Vec<&Path> = data_dir
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .collect();
+    fs::create_dir_all(data_dir).map_err(Failure::io(data_dir))?;
+    for created in missing {
+        // The name is in the directory above; the empty path above a relative one is here.
+        let above = created.parent().filter(|path| !path.as_os_str().is_empty());
+        let above = above.unwrap_or(Path::new("."));
+        let synced = File::open(above).and_then(|directory| directory.sync_all());
+        synced.map_err(Failure::io(above))?;
+    }
+    Ok(())
 }
 
 /// The shards whose directories exist, in order.
-///
-/// # Errors
-/// The data directory cannot be listed.
-pub fn existing(data_dir: &Path) -> Result<Vec<ShardDirectory>, Failure> {
+pub(crate) fn existing(data_dir: &Path) -> Result<Vec<ShardId>, Failure> {
     let entries = fs::read_dir(data_dir).map_err(Failure::io(data_dir))?;
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(Failure::io(data_dir))?;
-        let name = entry.file_name();
-        if let Some(shard) = name.to_str().and_then(parse) {
-            found.push(ShardDirectory {
-                shard,
-                path: entry.path(),
-            });
-        }
+        let name = entry.map_err(Failure::io(data_dir))?.file_name();
+        found.extend(name.to_str().and_then(parse));
     }
-    found.sort();
+    found.sort_unstable();
     Ok(found)
 }
 
-/// Makes sure of a directory for each of the first `count` shards, and returns all that exist:
-/// those of an earlier start with more cores as well.
-pub(crate) fn prepare(data_dir: &Path, count: u16) -> Result<Vec<ShardDirectory>, Failure> {
-    for shard in 0..count {
-        let path = data_dir.join(format!("shard-{shard}"));
-        match fs::create_dir(&path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(Failure::Io { path, error });
-            }
-            _ => {}
-        }
-    }
-    // A directory that is used before its name is durable is lost with everything in it.
-    let sync = File::open(data_dir).and_then(|directory| directory.sync_all());
-    sync.map_err(Failure::io(data_dir))?;
-    existing(data_dir)
+/// A shard's directory.
+pub(crate) fn path(data_dir: &Path, shard: ShardId) -> PathBuf {
+    data_dir.join(directory_name(shard))
 }
 
 /// `shard-N` in the one way that we write it.
 fn parse(name: &str) -> Option<ShardId> {
     let number: u16 = name.strip_prefix("shard-")?.parse().ok()?;
-    (format!("shard-{number}") == name).then_some(ShardId(number))
+    (directory_name(ShardId(number)) == name).then_some(ShardId(number))
 }
 
 #[cfg(test)]
@@ -67,17 +53,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_outlive_the_core_count() {
+    fn a_new_directory_is_made_and_shards_are_found_in_it() {
         let name = format!("millrace-directories-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(directory.join("shard-01")).unwrap();
-        assert_eq!(prepare(&directory, 3).unwrap().len(), 3);
-        let shards: Vec<u16> = prepare(&directory, 1)
-            .unwrap()
-            .iter()
-            .map(|found| found.shard.0)
-            .collect();
-        assert_eq!(shards, [0, 1, 2]);
+        create(&directory.join("below")).unwrap();
+        create(&directory).unwrap();
+        for name in ["shard-2", "shard-0", "shard-01", "below"] {
+            let _ = fs::create_dir(directory.join(name));
+        }
+        assert_eq!(existing(&directory).unwrap(), [ShardId(0), ShardId(2)]);
         fs::remove_dir_all(&directory).unwrap();
     }
 

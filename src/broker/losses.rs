@@ -26,10 +26,9 @@ impl AcceptedLosses {
         parsed.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Those of one shard.
-    pub(crate) fn of(&self, shard: ShardId) -> Vec<LossRange> {
-        let own = self.0.iter().filter(|(of, _)| *of == shard);
-        own.map(|(_, range)| *range).collect()
+    /// All of them.
+    pub(crate) fn all(&self) -> &[(ShardId, LossRange)] {
+        &self.0
     }
 }
 
@@ -55,8 +54,8 @@ mod tests {
             from: Lsn(4096),
             to: Lsn(8192),
         };
-        assert_eq!(losses.of(ShardId(1)), [range]);
-        assert_eq!(losses.of(ShardId(2)), []);
+        assert_eq!(losses.all()[0], (ShardId(1), range));
+        assert_eq!(losses.all().len(), 2);
         for wrong in ["", "1", "1:5", "1:5-5", "1:9-5", "x:1-2", "1:-1-2"] {
             let refusal = AcceptedLosses::parse([wrong]).unwrap_err();
             assert!(refusal.to_string().contains("SHARD:FROM-TO"), "{wrong}");

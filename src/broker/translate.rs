@@ -2,11 +2,12 @@
 
 use millrace_engine::catalog::config::TopicDefaults;
 use millrace_engine::limits::{EngineConfig, Limits};
+use millrace_net::connection::ConnectionLimits;
 use millrace_net::kafka::{BrokerSetting, KafkaConfig};
-use millrace_storage::units::ShardId;
+use millrace_net::uring::driver::DriverConfig;
+use millrace_net::worker::{Door, WorkerConfig};
 use millrace_storage::{CommitBackend, StoreConfig};
 
-use super::losses::AcceptedLosses;
 use crate::config::{Config, SizeLimit, WalSync};
 
 /// A count or size of this process: settings' ranges keep them far below `usize::MAX`.
@@ -89,14 +90,28 @@ fn broker_settings(config: &Config) -> Vec<BrokerSetting> {
     shown.collect()
 }
 
-pub(super) fn store(
-    config: &Config,
-    shard: ShardId,
-    losses: &AcceptedLosses,
-    seed: u64,
-) -> StoreConfig {
+/// What all workers have in common.
+pub(super) fn worker(config: &Config, doors: Vec<Door>) -> WorkerConfig {
+    let limits = &config.limits;
+    WorkerConfig {
+        doors,
+        connection: ConnectionLimits {
+            handshake_ms_max: limits.handshake_timeout_ms,
+            idle_ms_max: limits.idle_timeout_ms,
+            transfer_ms_max: limits.transfer_timeout_ms,
+            rate_bytes_per_s_min: limits.rate_bytes_per_s_min,
+            send_bytes_max: size(limits.send_bytes_max),
+            shared_buffer_bytes: DriverConfig::default().receive_buffer_bytes,
+        },
+        connections_max: size(limits.connections_max),
+        connections_per_address_max: size(limits.connections_per_address_max),
+        assembly_bytes_max: size(config.memory.assembly_bytes_max),
+    }
+}
+
+/// What all stores have in common.
+pub(super) fn store(config: &Config) -> StoreConfig {
     StoreConfig {
-        shard,
         wal_file_bytes: config.wal.file_bytes,
         wal_files: count(config.wal.files),
         commit_buffer_bytes: size(config.wal.commit_buffer_bytes),
@@ -106,9 +121,13 @@ pub(super) fn store(
             WalSync::LinkedFdatasync => CommitBackend::LinkedFdatasync,
         },
         batch_bytes_max: size(config.wal.batch_bytes_max),
+        commit_queue_bytes_max: size(config.wal.commit_queue_bytes_max),
         tail_cache_bytes: size(config.memory.tail_cache_bytes),
-        accept_loss: losses.of(shard),
-        seed,
+        read_cache_bytes: size(config.memory.read_cache_bytes),
+        segment_bytes_min: config.settle.segment_bytes_min,
+        settle_files_max: size(config.settle.files_max),
+        settle_after_ms: config.settle.after_ms,
+        retention_check_ms: config.settle.retention_check_ms,
         ..StoreConfig::default()
     }
 }
@@ -124,14 +143,9 @@ mod tests {
         let mut told = kafka(&config);
         told.broker_settings.clear();
         assert_eq!(told, KafkaConfig::default());
-        let told = store(&config, ShardId(0), &AcceptedLosses::default(), 0);
-        let own = StoreConfig::default();
-        assert_eq!(told.wal_file_bytes, own.wal_file_bytes);
-        assert_eq!(told.wal_files, own.wal_files);
-        assert_eq!(told.commit_buffer_bytes, own.commit_buffer_bytes);
-        assert_eq!(told.groups_in_flight_max, own.groups_in_flight_max);
-        assert_eq!(told.backend, own.backend);
-        assert_eq!(told.batch_bytes_max, own.batch_bytes_max);
-        assert_eq!(told.tail_cache_bytes, own.tail_cache_bytes);
+        let told = store(&config);
+        assert_eq!(format!("{told:?}"), format!("{:?}", StoreConfig::default()));
+        let told = worker(&config, Vec::new()).connection;
+        assert_eq!(told, ConnectionLimits::default());
     }
 }

@@ -151,6 +151,8 @@ settings! {
         commit_buffer_bytes: u64 = MIB, 64 * KIB..=64 * MIB;
         /// Commit groups that may be on their way to the disk at once.
         groups_in_flight_max: u64 = 4, 1..=4;
+        /// Groups that are closed and not durable yet, bytes; past it producers wait.
+        commit_queue_bytes_max: u64 = 32 * MIB, MIB..=4 * GIB;
         /// How a group is made durable: "dsync" (one write with RWF_DSYNC) or "linked-fdatasync".
         sync: WalSync = WalSync::Dsync;
         /// Largest record batch taken from a producer, bytes.
@@ -161,8 +163,12 @@ settings! {
     ["settle"] settle: Settle {
         /// A partition with this many bytes in one pass gets a segment file of its own, bytes.
         segment_bytes_min: u64 = 32 * MIB, MIB..=4 * GIB;
+        /// Closed log files that may wait before a pass begins.
+        files_max: u64 = 1, 0..=1_024;
         /// Data in the log is settled when it is this old, milliseconds.
-        idle_ms: u64 = 600_000, 100..=604_800_000;
+        after_ms: u64 = 60_000, 100..=604_800_000;
+        /// How often retention is applied, milliseconds.
+        retention_check_ms: u64 = 5_000, 100..=86_400_000;
     }
 
     /// Space on the file system that holds the data directory.
@@ -178,6 +184,8 @@ settings! {
     ["memory"] memory: Memory {
         /// Recent batches kept for consumers that read near the end, bytes.
         tail_cache_bytes: u64 = 64 * MIB, MIB..=64 * GIB;
+        /// Log blocks read back for consumers that are behind, bytes.
+        read_cache_bytes: u64 = 16 * MIB, MIB..=64 * GIB;
         /// Requests that are being received, bytes over all connections.
         assembly_bytes_max: u64 = 128 * MIB, MIB..=64 * GIB;
         /// Buffers that the kernel receives into, each of 16 KiB; a power of two.
@@ -221,6 +229,8 @@ settings! {
         rate_bytes_per_s_min: u64 = 16 * KIB, 1..=GIB;
         /// Replies that wait for a slow client, bytes per connection, before reading from it stops.
         send_bytes_max: u64 = MIB, 64 * KIB..=GIB;
+        /// Files that a shard keeps open.
+        files_open_max: u64 = 512, 16..=1_000_000;
         /// Topics.
         topics_max: u64 = 10_000, 1..=1_000_000;
         /// Partitions. Each costs about 1 KiB in its home and 100 bytes in every other shard.

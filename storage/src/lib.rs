@@ -14,6 +14,7 @@ pub mod disk;
 pub mod entry;
 pub mod error;
 mod index;
+pub mod inspect;
 mod log_index;
 pub mod manifest;
 pub mod pack;

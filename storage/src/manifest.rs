@@ -69,6 +69,18 @@ pub struct Manifest {
     done: VecDeque<EditTicket>,
 }
 
+/// Reads a manifest's bytes and writes nothing: for an offline reader.
+pub(crate) fn read(
+    shard: ShardId,
+    number: u64,
+    bytes: &[u8],
+) -> Result<ManifestState, (FilePosition, &'static str)> {
+    let replayed = replay::replay(shard, number, bytes);
+    replayed
+        .map(|replayed| replayed.state)
+        .map_err(|damage| (damage.position, damage.found))
+}
+
 /// What the manifest is doing.
 #[derive(Debug)]
 enum Step {

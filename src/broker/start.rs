@@ -1,0 +1,227 @@
+//! From a resolved configuration to a serving broker, in the order in which it can fail.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use millrace_engine::Shard;
+use millrace_engine::mesh::port::{MeshPort, mesh};
+use millrace_engine::start::{ShardDirectory, StartConfig, open_all};
+use millrace_net::uring::driver::{Driver, DriverConfig, DriverParts};
+use millrace_net::uring::files::Files;
+use millrace_net::uring::inbox::Remote;
+use millrace_net::uring::jobs::{JobPool, JobQueue};
+use millrace_net::uring::listener::Listener;
+use millrace_net::uring::sys;
+use millrace_net::worker::{Worker, WorkerConfig};
+use millrace_storage::units::ShardId;
+
+use super::losses::AcceptedLosses;
+use super::shards::{ShardEnds, ShardThread};
+use super::{Broker, directories, listen, translate};
+use crate::checks::{self, FileSystem};
+use crate::config::{Config, Resolved};
+use crate::control::{ControlThread, Facts, Gate, Inbox, Replies};
+use crate::exit::Failure;
+use crate::lock::DirectoryLock;
+use crate::topology::Topology;
+
+/// 1. Nothing is touched before the directory is ours.
+/// 2. Nothing listens before everything is recovered and durable: a client that gets in is served.
+/// 3. The control socket comes last: whoever finds it may ask every shard.
+pub(super) fn start(
+    settings: Resolved,
+    losses: &AcceptedLosses,
+    began: Instant,
+) -> Result<Broker, Failure> {
+    let config = &settings.config;
+    let data_dir = config.server.data_dir.clone();
+    directories::create(&data_dir)?;
+    let lock = DirectoryLock::take(&data_dir)?;
+    let file_system = FileSystem::of(&data_dir)?;
+    let cores = Topology::read().resolve(&config.server.cores, config.server.pin)?;
+    let shards = u16::try_from(cores.len()).expect("cores are fewer");
+    let warnings = checks::look(config, &file_system, shards)?;
+
+    let (opened, files) = recover(config, &data_dir, shards, losses)?;
+    let bound = listen::bind(&config.kafka, shards)?;
+    let cluster_id = opened[0].catalog().cluster_id();
+    let kafka = Arc::new(translate::kafka(config));
+    let doors = listen::doors(&config.kafka, &bound.addresses, &cluster_id, &kafka)?;
+    let worker = translate::worker(config, doors);
+    let facts = Facts {
+        data_dir,
+        file_system: file_system.name.clone(),
+        acknowledgement: file_system.acknowledgement(),
+        kafka: bound.addresses,
+        cores,
+        started: Instant::now(),
+        settings,
+    };
+    let parts = Parts {
+        opened,
+        files,
+        listeners: bound.by_shard,
+        worker,
+    };
+    let running = run(&facts, parts)?;
+    let gate = Gate::new(running.remotes.iter().map(inbox).collect(), running.replies);
+    let control = ControlThread::start(facts.clone(), gate)?;
+    Ok(Broker {
+        facts,
+        warnings,
+        started_in: began.elapsed(),
+        remotes: running.remotes,
+        threads: running.threads,
+        ends: running.ends,
+        has_failed: false,
+        control: Some(control),
+        jobs: Some(running.jobs),
+        _lock: lock,
+    })
+}
+
+/// Recovers every shard that ever was; returns those that run, each with its files.
+fn recover(
+    config: &Config,
+    data_dir: &Path,
+    shards: u16,
+    losses: &AcceptedLosses,
+) -> Result<(Vec<Shard>, Vec<Files>), Failure> {
+    let mut all: Vec<ShardId> = directories::existing(data_dir)?;
+    all.extend((0..shards).map(ShardId));
+    all.sort_unstable();
+    all.dedup();
+    let mut files = Vec::new();
+    for shard in &all {
+        let open_max = translate::size(config.limits.files_open_max);
+        let opened = Files::open(data_dir, *shard, open_max);
+        files.push(opened.map_err(Failure::io(data_dir))?);
+    }
+    let seed = checks::random_seed();
+    let start = StartConfig {
+        shards,
+        engine: translate::engine(config),
+        store: translate::store(config),
+        accept_loss: losses.all().to_vec(),
+        seed,
+    };
+    let directories = all
+        .iter()
+        .zip(&mut files)
+        .map(|(shard, files)| ShardDirectory {
+            shard: *shard,
+            disk: Box::new(|op| files.run(op)),
+        });
+    let opened = open_all(&start, sys::now(), directories.collect())?;
+    // What no longer runs was handed over; its directory stays, and is empty of data.
+    files.truncate(opened.len());
+    Ok((opened, files))
+}
+
+struct Parts {
+    opened: Vec<Shard>,
+    files: Vec<Files>,
+    listeners: Vec<Vec<Listener>>,
+    worker: WorkerConfig,
+}
+
+struct Running {
+    remotes: Vec<Remote>,
+    threads: Vec<ShardThread>,
+    ends: ShardEnds,
+    jobs: JobPool,
+    replies: Replies,
+}
+
+/// Sets every ring up, then starts the threads: a kernel that refuses one has started none.
+fn run(facts: &Facts, parts: Parts) -> Result<Running, Failure> {
+    let config = &facts.settings.config;
+    let (sender, ends) = ShardEnds::new();
+    let replies = Replies::new();
+    let kernel = |error| Failure::Kernel(format!("setting up a shard: {error}"));
+    let job_threads = translate::size(config.server.job_threads);
+    let jobs = JobPool::start(job_threads, millrace_engine::jobs::perform).map_err(kernel)?;
+    let ports = mesh(
+        u16::try_from(parts.opened.len()).expect("cores are fewer"),
+        translate::size(config.limits.mesh_ring_slots),
+    );
+    let remotes = ports
+        .iter()
+        .map(Remote::to)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(kernel)?;
+    let mut drivers = Vec::new();
+    let shards = parts
+        .opened
+        .into_iter()
+        .zip(parts.files)
+        .zip(parts.listeners)
+        .zip(ports);
+    for (((shard, files), listeners), mesh) in shards {
+        let setup = Setup {
+            config,
+            worker: &parts.worker,
+            remotes: &remotes,
+            jobs: jobs.queue(),
+            replies: replies.clone(),
+        };
+        drivers.push(setup.driver(shard, files, listeners, mesh)?);
+    }
+    let mut threads = Vec::new();
+    for ((shard, core), driver) in (0..).zip(&facts.cores).zip(drivers) {
+        let core = config.server.pin.then_some(*core);
+        let thread = ShardThread::start(shard, core, driver, sender.clone());
+        threads.push(thread.map_err(kernel)?);
+    }
+    Ok(Running {
+        remotes,
+        threads,
+        ends,
+        jobs,
+        replies,
+    })
+}
+
+/// What the shards' drivers have in common.
+struct Setup<'a> {
+    config: &'a Config,
+    worker: &'a WorkerConfig,
+    remotes: &'a [Remote],
+    jobs: JobQueue,
+    replies: Replies,
+}
+
+impl Setup<'_> {
+    fn driver(
+        self,
+        shard: Shard,
+        files: Files,
+        listeners: Vec<Listener>,
+        mesh: MeshPort,
+    ) -> Result<Driver, Failure> {
+        let config = DriverConfig {
+            receive_buffers: u16::try_from(self.config.memory.receive_buffers)
+                .expect("bounded by its range"),
+            idle_spin_us: self.config.server.idle_spin_us,
+            deals_connections: !self.config.kafka.node_per_core,
+            ..DriverConfig::default()
+        };
+        let replies = self.replies;
+        let parts = DriverParts {
+            worker: Worker::new(self.worker.clone(), shard),
+            files,
+            listeners,
+            mesh,
+            remotes: self.remotes.to_vec(),
+            jobs: self.jobs,
+            replies: Box::new(move |reply| replies.push(reply)),
+        };
+        Driver::new(config, parts).map_err(|error| Failure::Kernel(checks::ring_advice(&error)))
+    }
+}
+
+fn inbox(remote: &Remote) -> Inbox {
+    let remote = remote.clone();
+    Box::new(move |request| remote.control(request))
+}

@@ -1,0 +1,93 @@
+//! The embedded broker: started and stopped within this process, on a real directory.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::config::{Flag, Sources};
+use crate::control::{Status, client};
+
+/// A directory of the build's, so that it is on a disk.
+fn directory(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/broker-tests")
+        .join(name);
+    let _ = fs::remove_dir_all(&path);
+    path
+}
+
+fn settings(data_dir: &Path, more: &[(&str, &str)]) -> Resolved {
+    let data_dir = data_dir.to_str().unwrap();
+    let small = [
+        ("server.data_dir", data_dir),
+        ("server.pin", "false"),
+        ("server.cores", "0"),
+        ("listeners.kafka.address", "127.0.0.1:0"),
+        ("wal.file_bytes", "4MiB"),
+        ("wal.batch_bytes_max", "2MiB"),
+        ("disk.reserve_bytes", "1MiB"),
+    ];
+    let flag = |(name, value): &(&str, &str)| Flag {
+        flag: "--set",
+        name: (*name).to_owned(),
+        value: (*value).to_owned(),
+    };
+    let sources = Sources {
+        flags: small.iter().chain(more).map(flag).collect(),
+        ..Sources::default()
+    };
+    Resolved::from_sources(&sources).unwrap()
+}
+
+#[test]
+fn an_embedded_broker_listens_answers_and_stops() {
+    let directory = directory("embedded");
+    let broker = Broker::start(settings(&directory, &[])).unwrap();
+    TcpStream::connect(broker.kafka()[0]).unwrap();
+    let status: Status =
+        serde_json::from_str(&client::get(&directory, "/status").unwrap()).unwrap();
+    assert_eq!((status.topics, status.shards.len()), (0, 1));
+    assert_eq!(status.kafka, [broker.kafka()[0].to_string()]);
+
+    let second = Broker::start(settings(&directory, &[])).unwrap_err();
+    assert!(second.to_string().contains("in use by process"), "{second}");
+
+    let address = broker.kafka()[0];
+    broker.stop().unwrap();
+    assert!(TcpStream::connect(address).is_err());
+    Broker::start(settings(&directory, &[]))
+        .unwrap()
+        .stop()
+        .unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn each_core_can_have_its_own_port() {
+    let directory = directory("nodes");
+    let more = [
+        ("server.cores", "0,1"),
+        ("listeners.kafka.node_per_core", "true"),
+    ];
+    let broker = Broker::start(settings(&directory, &more)).unwrap();
+    assert_eq!(broker.kafka().len(), 2);
+    for address in broker.kafka() {
+        TcpStream::connect(address).unwrap();
+    }
+    assert!(broker.banner().contains(&broker.kafka()[1].to_string()));
+    drop(broker);
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_taken_address_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = directory("taken");
+    let more = [("listeners.kafka.address", address.as_str())];
+    let refusal = Broker::start(settings(&directory, &more)).unwrap_err();
+    assert!(refusal.to_string().contains(&address), "{refusal}");
+    assert_eq!(refusal.code(), crate::exit::ExitCode::Listen);
+    fs::remove_dir_all(&directory).unwrap();
+}

@@ -1,0 +1,81 @@
+//! A start on an overlay: the real recovery, and the catalog and partitions that it leads to.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use millrace_engine::Shard;
+use millrace_engine::command::{Command, ConnectionId, RequestId};
+use millrace_engine::event::Outcome;
+use millrace_engine::limits::EngineConfig;
+use millrace_engine::report::PartitionReport;
+use millrace_engine::start::{OpenError, ShardDirectory, StartConfig, open_all};
+use millrace_net::uring::sys;
+use millrace_storage::StoreConfig;
+use millrace_storage::units::{Now, PartitionId, ShardId};
+
+use super::overlay::Overlay;
+
+/// Opens every shard and describes what a broker would serve.
+pub(super) fn rehearse(overlay: &Overlay, shards: &[ShardId]) -> Result<String, OpenError> {
+    let last = shards.last().expect("a data directory has shards");
+    let config = StartConfig {
+        // As many as there are directories: nothing is handed over to other homes.
+        shards: last.0 + 1,
+        engine: EngineConfig::default(),
+        store: StoreConfig::default(),
+        accept_loss: Vec::new(),
+        seed: 0,
+    };
+    let now = sys::now();
+    let directories = shards.iter().map(|shard| ShardDirectory {
+        shard: *shard,
+        disk: Box::new(overlay.disk(*shard)),
+    });
+    let mut opened = open_all(&config, now, directories.collect())?;
+    let held = opened.iter_mut().flat_map(|shard| partitions(now, shard));
+    let held: BTreeMap<PartitionId, PartitionReport> =
+        held.map(|report| (report.partition, report)).collect();
+    Ok(describe(&opened[0], &held))
+}
+
+fn partitions(now: Now, shard: &mut Shard) -> Vec<PartitionReport> {
+    let request = RequestId {
+        origin: shard.id(),
+        connection: ConnectionId::CONTROL,
+        sequence: 0,
+    };
+    shard.submit(now, request, Command::Report);
+    match shard.poll_event().map(|event| event.outcome) {
+        Some(Ok(Outcome::Reported(report))) => report.partitions,
+        other => unreachable!("a report is answered at once: {other:?}"),
+    }
+}
+
+fn describe(shard: &Shard, held: &BTreeMap<PartitionId, PartitionReport>) -> String {
+    let catalog = shard.catalog();
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "catalog  cluster {}, {} changes, {} topics",
+        catalog.cluster_id(),
+        catalog.epoch().0,
+        catalog.topics().count()
+    );
+    for topic in catalog.topics() {
+        let _ = writeln!(out, "  {}  {}", topic.name, topic.id);
+        for (name, value) in topic.overrides.iter() {
+            let _ = writeln!(out, "    {name}={value}");
+        }
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            let Some(report) = held.get(&partition.id) else {
+                continue;
+            };
+            let _ = writeln!(
+                out,
+                "    partition {index} ({}) in shard {}: offsets {} to {}, {} bytes",
+                partition.id, partition.home, report.log_start, report.high_watermark, report.bytes
+            );
+        }
+    }
+    out
+}
