@@ -181,7 +181,7 @@ impl Shard {
     }
 
     /// This shard's whole state as of everything appended.
-    pub(crate) fn snapshot(&mut self) -> Vec<u8> {
+    pub(super) fn snapshot(&mut self) -> Vec<u8> {
         let catalog = self.writer.as_ref().map(|_| &self.catalog);
         let appended = self.writer.as_ref().and_then(|writer| writer.appended());
         let partitions = self.partitions.iter();

@@ -352,7 +352,7 @@ impl Shard {
     /// the same turn when its events led to more requests.
     pub fn end_turn(&mut self, now: Now) {
         while let Some(event) = self.store.poll_event() {
-            self.handle_store(event);
+            self.handle_store(now, event);
         }
         while let Some((ticket, result)) = self.store.poll_read() {
             self.finish_read(now, ticket, result);
@@ -496,9 +496,12 @@ impl Shard {
             .ok_or(Refusal::UnknownPartition)
     }
 
-    fn handle_store(&mut self, event: StoreEvent) {
+    fn handle_store(&mut self, now: Now, event: StoreEvent) {
         match event {
-            StoreEvent::WantsSnapshot => unreachable!("the store takes no snapshots yet"),
+            StoreEvent::WantsSnapshot => {
+                let bytes = self.snapshot();
+                self.store.provide_snapshot(now, bytes);
+            }
             StoreEvent::LogStartMoved { partition, offset } => {
                 if let Some(found) = self.partitions.get_mut(&partition) {
                     found.raise_log_start(offset);
