@@ -2,42 +2,42 @@
 //!
 //! File header, in the first page of the file, twice: at 0 and at 2048. Little-endian.
 //!
-//! | offset | bytes | type | field                                | unit or meaning                 |
-//! |-------:|------:|------|--------------------------------------|---------------------------------|
-//! |      0 |     8 | u64  | magic                                | `MRWALHDR`                      |
-//! |      8 |     4 | u32  | checksum                             | CRC-32C of everything after it  |
-//! |     12 |     2 | u16  | format                               | 1                               |
-//! |     14 |     2 | u16  | shard                                |                                 |
-//! |     16 |     4 | u32  | features                             | bits; an unknown one is refused |
-//! |     20 |     4 | u32  | slot                                 | the N of `wal-N`                |
-//! |     24 |     8 | u64  | life                                 |                                 |
-//! |     32 |     8 | u64  | generation                           | seeds every block's checksums   |
-//! |     40 |     8 | u64  | first LSN                            | of the first block              |
-//! |     48 |     8 | u64  | predecessor's life                   | 0: the log begins here          |
-//! |     56 |     8 | u64  | predecessor's generation             |                                 |
-//! |     64 |     8 | u64  | end LSN of the last block kept there |                                 |
-//! |     72 |     4 | u32  | that block's header checksum         | 0: no block of it is kept       |
-//! |     76 |     4 | u32  | predecessor's slot                   |                                 |
+//! | offset | bytes | type | field                          | unit or meaning                 |
+//! |-------:|------:|------|--------------------------------|---------------------------------|
+//! |      0 |     8 | u64  | magic                          | `MRWALHDR`                      |
+//! |      8 |     4 | u32  | checksum                       | CRC-32C of everything after it  |
+//! |     12 |     2 | u16  | format                         | 1                               |
+//! |     14 |     2 | u16  | shard                          |                                 |
+//! |     16 |     4 | u32  | features                       | bits; an unknown one is refused |
+//! |     20 |     4 | u32  | slot                           | the N of `wal-N`                |
+//! |     24 |     8 | u64  | life                           |                                 |
+//! |     32 |     8 | u64  | generation                     | seeds every block's checksums   |
+//! |     40 |     8 | u64  | first LSN                      | of the first block              |
+//! |     48 |     8 | u64  | predecessor's life             | 0: the log begins here          |
+//! |     56 |     8 | u64  | predecessor's generation       |                                 |
+//! |     64 |     8 | u64  | end LSN of its last kept block |                                 |
+//! |     72 |     4 | u32  | that block's header checksum   | 0: no block of it is kept       |
+//! |     76 |     4 | u32  | predecessor's slot             |                                 |
 //!
 //! Block header, at the start of each block; blocks lie back to back from position 4096.
 //!
-//! | offset | bytes | type | field                 | unit or meaning                                |
-//! |-------:|------:|------|-----------------------|------------------------------------------------|
-//! |      0 |     4 | u32  | magic                 | `MRBK`                                         |
-//! |      4 |     4 | u32  | header checksum       | CRC-32C of the header after it                 |
-//! |      8 |     8 | u64  | generation            | first under both checksums: it is their seed   |
-//! |     16 |     8 | u64  | life                  |                                                |
-//! |     24 |     8 | u64  | position              | of this block in its file                      |
-//! |     32 |     8 | u64  | first LSN             | the next block's is the sum with block bytes   |
-//! |     40 |     8 | u64  | durable LSN           | everything below was durable at close          |
-//! |     48 |     4 | u32  | block bytes           | whole pages, this header included              |
-//! |     52 |     4 | u32  | payload bytes         | entries behind the header, without padding     |
-//! |     56 |     4 | u32  | payload checksum      | CRC-32C of generation and payload              |
-//! |     60 |     4 | u32  | previous header's sum | chains the blocks across files; 0: none before |
-//! |     64 |     2 | u16  | shard                 |                                                |
-//! |     66 |     2 | u16  | format                | 1                                              |
-//! |     68 |     4 | u32  | entries               | count                                          |
-//! |     72 |     8 |      | reserved              | 0                                              |
+//! | offset | bytes | type | field                 | unit or meaning                            |
+//! |-------:|------:|------|-----------------------|--------------------------------------------|
+//! |      0 |     4 | u32  | magic                 | `MRBK`                                     |
+//! |      4 |     4 | u32  | header checksum       | CRC-32C of the header after it             |
+//! |      8 |     8 | u64  | generation            | first under both checksums: their seed     |
+//! |     16 |     8 | u64  | life                  |                                            |
+//! |     24 |     8 | u64  | position              | of this block in its file                  |
+//! |     32 |     8 | u64  | first LSN             | the next block's is this plus block bytes  |
+//! |     40 |     8 | u64  | durable LSN           | everything below was durable at close      |
+//! |     48 |     4 | u32  | block bytes           | whole pages, this header included          |
+//! |     52 |     4 | u32  | payload bytes         | entries behind the header, without padding |
+//! |     56 |     4 | u32  | payload checksum      | CRC-32C of generation and payload          |
+//! |     60 |     4 | u32  | previous header's sum | chains blocks across files; 0: none before |
+//! |     64 |     2 | u16  | shard                 |                                            |
+//! |     66 |     2 | u16  | format                | 1                                          |
+//! |     68 |     4 | u32  | entries               | count                                      |
+//! |     72 |     8 |      | reserved              | 0                                          |
 //!
 //! What is read from a disk may be anything: decoding checks every bound and never panics.
 

@@ -206,8 +206,13 @@ impl Commit {
     /// Whether an entry of usual size would be taken now.
     pub(crate) fn has_room(&self, wal: &Wal, reserve: Reserve) -> bool {
         let buffer_bytes = self.pool.buffer_bytes();
-        self.queue_bytes <= self.queue_bytes_max
+        self.queue_takes(buffer_bytes)
             && (wal.room() >= buffer_bytes as u64 || wal.can_roll(reserve))
+    }
+
+    /// Whether another block of `bytes` may wait for the disk. One always may.
+    fn queue_takes(&self, bytes: usize) -> bool {
+        self.queue_bytes == 0 || self.queue_bytes + bytes <= self.queue_bytes_max
     }
 
     /// Puts the next file into use although the current one has room, so that it can be settled.
@@ -268,7 +273,7 @@ impl Commit {
     /// Opens a group with room for a block of `need` bytes.
     fn open(&mut self, wal: &mut Wal, need: usize, reserve: Reserve) -> Result<(), AppendError> {
         let usual = self.pool.buffer_bytes();
-        if self.queue_bytes > 0 && self.queue_bytes + need.max(usual) > self.queue_bytes_max {
+        if !self.queue_takes(need.max(usual)) {
             return Err(AppendError::WalFull);
         }
         if need as u64 > wal.room() {

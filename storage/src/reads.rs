@@ -1,9 +1,9 @@
 //! Reads of batches: from the cache at once, from WAL files through the disk.
 //!
-//! A read that misses the cache fetches the whole block and its neighbours, checks that they are the
-//! blocks that were written there in this life, and starts again through the index with the block at hand: whatever
-//! was settled or recycled in between, the index knows. Reads of one block share one fetch. A
-//! fetched file is pinned, so its slot is not reused under the fetch.
+//! A read that misses the cache fetches the whole block and its neighbours, checks that they are
+//! the blocks that were written there in this life, and starts again through the index with the
+//! block at hand: whatever was settled or recycled in between, the index knows. Reads of one block
+//! share one fetch. A fetched file is pinned, so its slot is not reused under the fetch.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -4,8 +4,9 @@
 //! 2. [`chain`] follows the blocks to the live end, telling the engine what they hold.
 //! 3. [`judge`] tells whether that end is a torn tail or damage. Damage refuses: nothing was
 //!    changed on disk so far.
-//! 4. [`takeover`] decides where a new life goes on, and [`repersist`] copies the tail above the last surely durable point into a new life and commits
-//!    that. Only now may anyone be told what the tail holds, and only now do appends go on.
+//! 4. [`takeover`] decides where a new life goes on, and [`repersist`] copies the tail above the
+//!    last surely durable point into it and commits that. Only now may anyone be told what the tail
+//!    holds, and only now do appends go on.
 //! 5. The manifest forgets files that the new life replaced whole, and their slots are free.
 //!
 //! A crash in between changes nothing that a second run would judge differently.
