@@ -3,6 +3,7 @@
 mod catalog;
 mod fetches;
 mod produce;
+mod restart;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,0 +1,137 @@
+//! Starts: from packs and snapshots, after every kind of stop.
+
+use super::*;
+
+/// An append large enough that a few fill a WAL file.
+fn large(producer: i64, sequence: i32) -> BatchMaker {
+    BatchMaker::new(1)
+        .attributes(1)
+        .payload(vec![7; 20 << 10])
+        .producer(producer, 0, sequence)
+}
+
+fn counter(world: &World, shard: usize, name: &str) -> u64 {
+    let counters = world.shards[shard].report().counters;
+    let found = counters.iter().find(|(counter, _)| *counter == name);
+    found.expect("a counter of that name").1
+}
+
+#[test]
+fn settled_state_and_data_are_found_again() {
+    const BATCHES: i32 = 80;
+    let mut world = World::new(2);
+    let partitions = world.create("t", 2);
+    for sequence in 0..BATCHES {
+        for partition in &partitions {
+            let appended = world.append(0, *partition, &large(5, sequence));
+            let offset = Offset(u64::from(sequence.unsigned_abs()));
+            assert_eq!(appended.map(|one| one.base_offset), Ok(offset));
+        }
+        world.pass_ms(100);
+    }
+    for shard in 0..2 {
+        assert!(
+            counter(&world, shard, "snapshots") > 0,
+            "shard {shard} settled"
+        );
+    }
+    let cluster = world.shards[0].catalog().cluster_id();
+    for _ in 0..2 {
+        world.power_cut();
+        assert_eq!(world.shards[0].catalog().cluster_id(), cluster);
+        for partition in &partitions {
+            let all: Vec<u64> = (0..).take(BATCHES as usize).collect();
+            assert_eq!(world.read_all(1, *partition), all);
+            // The last five batches are known, wherever they lie.
+            for sequence in BATCHES - 5..BATCHES {
+                let again = world.append(1, *partition, &large(5, sequence));
+                let offset = Offset(u64::from(sequence.unsigned_abs()));
+                assert_eq!(again.map(|one| one.base_offset), Ok(offset));
+            }
+            let forgotten = world.append(1, *partition, &large(5, 2));
+            assert_eq!(forgotten, Err(Refusal::DuplicateSequence));
+        }
+    }
+    for partition in partitions {
+        let next = world
+            .append(0, partition, &large(5, BATCHES))
+            .expect("the next");
+        assert_eq!(next.base_offset, Offset(u64::from(BATCHES.unsigned_abs())));
+    }
+}
+
+#[test]
+fn a_stop_at_any_disk_operation_loses_nothing_acknowledged() {
+    // Topics are created, appended to and deleted while the power may go at any moment.
+    for stop in (0..120).step_by(3) {
+        let mut world = World::new(2);
+        let start = world.disk.ops_started();
+        world.disk.power_off_at(start + stop);
+        let mut acknowledged: BTreeMap<PartitionId, u64> = BTreeMap::new();
+        let created = world.try_create("t", 2);
+        for step in 0..6 {
+            for partition in &created {
+                let batch = BatchMaker::new(1).producer(7, 0, step).bytes();
+                let batch = batch.as_slice();
+                let partition = *partition;
+                let sequence = world.submit(0, Command::Append { partition, batch });
+                world.run();
+                if let Some(Ok(Outcome::Appended(appended))) = world.ended(sequence) {
+                    acknowledged.insert(partition, appended.base_offset.0 + 1);
+                }
+            }
+        }
+        world.power_cut();
+        for (partition, end) in &acknowledged {
+            let held = world.read_all(1, *partition);
+            let expected: Vec<u64> = (0..*end).collect();
+            assert!(
+                held.starts_with(&expected),
+                "stop {stop}: {held:?} lacks some of {end}"
+            );
+        }
+        if !created.is_empty() {
+            assert_eq!(world.partitions("t"), created, "an answered creation stays");
+        }
+    }
+}
+
+impl World {
+    /// Creates a topic unless the machine stops first; its partitions if that was answered.
+    fn try_create(&mut self, name: &str, partitions: u32) -> Vec<PartitionId> {
+        let topic = NewTopic {
+            name: name.to_owned(),
+            partitions: Some(partitions),
+            config: Vec::new(),
+        };
+        let request = CatalogRequest::CreateTopics {
+            topics: vec![topic],
+            validate_only: false,
+        };
+        let sequence = self.submit(0, Command::WriteCatalog(request));
+        self.run();
+        match self.ended(sequence) {
+            Some(Ok(_)) => self.partitions(name),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[test]
+fn producers_idle_at_a_restart_get_their_whole_time_again() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    assert!(
+        world
+            .append(0, partition, &BatchMaker::new(1).producer(9, 0, 0))
+            .is_ok()
+    );
+    world.now.boot = world.now.boot.after_ms(23 * 60 * 60 * 1_000);
+    world.power_cut();
+    world.pass_ms(2 * 60 * 60 * 1_000);
+    assert!(
+        world
+            .append(0, partition, &BatchMaker::new(1).producer(9, 0, 1))
+            .is_ok()
+    );
+}
