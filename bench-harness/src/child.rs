@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::interrupt::Interrupts;
 use crate::machine::Usage;
 
 /// How long a broker may take to listen; recovery of a large directory is part of it.
@@ -42,11 +43,12 @@ pub(crate) struct Broker {
     pub(crate) address: SocketAddr,
     /// What it had used when it was ready.
     at_ready: Usage,
+    interrupts: Interrupts,
 }
 
 impl Broker {
     /// Starts a broker and waits until it listens.
-    pub(crate) fn start(plan: ChildPlan) -> anyhow::Result<Self> {
+    pub(crate) fn start(plan: ChildPlan, interrupts: &Interrupts) -> anyhow::Result<Self> {
         fs::create_dir_all(&plan.data_directory)
             .with_context(|| format!("cannot make {}", plan.data_directory.display()))?;
         let mut child = Command::new(&plan.program)
@@ -58,6 +60,7 @@ impl Broker {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", plan.program.display()))?;
+        interrupts.guard(Some(pid_of(&child)));
         let lines = pump(
             child.stdout.take().expect("piped"),
             child.stderr.take().expect("piped"),
@@ -77,6 +80,7 @@ impl Broker {
             plan,
             address,
             at_ready,
+            interrupts: interrupts.clone(),
         })
     }
 
@@ -87,10 +91,8 @@ impl Broker {
 
     /// Stops the broker; fails if it does not stop cleanly.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
-        let id = i32::try_from(self.child.id()).expect("process ids are positive i32");
-        let pid = Pid::from_raw(id).expect("a child's id is not 0");
         if self.child.try_wait()?.is_none() {
-            kill_process(pid, Signal::TERM).context("cannot signal the broker")?;
+            kill_process(pid_of(&self.child), Signal::TERM).context("cannot signal the broker")?;
         }
         let since = Instant::now();
         loop {
@@ -111,11 +113,17 @@ impl Drop for Broker {
         // Both do nothing to a child that has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.interrupts.guard(None);
         if self.plan.remove_directory {
             // Left-overs are visible and harmless.
             let _ = fs::remove_dir_all(&self.plan.data_directory);
         }
     }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    let id = i32::try_from(child.id()).expect("process ids are positive i32");
+    Pid::from_raw(id).expect("a child's id is not 0")
 }
 
 fn arguments(plan: &ChildPlan) -> Vec<OsString> {
@@ -227,9 +235,15 @@ mod tests {
         }
     }
 
+    fn interrupts() -> Interrupts {
+        Interrupts::listen().expect("signals can be had")
+    }
+
     #[test]
     fn a_broker_that_ends_before_it_is_ready_is_named() {
-        let error = Broker::start(plan("false")).err().expect("not a broker");
+        let error = Broker::start(plan("false"), &interrupts())
+            .err()
+            .expect("not a broker");
         assert!(
             error
                 .to_string()
@@ -240,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_exist_is_named() {
-        let error = Broker::start(plan("no-such-program"))
+        let error = Broker::start(plan("no-such-program"), &interrupts())
             .err()
             .expect("no program");
         assert_eq!(error.to_string(), "cannot start no-such-program");

@@ -135,6 +135,8 @@ impl Reading {
         };
         let mut arrived = Vec::new();
         let mut refusal = None;
+        // Partitions come back in the order of the request, so each is found where the last was.
+        let mut position = 0;
         for fetched in partitions {
             if let Err(reason) = fetched.readable_end {
                 refusal = Some(reason);
@@ -142,12 +144,15 @@ impl Reading {
             let Some(next_offset) = self.client.next_offset(fetched.bytes) else {
                 continue;
             };
-            let mut cursors = self.plan.cursors.iter_mut();
-            let Some(cursor) = cursors.find(|c| c.partition == fetched.partition) else {
+            let (before, after) = self.plan.cursors.split_at_mut(position);
+            let mut cursors = after.iter_mut().chain(before).enumerate();
+            let found = cursors.find(|(_, cursor)| cursor.partition == fetched.partition);
+            let Some((distance, cursor)) = found else {
                 bail!("partition {} was not asked for", fetched.partition);
             };
             arrived.push((*cursor, fetched.bytes));
             cursor.next_offset = cursor.next_offset.max(next_offset);
+            position = (position + distance) % self.plan.cursors.len();
         }
         match refusal {
             Some(refusal) => self.refuse(refusal)?,

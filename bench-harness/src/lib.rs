@@ -6,14 +6,15 @@
 //! message carries an id and a checksum, and a run says whether any was lost, doubled, reordered
 //! or damaged.
 //!
-//! * [`args`]: the command line; [`scenario`]: from there to phases and back to a [`report`],
-//!   which [`table`] shows.
+//! * [`args`]: the command line; [`scenario`]: what to do; [`run`]: from a broker's start to
+//!   its stop; [`report`] and [`table`]: what came of it.
 //! * [`phase`]: threads that start together; [`worker`]: one of them; [`producer`], [`consumer`]:
 //!   its connections, over [`transport`] (the only file that knows the ring) and [`client`] (the
 //!   protocols).
 //! * [`schedule`], [`payload`], [`recorder`], [`verify`]: when, what, how long, and whether.
 //! * [`disk`]: the floor, without a broker.
-//! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what.
+//! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what; [`interrupt`]: when
+//!   to stop.
 
 mod args;
 mod child;
@@ -21,6 +22,7 @@ mod client;
 mod connection;
 mod consumer;
 mod disk;
+mod interrupt;
 mod machine;
 mod payload;
 mod phase;
@@ -28,6 +30,7 @@ mod producer;
 mod progress;
 mod recorder;
 mod report;
+mod run;
 mod scenario;
 mod schedule;
 mod setup;
@@ -37,41 +40,30 @@ mod transport;
 mod verify;
 mod worker;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use args::BenchArgs;
 use args::BenchCommand;
-use report::{Report, write_json};
+use report::write_json;
+use scenario::{Kind, Scenario};
 
 /// Runs what the command line asks for, prints the result and says whether all went well.
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    match args.command {
-        BenchCommand::Produce(load) => {
-            let json = load.json.clone();
-            finish(&scenario::produce(load)?, json)
-        }
-        BenchCommand::Consume(consume) => {
-            let json = consume.load.json.clone();
-            finish(&scenario::consume(consume)?, json)
-        }
-        BenchCommand::E2e(load) => {
-            let json = load.json.clone();
-            finish(&scenario::end_to_end(load)?, json)
-        }
+    let (scenario, load) = match args.command {
+        BenchCommand::Produce(load) => (Scenario::of(Kind::Produce, &load)?, load),
+        BenchCommand::E2e(load) => (Scenario::of(Kind::EndToEnd, &load)?, load),
+        BenchCommand::Consume(args) => (Scenario::of_consume(&args)?, args.load),
         BenchCommand::Disk(args) => {
             let report = disk::run(&args)?;
             print!("{}", report.table());
             write_json(&report, args.json.as_deref())?;
-            Ok(ExitCode::SUCCESS)
+            return Ok(ExitCode::SUCCESS);
         }
-    }
-}
-
-fn finish(report: &Report, json: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    };
+    let report = run::run(scenario, &load.child)?;
     // The table first: a report that cannot be written must not swallow it.
     print!("{}", report.table());
-    write_json(report, json.as_deref())?;
+    write_json(&report, load.json.as_deref())?;
     Ok(if report.is_success() {
         ExitCode::SUCCESS
     } else {

@@ -117,7 +117,8 @@ impl Usage {
         Ok(Self {
             cpu_user_s,
             cpu_system_s,
-            memory_peak_bytes: kib_field(&status, "VmHWM").unwrap_or(0),
+            // A process that has ended and was not waited for has no memory, and no CPU time here.
+            memory_peak_bytes: kib_field(&status, "VmHWM").context("the process has ended")?,
             storage_written_bytes: number_field(&io, "write_bytes").unwrap_or(0),
             storage_read_bytes: number_field(&io, "read_bytes").unwrap_or(0),
         })

@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
 use crate::consumer::ConsumerPlan;
+use crate::interrupt::Interrupts;
 use crate::producer::ProducerPlan;
 use crate::progress::{Progress, Second};
 use crate::recorder::{Live, Recorder, Window};
@@ -63,12 +64,17 @@ pub(crate) struct PhaseResult {
 }
 
 /// Runs a phase. Fails only when it could not start.
-pub(crate) fn run(plan: PhasePlan, clock: Clock) -> anyhow::Result<PhaseResult> {
+pub(crate) fn run(
+    plan: PhasePlan,
+    clock: Clock,
+    interrupts: &Interrupts,
+) -> anyhow::Result<PhaseResult> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let watched = Watched::launch(plan, clock)?;
-    runtime.block_on(watched.watch())
+    let _measuring = interrupts.measure();
+    runtime.block_on(watched.watch(interrupts.clone()))
 }
 
 struct Watched {
@@ -159,7 +165,7 @@ impl Watched {
     }
 
     /// Watches until all is done, then collects.
-    async fn watch(mut self) -> anyhow::Result<PhaseResult> {
+    async fn watch(mut self, mut interrupts: Interrupts) -> anyhow::Result<PhaseResult> {
         let mut progress = Progress::new(self.name, self.start);
         let mut look = tokio::time::interval(LOOK_EVERY);
         let mut producers_left = self.producers;
@@ -167,8 +173,7 @@ impl Watched {
         loop {
             tokio::select! {
                 _ = look.tick() => {}
-                signal = tokio::signal::ctrl_c(), if !self.interrupted => {
-                    signal.context("no Ctrl-C handler")?;
+                () = interrupts.interrupted(), if !self.interrupted => {
                     self.interrupted = true;
                     progress.say("stopping; what is measured so far follows");
                     self.raise(Stage::Stop);

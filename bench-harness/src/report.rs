@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::machine::{Machine, Storage, Usage};
 use crate::progress::Second;
 use crate::recorder::{Flow, Latency, Recorder};
-use crate::scenario::{Kind, Outcome, Scenario, Target};
+use crate::run::Outcome;
+use crate::scenario::{Kind, Scenario, Target};
 use crate::table::duration_text;
 use crate::verify::Verdict;
 

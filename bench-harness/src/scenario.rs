@@ -1,29 +1,18 @@
-//! From the command line to phases and back to one report.
-//!
-//! `produce` sends and then reads everything back; `consume` reads at the tail while producers
-//! send, or fills a backlog and then reads it; `e2e` is the tail with the sending side's figures
-//! beside it. Every message of a run is verified unless `--no-verify` or the sink make it moot.
+//! From the command line to what a run does: a checked scenario, and the plans of its phases.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde::Serialize;
 
 use crate::args::{ConsumeArgs, LoadArgs};
-use crate::child::{self, Broker, ChildPlan};
 use crate::client::{Cursor, FetchLimits};
 use crate::consumer::ConsumerPlan;
-use crate::machine::{Storage, Usage};
 use crate::payload;
-use crate::phase::{self, PhasePlan, PhaseResult};
+use crate::phase::PhasePlan;
 use crate::producer::{Load, ProducerPlan};
-use crate::report::Report;
-use crate::schedule::Clock;
-use crate::setup::{self, Topic};
-use crate::sink::{Behaviour, Sink};
-use crate::verify::{self, Ledger, Verdict};
+use crate::setup::Topic;
 
 /// Largest `--size` and `--batch`: a request must fit into a frame.
 const BATCH_BYTES_MAX: u64 = 64 << 20;
@@ -87,37 +76,23 @@ pub(crate) enum Target {
     External(String),
 }
 
-/// What answers, for the length of a run.
-struct Peer {
-    address: SocketAddr,
-    broker: Option<Broker>,
-    storage: Option<Storage>,
-}
-
-/// `bench produce`.
-pub(crate) fn produce(args: LoadArgs) -> anyhow::Result<Report> {
-    run(Scenario::new(Kind::Produce, 0, &args)?, &args)
-}
-
-/// `bench consume`.
-pub(crate) fn consume(args: ConsumeArgs) -> anyhow::Result<Report> {
-    let load = &args.load;
-    match args.backlog {
-        None => run(Scenario::new(Kind::ConsumeTail, 0, load)?, load),
-        Some(bytes) => {
-            let messages = bytes.div_ceil(load.size.max(1));
-            ensure!(messages > 0, "--backlog must be more than 0");
-            run(Scenario::new(Kind::ConsumeBacklog, messages, load)?, load)
-        }
-    }
-}
-
-/// `bench e2e`.
-pub(crate) fn end_to_end(args: LoadArgs) -> anyhow::Result<Report> {
-    run(Scenario::new(Kind::EndToEnd, 0, &args)?, &args)
-}
-
 impl Scenario {
+    /// `bench produce` or `bench e2e`.
+    pub(crate) fn of(kind: Kind, args: &LoadArgs) -> anyhow::Result<Self> {
+        Self::new(kind, 0, args)
+    }
+
+    /// `bench consume`.
+    pub(crate) fn of_consume(args: &ConsumeArgs) -> anyhow::Result<Self> {
+        let load = &args.load;
+        let Some(bytes) = args.backlog else {
+            return Self::new(Kind::ConsumeTail, 0, load);
+        };
+        let messages = bytes.div_ceil(load.size.max(1));
+        ensure!(messages > 0, "--backlog must be more than 0");
+        Self::new(Kind::ConsumeBacklog, messages, load)
+    }
+
     fn new(kind: Kind, backlog_messages: u64, args: &LoadArgs) -> anyhow::Result<Self> {
         let run = fresh_run();
         let target = match args.target.as_deref() {
@@ -214,7 +189,7 @@ impl Scenario {
         }
     }
 
-    fn producers(&self, topic: &Topic, messages_max: Option<u64>) -> Vec<ProducerPlan> {
+    pub(crate) fn producers(&self, topic: &Topic, messages_max: Option<u64>) -> Vec<ProducerPlan> {
         let load = Arc::new(self.load(messages_max));
         (0..self.connections)
             .map(|stream| {
@@ -230,7 +205,7 @@ impl Scenario {
     }
 
     /// Deals the partitions of each node to the consumers that connect to it.
-    fn consumers(&self, topic: &Topic) -> Vec<ConsumerPlan> {
+    pub(crate) fn consumers(&self, topic: &Topic) -> Vec<ConsumerPlan> {
         let nodes = topic.nodes.len();
         let consumers = usize::try_from(self.consumers)
             .expect("32 bits fit")
@@ -256,7 +231,7 @@ impl Scenario {
             .collect()
     }
 
-    fn phase(&self, name: &'static str) -> PhasePlan {
+    pub(crate) fn phase(&self, name: &'static str) -> PhasePlan {
         PhasePlan {
             name,
             producers: Vec::new(),
@@ -272,7 +247,7 @@ impl Scenario {
     }
 
     /// A phase without warm-up that lasts as long as it takes.
-    fn unlimited_phase(&self, name: &'static str) -> PhasePlan {
+    pub(crate) fn unlimited_phase(&self, name: &'static str) -> PhasePlan {
         PhasePlan {
             warmup_ns: 0,
             duration_ns: None,
@@ -281,233 +256,7 @@ impl Scenario {
     }
 }
 
-impl Peer {
-    fn find(scenario: &Scenario, args: &LoadArgs) -> anyhow::Result<Self> {
-        match &scenario.target {
-            Target::External(target) => Ok(Self {
-                address: setup::resolve(target)?,
-                broker: None,
-                storage: None,
-            }),
-            Target::Sink => {
-                let sink = Sink::start(Behaviour::default()).context("cannot start the sink")?;
-                Ok(Self {
-                    address: sink.address,
-                    broker: None,
-                    storage: None,
-                })
-            }
-            Target::Child => Self::start_child(args),
-        }
-    }
-
-    /// What a child broker has used since it was ready; `None` for others and for a dead child.
-    fn usage(&self) -> Option<Usage> {
-        self.broker.as_ref().and_then(|broker| broker.usage().ok())
-    }
-
-    fn written_bytes(&self) -> Option<u64> {
-        self.usage().map(|usage| usage.storage_written_bytes)
-    }
-
-    fn start_child(args: &LoadArgs) -> anyhow::Result<Self> {
-        let program = match &args.child.broker {
-            Some(program) => program.clone(),
-            None => std::env::current_exe().context("cannot find this executable")?,
-        };
-        let directory = args.child.data_dir.clone();
-        let broker = Broker::start(ChildPlan {
-            program,
-            remove_directory: directory.is_none(),
-            data_directory: directory
-                .clone()
-                .unwrap_or_else(child::default_data_directory),
-            cores: args.child.cores.clone(),
-        })?;
-        let directory = directory.unwrap_or_else(child::default_data_directory);
-        let storage = Storage::of(&directory)?;
-        eprintln!(
-            "broker at {}, data in {} on {} ({})",
-            broker.address,
-            storage.directory.display(),
-            storage.file_system,
-            storage.device
-        );
-        if !storage.durable {
-            eprintln!(
-                "NOT DURABLE: {} keeps its files in memory",
-                storage.file_system
-            );
-        }
-        Ok(Self {
-            address: broker.address,
-            broker: Some(broker),
-            storage: Some(storage),
-        })
-    }
-}
-
-fn run(scenario: Scenario, args: &LoadArgs) -> anyhow::Result<Report> {
-    let mut peer = Peer::find(&scenario, args)?;
-    let topic = setup::prepare(peer.address, &scenario.topic, scenario.partitions)?;
-    let nodes = topic.nodes.len();
-    ensure!(
-        usize::try_from(scenario.connections)? >= nodes,
-        "{nodes} nodes lead the topic's partitions: --connections must be at least {nodes}"
-    );
-    let clock = Clock::start();
-    let mut outcome = match scenario.kind {
-        Kind::Produce => run_produce(&scenario, &topic, &peer, clock)?,
-        Kind::ConsumeBacklog => run_backlog(&scenario, &topic, &peer, clock)?,
-        Kind::ConsumeTail | Kind::EndToEnd => run_tail(&scenario, &topic, &peer, clock)?,
-    };
-    if let Some(Err(error)) = peer.broker.take().map(Broker::stop) {
-        outcome.result.failures.push(format!("{error:#}"));
-    }
-    Ok(Report::new(scenario, peer.storage, outcome))
-}
-
-/// What a run brought, before it is put into words.
-pub(crate) struct Outcome {
-    /// The measured phase.
-    pub(crate) result: PhaseResult,
-    /// `None` when the run did not verify, or could not.
-    pub(crate) verdict: Option<Verdict>,
-    /// What the broker, if it is a child, used in the measured phase.
-    pub(crate) broker: Option<Usage>,
-    /// What the broker wrote to storage until everything was sent.
-    pub(crate) written_bytes: Option<u64>,
-    /// What this process used in the measured phase.
-    pub(crate) generator: Usage,
-}
-
-/// Usage of both sides between two moments.
-struct Meter<'a> {
-    peer: &'a Peer,
-    broker: Option<Usage>,
-    generator: Usage,
-}
-
-impl<'a> Meter<'a> {
-    fn start(peer: &'a Peer) -> anyhow::Result<Self> {
-        Ok(Self {
-            peer,
-            broker: peer.usage(),
-            generator: Usage::of(None)?,
-        })
-    }
-
-    fn finish(
-        self,
-        result: PhaseResult,
-        verdict: Option<Verdict>,
-        written_bytes: Option<u64>,
-    ) -> anyhow::Result<Outcome> {
-        let broker = self.peer.usage().zip(self.broker);
-        Ok(Outcome {
-            result,
-            verdict,
-            broker: broker.map(|(now, before)| now.since(&before)),
-            written_bytes,
-            generator: Usage::of(None)?.since(&self.generator),
-        })
-    }
-}
-
-fn run_produce(
-    scenario: &Scenario,
-    topic: &Topic,
-    peer: &Peer,
-    clock: Clock,
-) -> anyhow::Result<Outcome> {
-    let producers = scenario.producers(topic, None);
-    let meter = Meter::start(peer)?;
-    let sent = phase::run(
-        PhasePlan {
-            producers,
-            ..scenario.phase("produce")
-        },
-        clock,
-    )?;
-    let mut outcome = meter.finish(sent, None, peer.written_bytes())?;
-    if scenario.verify && !outcome.result.interrupted && outcome.result.failures.is_empty() {
-        let read = read_all(scenario, topic, &outcome.result, "verify", clock)?;
-        outcome.verdict = verdict(&outcome.result, &read);
-        outcome.result.interrupted |= read.interrupted;
-        outcome.result.failures.extend(read.failures);
-    }
-    Ok(outcome)
-}
-
-fn run_backlog(
-    scenario: &Scenario,
-    topic: &Topic,
-    peer: &Peer,
-    clock: Clock,
-) -> anyhow::Result<Outcome> {
-    let per_stream = scenario.backlog_messages / u64::from(scenario.connections);
-    let fill = PhasePlan {
-        producers: scenario.producers(topic, Some(per_stream)),
-        ..scenario.unlimited_phase("fill")
-    };
-    let filled = phase::run(fill, clock)?;
-    let written_bytes = peer.written_bytes();
-    let meter = Meter::start(peer)?;
-    if filled.interrupted || !filled.failures.is_empty() {
-        return meter.finish(filled, None, written_bytes);
-    }
-    let mut read = read_all(scenario, topic, &filled, "consume", clock)?;
-    read.recorder.accepted_bytes = filled.recorder.accepted_bytes;
-    let verdict = verdict(&filled, &read);
-    meter.finish(read, verdict, written_bytes)
-}
-
-fn run_tail(
-    scenario: &Scenario,
-    topic: &Topic,
-    peer: &Peer,
-    clock: Clock,
-) -> anyhow::Result<Outcome> {
-    let name = if scenario.kind == Kind::EndToEnd {
-        "e2e"
-    } else {
-        "consume"
-    };
-    let both = PhasePlan {
-        producers: scenario.producers(topic, None),
-        consumers: scenario.consumers(topic),
-        ..scenario.phase(name)
-    };
-    let meter = Meter::start(peer)?;
-    let result = phase::run(both, clock)?;
-    let verdict = verdict(&result, &result);
-    meter.finish(result, verdict, peer.written_bytes())
-}
-
-/// Reads everything that `sent` had acknowledged.
-fn read_all(
-    scenario: &Scenario,
-    topic: &Topic,
-    sent: &PhaseResult,
-    name: &'static str,
-    clock: Clock,
-) -> anyhow::Result<PhaseResult> {
-    let plan = PhasePlan {
-        consumers: scenario.consumers(topic),
-        backlog: sent.ledgers.iter().map(Ledger::acknowledged).sum(),
-        uncertain: !sent.recorder.refused.is_empty() || sent.recorder.unanswered > 0,
-        ..scenario.unlimited_phase(name)
-    };
-    phase::run(plan, clock)
-}
-
-/// Judges a run whose reading side was not stopped half-way.
-fn verdict(sent: &PhaseResult, read: &PhaseResult) -> Option<Verdict> {
-    let whole = !read.interrupted && read.failures.is_empty();
-    whole.then(|| verify::judge(&sent.ledgers, &read.sighting))
-}
-
-fn milliseconds(duration: std::time::Duration) -> u64 {
+fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).expect("a duration flag was parsed from milliseconds")
 }
 

@@ -47,6 +47,10 @@ fn phase(load: Load, topic: &Topic, duration: Duration) -> PhasePlan {
     }
 }
 
+fn interrupts() -> Interrupts {
+    Interrupts::listen().expect("signals can be had")
+}
+
 fn run_against(stall: Option<Stall>, load: Load, duration: Duration) -> PhaseResult {
     let sink = Sink::start(Behaviour {
         stall,
@@ -54,7 +58,7 @@ fn run_against(stall: Option<Stall>, load: Load, duration: Duration) -> PhaseRes
     })
     .expect("a free port");
     let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
-    run(phase(load, &topic, duration), Clock::start()).expect("started")
+    run(phase(load, &topic, duration), Clock::start(), &interrupts()).expect("started")
 }
 
 /// A stall of S at a rate of R delays S x R messages, by S at first and evenly less after: of all
@@ -128,7 +132,7 @@ fn a_limited_load_sends_exactly_its_messages_and_acknowledges_them() {
         duration_ns: None,
         ..phase(load, &topic, Duration::ZERO)
     };
-    let result = run(plan, Clock::start()).expect("started");
+    let result = run(plan, Clock::start(), &interrupts()).expect("started");
     let [ledger] = &result.ledgers[..] else {
         panic!("one stream")
     };
@@ -151,7 +155,7 @@ fn without_acks_messages_count_when_they_are_handed_over() {
         duration_ns: None,
         ..phase(load, &topic, Duration::ZERO)
     };
-    let result = run(plan, Clock::start()).expect("started");
+    let result = run(plan, Clock::start(), &interrupts()).expect("started");
     assert_eq!(result.failures, Vec::<String>::new());
     assert_eq!(result.recorder.acked.messages, 2_000);
     assert_eq!(result.ledgers[0].acknowledged(), 0, "nothing was promised");
@@ -232,7 +236,7 @@ fn verdict_on(keeping: Keeping) -> Verdict {
         uncertain: true,
         ..phase(load, &topic, Duration::ZERO)
     };
-    let result = run(plan, Clock::start()).expect("started");
+    let result = run(plan, Clock::start(), &interrupts()).expect("started");
     assert_eq!(result.failures, Vec::<String>::new());
     let delivered = result.recorder.delivered.messages;
     assert_eq!(result.recorder.delivery.count(), delivered);
