@@ -70,9 +70,17 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) sink: &'a mut dyn CommandSink,
 }
 
-/// Send buffers that nobody uses just now: idle connections hold none.
-#[derive(Debug, Default)]
-pub(crate) struct SendBuffers(Vec<Vec<u8>>);
+/// Memory of sends: what is on its way, which is bounded, and buffers that nobody uses just now.
+/// Idle connections hold none.
+#[derive(Debug)]
+pub(crate) struct SendBuffers {
+    /// Bytes of sends under way, past which none is begun.
+    bytes_max: usize,
+    used: usize,
+    free: Vec<Vec<u8>>,
+    /// Capacity of `free`.
+    free_bytes: usize,
+}
 
 /// One connection.
 pub(crate) struct Connection<S> {
@@ -96,6 +104,8 @@ pub(crate) struct Connection<S> {
     has_spoken: bool,
     /// Waits for the budget.
     is_starved: bool,
+    /// Waits until others' sends have ended.
+    is_queued: bool,
     /// Waits until the log takes appends again.
     is_blocked: bool,
 }
@@ -143,9 +153,8 @@ const OWN_START_BYTES: usize = 4096;
 const WAITING_BYTES_MAX: usize = 64 << 10;
 /// An own window in which nothing arrives for so long is given back.
 const OWN_IDLE_MS: u64 = 1_000;
-/// Send buffers kept by a worker, and their size at most.
-const SEND_BUFFERS_MAX: usize = 64;
-const SEND_BUFFER_KEPT_BYTES_MAX: usize = 4 << 20;
+/// Memory kept by a worker for sends to come, bytes.
+const FREE_BYTES_MAX: usize = 8 << 20;
 
 impl<S: ProtocolSession> Connection<S> {
     pub(crate) fn new(
@@ -170,6 +179,7 @@ impl<S: ProtocolSession> Connection<S> {
             last_active: now.boot,
             has_spoken: false,
             is_starved: false,
+            is_queued: false,
             is_blocked: false,
         }
     }
@@ -190,6 +200,16 @@ impl<S: ProtocolSession> Connection<S> {
     /// Whether it waits for the budget.
     pub(crate) fn is_starved(&self) -> bool {
         self.is_starved
+    }
+
+    /// Whether it waits until others' sends have ended.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.is_queued
+    }
+
+    /// Since when its send is under way.
+    pub(crate) fn sending_since(&self) -> Option<BootTime> {
+        self.sending.map(|sending| sending.since)
     }
 
     /// Whether it waits until the log takes appends again.
@@ -399,7 +419,8 @@ impl<S: ProtocolSession> Connection<S> {
         if self.phase == Phase::Closing {
             return;
         }
-        if self.sending.is_none() {
+        self.is_queued = self.sending.is_none() && buffers.are_spent();
+        if self.sending.is_none() && !self.is_queued {
             let mut buffer = buffers.take();
             self.session
                 .poll_output(&mut buffer, around.limits.send_bytes_max);
@@ -408,10 +429,11 @@ impl<S: ProtocolSession> Connection<S> {
                     bytes: buffer.len(),
                     since: now.boot,
                 });
+                buffers.begin(&buffer);
                 let connection = self.id;
                 ops.push_back(IoOp::Send { connection, buffer });
             } else {
-                buffers.give(buffer);
+                buffers.keep(buffer);
                 if self.phase == Phase::Draining {
                     return self.close(around.budget, ops);
                 }
@@ -571,17 +593,49 @@ impl<S: ProtocolSession> Connection<S> {
 }
 
 impl SendBuffers {
-    fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
+    /// None yet; sends under way may hold `bytes_max` and one reply.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            used: 0,
+            free: Vec::new(),
+            free_bytes: 0,
+        }
     }
 
-    /// Takes a buffer back, freeing it if there are enough or it is too large.
-    pub(crate) fn give(&mut self, mut buffer: Vec<u8>) {
-        let is_kept =
-            self.0.len() < SEND_BUFFERS_MAX && buffer.capacity() <= SEND_BUFFER_KEPT_BYTES_MAX;
-        if is_kept {
+    /// Whether no further send may begin.
+    pub(crate) fn are_spent(&self) -> bool {
+        self.used >= self.bytes_max
+    }
+
+    /// Bytes of sends under way.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        let buffer = self.free.pop().unwrap_or_default();
+        self.free_bytes -= buffer.capacity();
+        buffer
+    }
+
+    fn begin(&mut self, buffer: &[u8]) {
+        self.used += buffer.len();
+    }
+
+    /// Takes back the buffer of a send that ended.
+    pub(crate) fn end(&mut self, buffer: Vec<u8>) {
+        self.used -= buffer.len();
+        self.keep(buffer);
+    }
+
+    /// Keeps a buffer for the next send, unless that would be too much.
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        let is_useful = buffer.capacity() > 0;
+        if is_useful && self.free_bytes + buffer.capacity() <= FREE_BYTES_MAX {
             buffer.clear();
-            self.0.push(buffer);
+            self.free_bytes += buffer.capacity();
+            self.free.push(buffer);
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct WorkerConfig {
     pub connections_per_address_max: usize,
     /// Requests that are being received, bytes over all connections.
     pub assembly_bytes_max: usize,
+    /// Replies that are being sent, bytes over all connections; one reply may exceed it.
+    pub sending_bytes_max: usize,
 }
 
 /// What a listener leads to.
@@ -70,6 +72,7 @@ struct Counters {
     connections_timed_out: u64,
     receives_blocked_by_log: u64,
     receives_starved_of_memory: u64,
+    sends_starved_of_memory: u64,
 }
 
 /// One core's connections and its shard.
@@ -85,11 +88,15 @@ pub struct Worker {
     buffers: SendBuffers,
     /// Slots whose connection may have something to do, each once.
     dirty: Vec<u32>,
-    /// Connections that wait for the log, and for memory.
+    /// Connections that wait for the log, and for memory to receive into.
     blocked: BTreeSet<u32>,
     starved: BTreeSet<u32>,
+    /// Connections that wait until others' sends have ended.
+    queued: BTreeSet<u32>,
     /// One entry a connection: when to look at it, at the latest.
     timers: BTreeSet<(BootTime, u32)>,
+    /// When slow sends are looked for next, if others wait for them.
+    next_send_check: BootTime,
     ops: VecDeque<IoOp>,
     control: Control,
     stop: Stop,
@@ -126,6 +133,11 @@ enum Stop {
     Draining,
 }
 
+/// A send may take so long while others wait for its memory, milliseconds.
+const SLOWEST_SEND_MS: u64 = 5_000;
+/// How often that is looked at, milliseconds.
+const SEND_CHECK_MS: u64 = 500;
+
 impl Worker {
     /// A worker without connections.
     #[must_use]
@@ -133,16 +145,18 @@ impl Worker {
         assert!(!config.doors.is_empty(), "a worker has a listener");
         Self {
             budget: Budget::new(config.assembly_bytes_max),
+            buffers: SendBuffers::new(config.sending_bytes_max),
             config,
             shard,
             table: Vec::new(),
             connections: 0,
             by_address: HashMap::new(),
-            buffers: SendBuffers::default(),
             dirty: Vec::new(),
             blocked: BTreeSet::new(),
             starved: BTreeSet::new(),
+            queued: BTreeSet::new(),
             timers: BTreeSet::new(),
+            next_send_check: BootTime(0),
             ops: VecDeque::new(),
             control: Control::default(),
             stop: Stop::Running,
@@ -199,7 +213,7 @@ impl Worker {
                 buffer,
                 result,
             } => {
-                self.buffers.give(buffer);
+                self.buffers.end(buffer);
                 let mut is_alive = true;
                 self.with(connection, |open, _| {
                     is_alive = open.handle_sent(now, result);
@@ -269,6 +283,10 @@ impl Worker {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.shard.handle_timeout(now);
+        if self.send_deadline().is_some_and(|at| at <= now.boot) {
+            self.next_send_check = now.boot.after_ms(SEND_CHECK_MS);
+            self.end_slowest_send(now);
+        }
         while let Some(&(at, slot)) = self.timers.first() {
             if at > now.boot {
                 break;
@@ -289,6 +307,29 @@ impl Worker {
         }
     }
 
+    /// When sends have used up their memory and others wait: ends the one that takes longest, once
+    /// it has had its time. Whoever reads what it asked for is through long before.
+    fn end_slowest_send(&mut self, now: Now) {
+        let since =
+            |entry: &Entry| Some((entry.connection.sending_since()?, entry.connection.id()));
+        let slowest = self.table.iter().flatten().filter_map(since).min();
+        if let Some((since, id)) = slowest
+            && since.after_ms(SLOWEST_SEND_MS) <= now.boot
+        {
+            self.counters.connections_timed_out += 1;
+            self.log_close(
+                id,
+                "it takes a reply slowly while others wait for the memory",
+            );
+            self.close(id);
+        }
+    }
+
+    /// When [`Worker::end_slowest_send`] looks again.
+    fn send_deadline(&self) -> Option<BootTime> {
+        (!self.queued.is_empty()).then_some(self.next_send_check)
+    }
+
     /// Ends a turn: carries outcomes to sessions, lets them go on, closes the commit group, and
     /// emits what connections have to send and receive.
     pub fn end_turn(&mut self, now: Now) {
@@ -302,6 +343,11 @@ impl Worker {
             }
             if self.budget.take_released() {
                 for slot in std::mem::take(&mut self.starved) {
+                    self.touch(slot);
+                }
+            }
+            if !self.buffers.are_spent() {
+                for slot in std::mem::take(&mut self.queued) {
                     self.touch(slot);
                 }
             }
@@ -340,10 +386,8 @@ impl Worker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let connections = self.timers.first().map(|(at, _)| *at);
-        connections
-            .into_iter()
-            .chain(self.shard.poll_timeout())
-            .min()
+        let times = [connections, self.send_deadline(), self.shard.poll_timeout()];
+        times.into_iter().flatten().min()
     }
 
     // Between.
@@ -480,7 +524,7 @@ impl Worker {
         });
     }
 
-    fn counters(&self) -> [(&'static str, u64); 7] {
+    fn counters(&self) -> [(&'static str, u64); 9] {
         let counters = &self.counters;
         [
             ("net_connections_now", self.connections as u64),
@@ -494,6 +538,11 @@ impl Worker {
             (
                 "net_receives_starved_of_memory",
                 counters.receives_starved_of_memory,
+            ),
+            ("net_sending_bytes_now", self.buffers.used() as u64),
+            (
+                "net_sends_starved_of_memory",
+                counters.sends_starved_of_memory,
             ),
             ("net_timers_now", self.timers.len() as u64),
         ]
@@ -529,6 +578,9 @@ impl Worker {
         }
         if entry.connection.is_starved() && self.starved.insert(slot) {
             self.counters.receives_starved_of_memory += 1;
+        }
+        if entry.connection.is_queued() && self.queued.insert(slot) {
+            self.counters.sends_starved_of_memory += 1;
         }
         // A timer may be early, never late: it is moved only towards now, and looked at anew when
         // it fires.
@@ -580,6 +632,7 @@ impl Worker {
         }
         self.blocked.remove(&id.slot);
         self.starved.remove(&id.slot);
+        self.queued.remove(&id.slot);
         self.connections -= 1;
         let address = entry.connection.addresses().peer.ip();
         let from_there = self.by_address.get_mut(&address);

@@ -106,6 +106,7 @@ pub(super) fn worker(config: &Config, doors: Vec<Door>) -> WorkerConfig {
         connections_max: size(limits.connections_max),
         connections_per_address_max: size(limits.connections_per_address_max),
         assembly_bytes_max: size(config.memory.assembly_bytes_max),
+        sending_bytes_max: size(config.memory.sending_bytes_max),
     }
 }
 

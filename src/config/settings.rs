@@ -188,6 +188,9 @@ settings! {
         read_cache_bytes: u64 = 16 * MIB, MIB..=64 * GIB;
         /// Requests that are being received, bytes over all connections.
         assembly_bytes_max: u64 = 128 * MIB, MIB..=64 * GIB;
+        /// Replies that are being sent, bytes over all connections; one reply may exceed it. When
+        /// it is spent, the slowest reader is disconnected after five seconds.
+        sending_bytes_max: u64 = 256 * MIB, MIB..=64 * GIB;
         /// Buffers that the kernel receives into, each of 16 KiB; a power of two.
         receive_buffers: u64 = 1_024, 16..=32_768;
         /// Batches held while the log has no free file, bytes.

@@ -142,7 +142,7 @@ impl World {
             connection: Connection::new(now, ID, addresses, Lines::default()),
             limits: ConnectionLimits::default(),
             budget: Budget::new(budget_bytes),
-            buffers: SendBuffers::default(),
+            buffers: SendBuffers::new(1 << 20),
             now,
         }
     }
@@ -180,6 +180,7 @@ impl World {
             let mut is_sent = false;
             for op in ops {
                 if let IoOp::Send { buffer, .. } = op {
+                    self.buffers.end(buffer.clone());
                     text.push_str(std::str::from_utf8(&buffer).expect("digits"));
                     assert!(self.connection.handle_sent(self.now, Ok(())));
                     is_sent = true;
@@ -387,4 +388,22 @@ fn a_spent_budget_makes_large_requests_wait() {
     assert!(world.budget.take_released());
     assert!(matches!(world.poll()[..], [IoOp::ReceiveInto { .. }]));
     assert!(!world.connection.is_starved());
+}
+
+#[test]
+fn sends_wait_for_others_when_their_memory_is_spent() {
+    let mut world = World::new(1 << 20);
+    world.buffers = SendBuffers::new(1);
+    world.poll();
+    world.receive(&request(1));
+    assert!(matches!(world.poll()[..], [IoOp::Send { .. }]));
+    assert!(world.buffers.are_spent());
+    let mut other = World::new(1 << 20);
+    std::mem::swap(&mut world.buffers, &mut other.buffers);
+    other.receive(&request(2));
+    assert!(matches!(other.poll()[..], [IoOp::Receive { .. }]));
+    assert!(other.connection.is_queued());
+    other.buffers.end(b"4;".to_vec());
+    assert_eq!(other.sent(), "5;");
+    assert!(!other.connection.is_queued());
 }

@@ -22,8 +22,9 @@ use super::ring::Ring;
 pub struct Buffers {
     /// The entries, shared with the kernel. Touched only through `entry` and `publish`.
     entries: AlignedBuf,
-    /// All buffers side by side. The kernel writes those that are not `held`.
-    memory: AlignedBuf,
+    /// All buffers side by side. The kernel writes those that are not `held`. A zeroed vector of
+    /// this size is resident only as far as it was written, which an aligned buffer is not.
+    memory: Vec<u8>,
     /// By buffer id: named in a completion and not given back yet.
     held: Vec<bool>,
     /// Entries ever added, modulo 2^16: where the next one goes.
@@ -45,7 +46,7 @@ impl Buffers {
         let entry_bytes = size_of::<BufRingEntry>();
         let mut buffers = Self {
             entries: AlignedBuf::zeroed(page_ceil(usize::from(count) * entry_bytes)),
-            memory: AlignedBuf::zeroed(usize::from(count) * buffer_bytes),
+            memory: vec![0; usize::from(count) * buffer_bytes],
             held: vec![true; usize::from(count)],
             tail: 0,
             buffer_bytes,
@@ -85,7 +86,7 @@ impl Buffers {
         assert!(*held, "a buffer is given back once");
         *held = false;
         let start = usize::from(id) * self.buffer_bytes;
-        let address = self.memory[start..].as_ptr() as u64;
+        let address = self.memory[start..].as_mut_ptr() as u64;
         let bytes = u32::try_from(self.buffer_bytes).expect("a buffer's size fits 32 bits");
         let slot = usize::from(self.tail) & (self.held.len() - 1);
         // SAFETY: `slot` is below the entry count and the memory is page-aligned, which is enough
@@ -113,8 +114,8 @@ impl Buffers {
 
     /// Gives the memory up for good, for when the kernel may still write to it.
     pub(super) fn leak(&mut self) {
-        for memory in [&mut self.entries, &mut self.memory] {
-            std::mem::forget(std::mem::replace(memory, AlignedBuf::zeroed(PAGE_BYTES)));
-        }
+        std::mem::forget(std::mem::take(&mut self.memory));
+        let placeholder = AlignedBuf::zeroed(PAGE_BYTES);
+        std::mem::forget(std::mem::replace(&mut self.entries, placeholder));
     }
 }

@@ -1,7 +1,7 @@
 //! A broker's drivers on real sockets and files: what the daemon mounts, without the daemon.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,9 +29,9 @@ use millrace_storage::StoreConfig;
 use millrace_storage::units::ShardId;
 
 /// A broker of a few shards behind one port.
-pub struct Broker {
+pub(crate) struct Broker {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     remotes: Vec<Remote>,
     replies: Receiver<ControlReply>,
     threads: Vec<JoinHandle<DriverEnd>>,
@@ -69,12 +69,17 @@ fn no_jobs(job: JobOp) -> JobDone {
 
 impl Broker {
     /// Starts `count` shards that share one port and take connections in turn.
-    pub fn start(name: &str, count: u16, limits: ConnectionLimits) -> Self {
+    pub(crate) fn start(name: &str, count: u16, limits: ConnectionLimits) -> Self {
         Self::start_with(name, count, limits, 64)
     }
 
     /// The same with so many receive buffers.
-    pub fn start_with(name: &str, count: u16, limits: ConnectionLimits, buffers: u16) -> Self {
+    pub(crate) fn start_with(
+        name: &str,
+        count: u16,
+        limits: ConnectionLimits,
+        buffers: u16,
+    ) -> Self {
         let directory = Scratch::new(name);
         let mut files: Vec<Files> = (0..count)
             .map(|shard| Files::open(&directory.0, ShardId(shard), 64).expect("it opens"))
@@ -140,7 +145,7 @@ impl Broker {
     }
 
     /// A client of it.
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("the broker listens");
         let patience = Some(Duration::from_secs(10));
         stream.set_read_timeout(patience).expect("a timeout is set");
@@ -149,7 +154,7 @@ impl Broker {
     }
 
     /// One of a shard's counters.
-    pub fn counter(&self, shard: usize, name: &str) -> u64 {
+    pub(crate) fn counter(&self, shard: usize, name: &str) -> u64 {
         let ask = ControlAsk::Report;
         let request = ControlRequest { token: 7, ask };
         self.remotes[shard].control(request).expect("room");
@@ -163,7 +168,7 @@ impl Broker {
     }
 
     /// Waits until one of a shard's counters has this value.
-    pub fn wait_for(&self, shard: usize, name: &str, value: u64) {
+    pub(crate) fn wait_for(&self, shard: usize, name: &str, value: u64) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let found = self.counter(shard, name);
@@ -176,7 +181,7 @@ impl Broker {
     }
 
     /// Stops it cleanly.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         for remote in &self.remotes {
             let ask = ControlAsk::Stop;
             let request = ControlRequest { token: 0, ask };
@@ -209,11 +214,12 @@ fn worker_config(address: SocketAddr, connection: ConnectionLimits) -> WorkerCon
         connections_max: 10_000,
         connections_per_address_max: 10_000,
         assembly_bytes_max: 64 << 20,
+        sending_bytes_max: 64 << 20,
     }
 }
 
 /// ApiVersions 0 with a correlation id.
-pub fn api_versions(correlation: i32) -> Vec<u8> {
+pub(crate) fn api_versions(correlation: i32) -> Vec<u8> {
     let mut request = Vec::new();
     request.extend(10i32.to_be_bytes());
     request.extend(18i16.to_be_bytes());
@@ -224,7 +230,7 @@ pub fn api_versions(correlation: i32) -> Vec<u8> {
 }
 
 /// Reads one reply; returns its correlation id.
-pub fn reply(stream: &mut TcpStream) -> i32 {
+pub(crate) fn reply(stream: &mut TcpStream) -> i32 {
     let mut length = [0; 4];
     stream.read_exact(&mut length).expect("a reply");
     let mut body = vec![0; i32::from_be_bytes(length) as usize];
@@ -233,7 +239,7 @@ pub fn reply(stream: &mut TcpStream) -> i32 {
 }
 
 /// Waits until the broker ended the connection, by an end or by a reset.
-pub fn is_ended(stream: &mut TcpStream) -> bool {
+pub(crate) fn is_ended(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => true,
