@@ -80,6 +80,23 @@ impl<'a, 'd> StartDisk<'a, 'd> {
             .map(drop)
     }
 
+    /// Links a file of another shard's directory into this one.
+    pub(crate) fn link(
+        &mut self,
+        from_shard: ShardId,
+        from: FileName,
+        to: FileName,
+    ) -> Result<(), StorageError> {
+        let token = self.tokens.issue();
+        let op = DiskOp::Link {
+            token,
+            from_shard,
+            from,
+            to,
+        };
+        self.run(Some(to), op).map(drop)
+    }
+
     /// Removes `file`, which a crash may have removed already.
     pub(crate) fn remove_if_there(&mut self, file: FileName) -> Result<(), StorageError> {
         let token = self.tokens.issue();

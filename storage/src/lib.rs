@@ -47,4 +47,4 @@ pub use request::{
     TimeRequest,
 };
 pub use settle::SettleCounters;
-pub use store::{Store, StoreCounters};
+pub use store::{Exported, Store, StoreCounters};

@@ -228,6 +228,7 @@ impl PackWriter {
             footer_bytes: u32::try_from(encoded.len()).expect("a directory fits 4 GiB"),
             footer_checksum,
             dropped: BTreeSet::new(),
+            shared: false,
         };
         if let Some(mut buffer) = self.buffer.take() {
             buffer.set_len(self.filled);

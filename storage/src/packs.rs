@@ -10,7 +10,7 @@ mod open;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
-pub(crate) use open::open;
+pub(crate) use open::{open, read_directory};
 
 use crate::disk::FileName;
 use crate::manifest::{EditTicket, ManifestEdit, PackEntry};
@@ -40,6 +40,8 @@ pub(crate) struct Pack {
     dead_bytes: u64,
     /// Reads and rewrites that need the file as it is.
     holds: u32,
+    /// Another shard may have a link to the file: it is removed, never punched.
+    pub(crate) shared: bool,
 }
 
 /// The settled part of one log.
@@ -111,6 +113,7 @@ impl Packs {
             dead_bytes: 0,
             directory,
             holds: 0,
+            shared: entry.shared,
         };
         let dead = entry.dropped.iter().filter_map(|n| pack.section(*n));
         pack.dead_bytes = dead.map(Section::file_bytes).sum();
@@ -122,6 +125,23 @@ impl Packs {
         for section in live {
             self.index(section);
         }
+    }
+
+    /// The files are about to be linked elsewhere.
+    pub(crate) fn share(&mut self, ids: &[PackId]) {
+        for id in ids {
+            let pack = self.packs.get_mut(id).expect("a shared pack is there");
+            pack.shared = true;
+        }
+    }
+
+    /// Whether all sections but the `dropped` ones of a file that was written elsewhere are live
+    /// here already, under whatever id.
+    pub(crate) fn has_adopted(&self, origin: (ShardId, PackId), dropped: &BTreeSet<u32>) -> bool {
+        self.packs.values().any(|own| {
+            let mut dead = own.dead.iter();
+            own.origin() == origin && dead.all(|number| dropped.contains(number))
+        })
     }
 
     /// Enters a live section under its log.
@@ -275,7 +295,9 @@ impl Packs {
                 self.cleanup.plan_removal(pack);
                 edits.push(ManifestEdit::PackDropped { pack });
             } else {
-                self.cleanup.plan_holes(pack, &sections);
+                if !self.packs[&pack].shared {
+                    self.cleanup.plan_holes(pack, &sections);
+                }
                 edits.push(ManifestEdit::SectionsDropped { pack, sections });
             }
         }
@@ -304,15 +326,21 @@ impl Pack {
         self.directory.sections.get(usize::try_from(number).ok()?)
     }
 
-    fn section_count(&self) -> u32 {
+    /// How many sections the pack has, dead ones included.
+    pub(crate) fn sections(&self) -> u32 {
         u32::try_from(self.directory.sections.len()).expect("a directory counts in 32 bits")
     }
 
     /// The pack's live sections; `id` is its own.
     pub(crate) fn live(&self, id: PackId) -> impl Iterator<Item = SectionRef> + '_ {
-        (0..self.section_count())
+        (0..self.sections())
             .filter(|number| !self.dead.contains(number))
             .map(move |number| SectionRef { pack: id, number })
+    }
+
+    /// Who wrote the file, and as which pack.
+    pub(crate) fn origin(&self) -> (ShardId, PackId) {
+        (self.directory.shard, self.directory.pack)
     }
 
     /// Whether nothing of the pack is needed any more.

@@ -208,6 +208,11 @@ const KIND_PACKS_ADOPTED: u16 = 5;
 const KIND_LOG_STARTS: u16 = 6;
 const KIND_LOGS_REMOVED: u16 = 7;
 const KIND_MERGED: u16 = 8;
+const KIND_PACKS_SHARED: u16 = 9;
+
+/// Bits of a pack's flags.
+const PACK_IS_SEGMENT: u8 = 1;
+const PACK_IS_SHARED: u8 = 2;
 
 const NEWER_EDIT: &str = "an edit is of a newer format";
 const BAD_EDIT: &str = "an edit's fields contradict its length";
@@ -273,6 +278,10 @@ fn encode_edit(edit: &ManifestEdit) -> (u16, Vec<u8>) {
             body.u64(pack.0);
             KIND_PACK_DROPPED
         }
+        ManifestEdit::PacksShared { packs } => {
+            put_ids(&mut body, packs);
+            KIND_PACKS_SHARED
+        }
         ManifestEdit::PacksAdopted { packs } => {
             put_packs(&mut body, packs);
             KIND_PACKS_ADOPTED
@@ -290,10 +299,7 @@ fn encode_edit(edit: &ManifestEdit) -> (u16, Vec<u8>) {
             added,
             snapshot,
         } => {
-            body.count(removed.len());
-            for pack in removed {
-                body.u64(pack.0);
-            }
+            put_ids(&mut body, removed);
             put_packs(&mut body, added);
             put_snapshot(&mut body, *snapshot);
             KIND_MERGED
@@ -323,7 +329,7 @@ pub(super) fn decode_edits(edits: &[u8]) -> Result<Vec<ManifestEdit>, &'static s
     let mut decoded = Vec::new();
     while !reader.is_empty() {
         let (kind, body) = next_framed(&mut reader)?;
-        if !(KIND_SETTLED..=KIND_MERGED).contains(&kind) {
+        if !(KIND_SETTLED..=KIND_PACKS_SHARED).contains(&kind) {
             return Err(NEWER_EDIT);
         }
         let mut body = Reader::new(body);
@@ -369,14 +375,12 @@ fn get_edit(kind: u16, body: &mut Reader<'_>) -> Option<ManifestEdit> {
             ManifestEdit::LogsRemoved(get_numbers(body)?.map(PartitionId).collect())
         }
         KIND_MERGED => ManifestEdit::Merged {
-            removed: {
-                let count = body.count(8)?;
-                (0..count)
-                    .map(|_| body.u64().map(PackId))
-                    .collect::<Option<_>>()?
-            },
+            removed: get_ids(body)?,
             added: get_packs(body)?,
             snapshot: get_snapshot(body)?,
+        },
+        KIND_PACKS_SHARED => ManifestEdit::PacksShared {
+            packs: get_ids(body)?,
         },
         _ => return None,
     })
@@ -447,7 +451,9 @@ fn put_packs(out: &mut Writer, packs: &[(PackId, PackEntry)]) {
 
 fn put_pack(out: &mut Writer, pack: PackId, entry: &PackEntry) {
     out.u64(pack.0);
-    out.u8(u8::from(entry.file == FileName::Segment(pack)));
+    let segment = u8::from(entry.file == FileName::Segment(pack)) * PACK_IS_SEGMENT;
+    let shared = u8::from(entry.shared) * PACK_IS_SHARED;
+    out.u8(segment | shared);
     out.u64(entry.bytes);
     out.u64(entry.footer.0);
     out.u32(entry.footer_bytes);
@@ -462,10 +468,13 @@ fn get_packs(body: &mut Reader<'_>) -> Option<Vec<(PackId, PackEntry)>> {
 
 fn get_pack(body: &mut Reader<'_>) -> Option<(PackId, PackEntry)> {
     let pack = PackId(body.u64()?);
-    let file = match body.u8()? {
+    let flags = body.u8()?;
+    if flags & !(PACK_IS_SEGMENT | PACK_IS_SHARED) != 0 {
+        return None;
+    }
+    let file = match flags & PACK_IS_SEGMENT {
         0 => FileName::Pack(pack),
-        1 => FileName::Segment(pack),
-        _ => return None,
+        _ => FileName::Segment(pack),
     };
     let entry = PackEntry {
         file,
@@ -474,6 +483,7 @@ fn get_pack(body: &mut Reader<'_>) -> Option<(PackId, PackEntry)> {
         footer_bytes: body.u32()?,
         footer_checksum: body.u32()?,
         dropped: get_numbers(body)?.collect::<BTreeSet<_>>(),
+        shared: flags & PACK_IS_SHARED != 0,
     };
     Some((pack, entry))
 }
@@ -491,6 +501,18 @@ fn get_log_starts(body: &mut Reader<'_>) -> Option<Vec<(PartitionId, Offset)>> {
     (0..count)
         .map(|_| Some((PartitionId(body.u32()?), Offset(body.u64()?))))
         .collect()
+}
+
+fn put_ids(out: &mut Writer, packs: &[PackId]) {
+    out.count(packs.len());
+    for pack in packs {
+        out.u64(pack.0);
+    }
+}
+
+fn get_ids(body: &mut Reader<'_>) -> Option<Vec<PackId>> {
+    let count = body.count(8)?;
+    (0..count).map(|_| body.u64().map(PackId)).collect()
 }
 
 fn put_numbers(out: &mut Writer, numbers: impl ExactSizeIterator<Item = u32>) {

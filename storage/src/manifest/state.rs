@@ -50,6 +50,8 @@ pub struct PackEntry {
     pub footer_checksum: u32,
     /// Numbers of the sections that are dead: their bytes may be gone.
     pub dropped: BTreeSet<u32>,
+    /// Another shard's directory may have a hard link to the file: no hole may be punched into it.
+    pub shared: bool,
 }
 
 /// The section that holds the engine's snapshot.
@@ -90,6 +92,11 @@ pub enum ManifestEdit {
     PackDropped {
         /// The pack.
         pack: PackId,
+    },
+    /// The files are about to be linked into other shards' directories.
+    PacksShared {
+        /// Their ids.
+        packs: Vec<PackId>,
     },
     /// Files linked in from another shard, whose partitions are at home here now.
     PacksAdopted {
@@ -154,6 +161,12 @@ impl ManifestState {
             ManifestEdit::PackDropped { pack } => {
                 self.packs.remove(&pack).ok_or(UNKNOWN_PACK)?;
                 self.check_snapshot()
+            }
+            ManifestEdit::PacksShared { packs } => {
+                for pack in packs {
+                    self.packs.get_mut(&pack).ok_or(UNKNOWN_PACK)?.shared = true;
+                }
+                Ok(())
             }
             ManifestEdit::PacksAdopted { packs } => self.add_packs(packs),
             ManifestEdit::LogStarts(log_starts) => {

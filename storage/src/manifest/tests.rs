@@ -114,6 +114,7 @@ fn pack(id: u64) -> (PackId, PackEntry) {
         footer_bytes: 100,
         footer_checksum: 0xdead_beef,
         dropped: BTreeSet::new(),
+        shared: false,
     };
     (PackId(id), entry)
 }
@@ -143,6 +144,9 @@ fn every_edit() -> Vec<ManifestEdit> {
         },
         ManifestEdit::PacksAdopted {
             packs: vec![pack(3), pack(4)],
+        },
+        ManifestEdit::PacksShared {
+            packs: vec![PackId(1)],
         },
         ManifestEdit::PackDropped { pack: PackId(3) },
         ManifestEdit::LogStarts(vec![
@@ -184,6 +188,7 @@ fn what_was_committed_is_there_after_a_restart() {
         [PackId(1), PackId(5)]
     );
     assert_eq!(state.packs[&PackId(1)].dropped, BTreeSet::from([0, 9]));
+    assert!(state.packs[&PackId(1)].shared && !state.packs[&PackId(5)].shared);
     assert_eq!(state.next_pack, PackId(6));
     assert_eq!(
         state.log_starts,

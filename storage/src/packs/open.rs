@@ -28,7 +28,12 @@ pub(crate) fn open(
     let state = manifest.state();
     let mut packs = Packs::new(shard, state.next_pack);
     for (id, entry) in &state.packs {
-        let directory = read_directory(disk, shard, entry, listing)?;
+        let listed = listing.files.iter().find(|(file, _)| *file == entry.file);
+        let (_, file_bytes) = listed.ok_or_else(|| {
+            let found = "a pack that the manifest names is missing";
+            corrupt(shard, entry.file, FilePosition(0), found)
+        })?;
+        let directory = read_directory(disk, shard, entry, *file_bytes)?;
         packs.add(*id, entry, directory);
     }
     if let Some(at) = packs.overlap() {
@@ -71,16 +76,17 @@ fn corrupt(
     }
 }
 
-/// The pack's directory from whichever of its copies is good.
-fn read_directory(
+/// The pack's directory from whichever of its copies is good. The file has `file_bytes`.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] when neither copy is what `entry` says.
+pub(crate) fn read_directory(
     disk: &mut StartDisk<'_, '_>,
     shard: ShardId,
     entry: &PackEntry,
-    listing: &Listing,
+    file_bytes: u64,
 ) -> Result<Directory, StorageError> {
     let corrupt = |found| corrupt(shard, entry.file, entry.footer, found);
-    let listed = listing.files.iter().find(|(file, _)| *file == entry.file);
-    let (_, file_bytes) = listed.ok_or(corrupt("the pack is missing"))?;
     let padded = page_ceil(entry.footer_bytes as usize);
     let end = entry.footer.0.checked_add(2 * padded as u64);
     let is_sound = entry.footer_bytes > 0
@@ -90,7 +96,7 @@ fn read_directory(
     if !is_sound {
         return Err(corrupt("the manifest's entry contradicts itself"));
     }
-    if *file_bytes < entry.bytes {
+    if file_bytes < entry.bytes {
         return Err(corrupt("the pack is cut short"));
     }
     let mut buffer = AlignedBuf::zeroed(padded);

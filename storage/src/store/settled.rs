@@ -27,6 +27,8 @@ pub(super) struct Schedule {
     retention_cursor: Option<PartitionId>,
     /// Everything is to be settled, however young.
     settle_all: bool,
+    /// Why the last pass failed that did.
+    pub(super) last_failure: Option<SettleFailure>,
     /// The last turn that looked whether a pass can begin.
     checked_at: BootTime,
 }
@@ -121,6 +123,7 @@ impl Store {
     /// A failed pass costs time, nothing else: say so and go on.
     fn note_failure(&mut self, result: Result<(), SettleFailure>) {
         let shard = self.config.shard;
+        self.schedule.last_failure = result.err().or(self.schedule.last_failure);
         match result {
             Ok(()) => {}
             Err(SettleFailure::Output(DiskError::NoSpace)) => {

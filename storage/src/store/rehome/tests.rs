@@ -1,0 +1,215 @@
+//! Logs that move between shards, with the machine stopping anywhere on the way.
+
+use super::*;
+use crate::config::StoreConfig;
+use crate::log_index::LogConfig;
+use crate::record::{Batch, BatchHeader};
+use crate::request::{Append, ReadOutcome, ReadRequest, ReadTicket};
+use crate::section::tests::batch;
+use crate::testing::{SimDisk, Survival};
+use crate::units::{BootTime, LeaderEpoch, Offset};
+
+const HOME: ShardId = ShardId(0);
+const OLD: ShardId = ShardId(1);
+/// The first and the last one move; the middle one stays.
+const LOGS: [PartitionId; 3] = [PartitionId(1), PartitionId(2), PartitionId(3)];
+const MOVED: [PartitionId; 2] = [LOGS[0], LOGS[2]];
+const BATCHES: u64 = 30;
+const NOW: Now = Now {
+    boot: BootTime(0),
+    wall_ms: 1_000_000,
+};
+
+fn config(shard: ShardId, seed: u64) -> StoreConfig {
+    StoreConfig {
+        shard,
+        wal_file_bytes: 64 << 10,
+        wal_files: 8,
+        commit_buffer_bytes: 16 << 10,
+        batch_bytes_max: 32 << 10,
+        segment_bytes_min: 40 << 10,
+        reserve_bytes: 0,
+        seed,
+        ..StoreConfig::default()
+    }
+}
+
+fn open(disk: &mut SimDisk, shard: ShardId, seed: u64) -> Result<Store, StorageError> {
+    Store::open(
+        config(shard, seed),
+        NOW,
+        &mut *disk.blocking(shard),
+        &mut |_| {},
+    )
+}
+
+fn bytes_of(log: PartitionId, number: u64) -> Vec<u8> {
+    batch(number, 1, i64::from(log.0), 1000 + 900 * log.0 as usize)
+}
+
+/// A disk on which the old shard has all logs, partly settled.
+fn full() -> SimDisk {
+    let mut disk = SimDisk::new(1);
+    let mut store = open(&mut disk, OLD, 1).expect("new");
+    for log in LOGS {
+        store.create_log(log, LogConfig::default());
+    }
+    for number in 0..BATCHES {
+        for log in LOGS {
+            let bytes = bytes_of(log, number);
+            let append = Append {
+                partition: log,
+                base_offset: Offset(number),
+                leader_epoch: LeaderEpoch(0),
+                append_time_ms: None,
+                batch: Batch::check(&bytes).expect("good"),
+            };
+            store.append(NOW, append).expect("taken");
+            store.drive(NOW, &mut *disk.blocking(OLD));
+        }
+    }
+    disk
+}
+
+/// What a start does after the core count changed.
+fn move_logs(disk: &mut SimDisk, seed: u64) -> Result<(Store, Store), StorageError> {
+    let mut old = open(disk, OLD, seed)?;
+    let mut home = open(disk, HOME, seed + 1)?;
+    old.settle_everything(NOW, &mut *disk.blocking(OLD), &mut Vec::new)?;
+    let here: Vec<PartitionId> = MOVED
+        .into_iter()
+        .filter(|log| old.log(*log).is_some())
+        .collect();
+    let offer = old.export(&mut *disk.blocking(OLD), &here)?;
+    home.adopt(&mut *disk.blocking(HOME), &offer)?;
+    old.release(NOW, &mut *disk.blocking(OLD), &here)?;
+    Ok((old, home))
+}
+
+/// Every batch of `log` is in `store`, byte for byte.
+fn check(store: &mut Store, disk: &mut SimDisk, shard: ShardId, log: PartitionId) {
+    assert_eq!(
+        store.log(log).map(|s| s.end),
+        Some(Offset(BATCHES)),
+        "{log}"
+    );
+    let mut at = 0;
+    while at < BATCHES {
+        let request = ReadRequest {
+            ticket: ReadTicket(at),
+            partition: log,
+            from: Offset(at),
+            end: Offset(BATCHES),
+            bytes_max: 1 << 20,
+        };
+        let records = match store.read(NOW, request) {
+            ReadOutcome::Ready(records) => records,
+            ReadOutcome::Pending => {
+                store.drive(NOW, &mut *disk.blocking(shard));
+                store.poll_read().expect("answered").1
+            }
+        };
+        for bytes in records.expect("readable").batches {
+            assert_eq!(bytes, bytes_of(log, at), "{log} at {at}");
+            at = BatchHeader::parse(&bytes).expect("good").next_offset().0;
+        }
+    }
+}
+
+fn check_moved(disk: &mut SimDisk, old: &mut Store, home: &mut Store) {
+    for log in MOVED {
+        check(home, disk, HOME, log);
+        assert!(old.log(log).is_none());
+    }
+    check(old, disk, OLD, LOGS[1]);
+    assert!(home.log(LOGS[1]).is_none());
+}
+
+#[test]
+fn a_moved_log_is_whole_at_its_new_home_and_gone_from_the_old_one() {
+    let mut disk = full();
+    let (mut old, mut home) = move_logs(&mut disk, 10).expect("moved");
+    check_moved(&mut disk, &mut old, &mut home);
+    let mut disk = disk.after_power_cut(Survival::Nothing, 1);
+    let mut old = open(&mut disk, OLD, 20).expect("opens");
+    let mut home = open(&mut disk, HOME, 21).expect("opens");
+    check_moved(&mut disk, &mut old, &mut home);
+}
+
+#[test]
+fn what_one_shard_drops_stays_whole_for_the_other() {
+    let mut disk = full();
+    let (mut old, mut home) = move_logs(&mut disk, 10).expect("moved");
+    assert!(old.remove_log(LOGS[1]));
+    old.drive(NOW, &mut *disk.blocking(OLD));
+    for log in MOVED {
+        check(&mut home, &mut disk, HOME, log);
+    }
+    assert!(home.remove_log(MOVED[0]));
+    home.drive(NOW, &mut *disk.blocking(HOME));
+    check(&mut home, &mut disk, HOME, MOVED[1]);
+    assert!(home.remove_log(MOVED[1]));
+    home.drive(NOW, &mut *disk.blocking(HOME));
+    let packs = |shard| {
+        let files = disk.files(shard);
+        let is_pack = |f: &&FileName| matches!(f, FileName::Pack(_) | FileName::Segment(_));
+        files.iter().filter(is_pack).count()
+    };
+    assert_eq!((packs(HOME), packs(OLD)), (0, 0));
+}
+
+#[test]
+fn logs_move_there_and_back_one_at_a_time() {
+    let mut disk = full();
+    let mut old = open(&mut disk, OLD, 5).expect("opens");
+    let mut home = open(&mut disk, HOME, 6).expect("opens");
+    old.settle_everything(NOW, &mut *disk.blocking(OLD), &mut Vec::new)
+        .expect("settled");
+    for log in LOGS {
+        let offer = old
+            .export(&mut *disk.blocking(OLD), &[log])
+            .expect("offered");
+        for _ in 0..2 {
+            home.adopt(&mut *disk.blocking(HOME), &offer)
+                .expect("adopted, once");
+        }
+        old.release(NOW, &mut *disk.blocking(OLD), &[log])
+            .expect("released");
+    }
+    for log in LOGS {
+        check(&mut home, &mut disk, HOME, log);
+        let offer = home
+            .export(&mut *disk.blocking(HOME), &[log])
+            .expect("offered");
+        old.adopt(&mut *disk.blocking(OLD), &offer)
+            .expect("adopted");
+        home.release(NOW, &mut *disk.blocking(HOME), &[log])
+            .expect("released");
+        check(&mut old, &mut disk, OLD, log);
+    }
+}
+
+#[test]
+fn a_power_cut_anywhere_on_the_way_loses_nothing() {
+    let survivals = [
+        Survival::Nothing,
+        Survival::Everything,
+        Survival::Random,
+        Survival::Prefix,
+    ];
+    let start = full();
+    for op in 0.. {
+        let mut disk = start.after_power_cut(Survival::Everything, op);
+        disk.power_off_at(op);
+        let finished = move_logs(&mut disk, 100 * op).is_ok();
+        let survival = survivals[usize::try_from(op).expect("small") % survivals.len()];
+        let mut disk = disk.after_power_cut(survival, op);
+        let moved = move_logs(&mut disk, 100 * op + 50);
+        let (mut old, mut home) = moved.unwrap_or_else(|error| panic!("cut at {op}: {error}"));
+        check_moved(&mut disk, &mut old, &mut home);
+        if finished {
+            assert!(op > 50, "{op}");
+            return;
+        }
+    }
+}
