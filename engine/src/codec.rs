@@ -86,6 +86,10 @@ impl Encoder {
         self.raw(bytes);
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -184,6 +188,11 @@ impl<'a> Decoder<'a> {
             return Err(CodecError::Newer { what, found, known });
         }
         Ok(found)
+    }
+
+    /// Whether everything was taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// Ends the reading: everything must have been taken.

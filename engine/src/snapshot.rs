@@ -28,6 +28,11 @@ pub(crate) const CATALOG_KEY: u64 = 1;
 /// The key under which the log holds the leader epochs that a loss began.
 pub(crate) const EPOCHS_KEY: u64 = 2;
 
+/// The key under which the log holds the states of partitions that moved in.
+pub(crate) const STATES_KEY: u64 = 3;
+/// Bytes of one such entry at most, unless one partition's state is larger.
+const STATES_BYTES_MAX: usize = 1 << 20;
+
 /// Writes a snapshot.
 pub(crate) fn encode<'a>(
     catalog: Option<&Catalog>,
@@ -113,6 +118,7 @@ impl Recovered {
                     self.catalog.apply(&change).map(drop)
                 }
                 EPOCHS_KEY => self.take_epochs(bytes),
+                STATES_KEY => self.take_states(bytes),
                 key => Err(CodecError::Invalid(format!(
                     "state under the unknown key {key}"
                 ))),
@@ -153,6 +159,18 @@ impl Recovered {
         input.finish()
     }
 
+    /// Applies an entry of `encode_states`: that is how the partitions came here.
+    fn take_states(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
+        let mut input = Decoder::new(bytes);
+        input.format(FORMAT, "states of partitions")?;
+        while !input.is_empty() {
+            let partition = PartitionId(input.u32("a partition")?);
+            let state = PartitionState::decode(&mut input, self.used)?;
+            self.partitions.insert(partition, state);
+        }
+        Ok(())
+    }
+
     /// Applies what `skip_lost` wrote, which settles every loss before it.
     fn take_epochs(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
         let mut input = Decoder::new(bytes);
@@ -169,6 +187,27 @@ impl Recovered {
         self.lost_bytes = 0;
         input.finish()
     }
+}
+
+/// The states of partitions that move to another shard, as entries for [`STATES_KEY`].
+pub(crate) fn encode_states<'a>(
+    partitions: impl Iterator<Item = (PartitionId, &'a PartitionState)>,
+) -> Vec<Vec<u8>> {
+    let mut entries: Vec<Encoder> = Vec::new();
+    for (partition, state) in partitions {
+        if entries
+            .last()
+            .is_none_or(|last| last.len() >= STATES_BYTES_MAX)
+        {
+            let mut next = Encoder::default();
+            next.u16(FORMAT);
+            entries.push(next);
+        }
+        let out = entries.last_mut().expect("one was begun");
+        out.u32(partition.0);
+        state.encode(out);
+    }
+    entries.into_iter().map(Encoder::into_bytes).collect()
 }
 
 /// Moves partitions past `lost_bytes` of the log, of which nothing is known. Returns the log's
@@ -311,6 +350,27 @@ mod tests {
         catalog.apply(&skip).expect("fits");
         assert_eq!(catalog.next_partition(), PartitionId(105));
         assert_eq!(catalog.next_producer(), 2_000 + 100 * PRODUCER_ID_BLOCK);
+    }
+
+    #[test]
+    fn states_travel_in_entries_of_bounded_size() {
+        let mut state = PartitionState::new();
+        state.note_appended(&header(0), None, Lsn(7), BootTime(1));
+        let partitions: Vec<PartitionId> = (0..40_000).map(PartitionId).collect();
+        let entries = encode_states(partitions.iter().map(|id| (*id, &state)));
+        assert!(entries.len() > 1);
+        let mut found = Recovered::new(USED);
+        for entry in &entries {
+            assert!(entry.len() <= STATES_BYTES_MAX + 64);
+            found.replay(Replayed::State {
+                lsn: Lsn(1),
+                key: STATES_KEY,
+                bytes: entry,
+            });
+        }
+        let found = found.finish().expect("good");
+        assert_eq!(found.partitions.len(), 40_000);
+        assert_eq!(found.partitions[&PartitionId(39_999)].next(), Offset(2));
     }
 
     #[test]

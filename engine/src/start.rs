@@ -1,7 +1,14 @@
 //! Starting a broker's engine: every shard directory recovered, one catalog for all.
 //!
 //! Runs before anything listens, one operation at a time. When it returns, everything that the
-//! shards will ever show is durable.
+//! shards will ever show is durable. The order matters:
+//! 1. Every directory is opened, those of shards that no longer run too; shard 0 has the catalog.
+//! 2. Each shard goes past what an accepted loss may have taken.
+//! 3. Partitions of shards that no longer run move to others ([`rehome`]). Until then no shard
+//!    drops a log that the catalog does not give to it: it may be half of a move.
+//! 4. Each shard keeps the logs that are at home there, and serves.
+
+mod rehome;
 
 use std::collections::BTreeMap;
 
@@ -100,7 +107,11 @@ pub fn open_all(
         .expect("every broker has a shard 0")
         .open_catalog(now, &mut random)?;
     for one in opened.values_mut() {
-        one.settle_partitions(now, &catalog)?;
+        one.complete_states(now, &catalog)?;
+    }
+    rehome::rehome(now, config.shards, &mut catalog, &mut opened)?;
+    for one in opened.values_mut() {
+        one.retain(&catalog);
     }
     for one in opened.values() {
         for (partition, state) in &one.found.partitions {
@@ -191,9 +202,25 @@ impl<'a> Opened<'a> {
         Ok(())
     }
 
-    /// Keeps the logs of partitions that exist here and nothing of others; and goes past what an
-    /// accepted loss may have taken from them.
-    fn settle_partitions(&mut self, now: Now, catalog: &Catalog) -> Result<(), OpenError> {
+    /// Gives every partition homed here a state, past what an accepted loss may have taken.
+    fn complete_states(&mut self, now: Now, catalog: &Catalog) -> Result<(), OpenError> {
+        for partition in catalog.homed(self.shard) {
+            let state = self.found.partitions.entry(partition);
+            let state = state.or_insert_with(PartitionState::new);
+            let log = self.store.log(partition);
+            state.reach(log.map_or(state.next(), |log| log.end));
+        }
+        if self.found.lost_bytes > 0 {
+            let states = self.found.partitions.iter_mut();
+            let states = states.map(|(id, state)| (*id, state));
+            let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
+            self.write_state(now, EPOCHS_KEY, &epochs)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the logs of partitions that are at home here, and nothing of others.
+    fn retain(&mut self, catalog: &Catalog) {
         let shard = self.shard;
         let mut is_home = |partition: PartitionId| {
             let place = catalog.place(partition);
@@ -201,23 +228,6 @@ impl<'a> Opened<'a> {
         };
         self.store.retain_logs(&mut is_home);
         self.found.partitions.retain(|id, _| is_home(*id));
-        let partitions = catalog.topics().flat_map(|topic| &topic.partitions);
-        for partition in partitions.filter(|partition| partition.home == shard) {
-            let state = self.found.partitions.entry(partition.id);
-            let state = state.or_insert_with(PartitionState::new);
-            let log = self.store.log(partition.id);
-            state.reach(log.map_or(state.next(), |log| log.end));
-        }
-        if self.found.lost_bytes > 0 {
-            let states = self
-                .found
-                .partitions
-                .iter_mut()
-                .map(|(id, state)| (*id, state));
-            let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
-            self.write_state(now, EPOCHS_KEY, &epochs)?;
-        }
-        Ok(())
     }
 
     /// Appends a change of the engine's state and waits until it is durable.

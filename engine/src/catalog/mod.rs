@@ -139,6 +139,13 @@ impl Catalog {
         self.places.get(&partition)
     }
 
+    /// The partitions that a shard owns, in no order that means anything.
+    pub fn homed(&self, shard: ShardId) -> impl Iterator<Item = PartitionId> + '_ {
+        let partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+        let homed = partitions.filter(move |partition| partition.home == shard);
+        homed.map(|partition| partition.id)
+    }
+
     /// Partitions by home. A shard without any may be missing.
     #[must_use]
     pub fn held(&self) -> &BTreeMap<ShardId, u32> {

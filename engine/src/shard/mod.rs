@@ -150,12 +150,7 @@ impl Shard {
     }
 
     fn begin(&mut self, mut states: BTreeMap<PartitionId, PartitionState>) {
-        let topics = self.catalog.topics();
-        let own: Vec<PartitionId> = topics
-            .flat_map(|topic| &topic.partitions)
-            .filter(|partition| partition.home == self.id)
-            .map(|partition| partition.id)
-            .collect();
+        let own: Vec<PartitionId> = self.catalog.homed(self.id).collect();
         for partition in own {
             let state = states.remove(&partition);
             self.open_partition(partition, state.unwrap_or_else(PartitionState::new));

@@ -3,6 +3,7 @@
 mod catalog;
 mod fetches;
 mod produce;
+mod rehome;
 mod restart;
 
 use std::cell::RefCell;
@@ -21,7 +22,7 @@ use crate::command::{
 use crate::event::{Appended, Event, Fetched, FetchedPartition, FoundOffset, Outcome, Refusal};
 use crate::jobs;
 use crate::limits::EngineConfig;
-use crate::start::{ShardDirectory, StartConfig, open_all};
+use crate::start::{OpenError, ShardDirectory, StartConfig, open_all};
 use crate::testing::{BatchMaker, WALL_MS};
 
 /// A broker's shards, their disk and their clock.
@@ -30,6 +31,8 @@ struct World {
     disk: SimDisk,
     config: StartConfig,
     now: Now,
+    /// Shards that ever ran.
+    directories: u16,
     sequence: u64,
     ended: BTreeMap<u64, Result<Outcome, Refusal>>,
 }
@@ -63,6 +66,7 @@ impl World {
             disk: SimDisk::new(7),
             config,
             now,
+            directories: 0,
             sequence: 0,
             ended: BTreeMap::new(),
         };
@@ -71,16 +75,20 @@ impl World {
     }
 
     fn start(&mut self) {
+        self.try_start().expect("opens");
+    }
+
+    fn try_start(&mut self) -> Result<(), OpenError> {
         self.config.seed += 1;
+        self.directories = self.directories.max(self.config.shards);
         let disk = &RefCell::new(&mut self.disk);
-        let directories = (0..self.config.shards)
-            .map(ShardId)
-            .map(|shard| ShardDirectory {
-                shard,
-                disk: Box::new(move |op| disk.borrow_mut().run(shard, op)),
-            });
-        let shards = open_all(&self.config, self.now, directories.collect());
-        self.shards = shards.expect("opens");
+        let ids = (0..self.directories).map(ShardId);
+        let directories = ids.map(|shard| ShardDirectory {
+            shard,
+            disk: Box::new(move |op| disk.borrow_mut().run(shard, op)),
+        });
+        self.shards = open_all(&self.config, self.now, directories.collect())?;
+        Ok(())
     }
 
     /// Pulls the plug, and starts again from what the disk kept.
