@@ -114,6 +114,12 @@ impl Log {
         true
     }
 
+    /// Records below `offset` are gone, as the manifest knows; they may come all the same, because
+    /// the WAL still holds them. [`LogIndex::apply_starts`] follows when all have come.
+    pub(crate) fn expect_start(&mut self, offset: Offset) {
+        self.start = self.start.max(offset);
+    }
+
     /// Forgets the runs in blocks below `lsn`: they are settled.
     pub(crate) fn drop_runs_below(&mut self, lsn: Lsn) {
         while let Some(run) = self.runs.front().filter(|run| run.block < lsn) {
@@ -144,6 +150,14 @@ pub(crate) struct LogIndex {
 }
 
 impl LogIndex {
+    /// Drops what came although it lies below its log's start.
+    pub(crate) fn apply_starts(&mut self) {
+        for log in self.logs.values_mut() {
+            let start = std::mem::take(&mut log.start);
+            log.raise_start(start);
+        }
+    }
+
     /// Forgets the runs in blocks below `lsn`: they are settled.
     pub(crate) fn drop_runs_below(&mut self, lsn: Lsn) {
         for log in self.logs.values_mut() {

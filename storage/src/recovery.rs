@@ -190,7 +190,7 @@ impl Recovery<'_> {
         let chain_start = state.chain_start;
         let mut logs = LogIndex::default();
         for (partition, start) in &state.log_starts {
-            logs.entry(*partition).raise_start(*start);
+            logs.entry(*partition).expect_start(*start);
         }
         let packs = packs::open(disk, self.config.shard, &manifest, &self.listing)?;
         packs.enter_ends(&mut logs);
@@ -209,6 +209,7 @@ impl Recovery<'_> {
             replay.loss_accepted(from, to);
         }
         let content_end = replay.content_end();
+        logs.apply_starts();
         let (header, bytes) = self.new_life(disk, &plan)?;
         let tail = Tail {
             files: &plan.files,
