@@ -211,7 +211,7 @@ impl Store {
     /// way, in which case it stays open and grows.
     pub fn close_group(&mut self, now: Now) {
         self.commit.close_group(&mut self.wal, &mut self.ops);
-        self.wal.slots.maintain(now, &mut self.ops);
+        self.maintain_slots(now);
         self.background(now);
     }
 
@@ -440,9 +440,17 @@ impl Store {
     pub fn handle_timeout(&mut self, now: Now) {
         self.commit
             .handle_timeout(now, &mut self.wal, &mut self.ops);
-        self.wal.slots.maintain(now, &mut self.ops);
+        self.maintain_slots(now);
         self.space.tick(now, &mut self.ops);
         self.background(now);
+    }
+
+    /// Keeps files ready, unless the log is poisoned: the failure may have been one of theirs, and
+    /// would be met again and again.
+    fn maintain_slots(&mut self, now: Now) {
+        if self.commit.poisoned().is_none() {
+            self.wal.slots.maintain(now, &mut self.ops);
+        }
     }
 
     /// The next thing that happened unasked.

@@ -45,11 +45,6 @@ impl Directory {
         }
     }
 
-    /// A failed fsync: the changes stay visible and will never be written.
-    pub(super) fn sync_in_vain(&mut self) {
-        self.pending.clear();
-    }
-
     /// Every content that some future of this directory can name.
     pub(super) fn reachable(&self) -> impl Iterator<Item = InodeId> {
         let pending = self.pending.iter().flat_map(|(_, edit)| edit);

@@ -516,7 +516,8 @@ impl SimDisk {
 
     fn sync_directory(&mut self, shard: ShardId, fault: Option<Fault>) -> Performed {
         if fault == Some(Fault::SyncInVain) {
-            self.directory(shard).sync_in_vain();
+            // The changes stay pending: file systems journal names, and stop altogether rather
+            // than forget one. Only data pages are marked clean and dropped.
             return Err(DiskError::Io { errno: EIO });
         }
         self.directory(shard).sync();
