@@ -6,19 +6,22 @@ const SEEDS_VARIABLE: &str = "MILLRACE_SIM_SEEDS";
 const SEED_VARIABLE: &str = "MILLRACE_SIM_SEED";
 
 /// Runs `case` for `seeds` seeds from 1 on, or as the environment says. Panics at the first one
-/// that fails, naming it.
-pub(crate) fn each_seed(name: &str, seeds: u64, mut case: impl FnMut(u64) -> Checked<()>) {
+/// that fails, naming it. Returns how many ran: one alone need not show what many must.
+pub(crate) fn each_seed(name: &str, seeds: u64, mut case: impl FnMut(u64) -> Checked<()>) -> u64 {
     let mut run = |seed| {
         if let Err(failure) = catching(|| case(seed)) {
             panic!("{name}: seed {seed}: {failure}\nreplay with {SEED_VARIABLE}={seed}");
         }
     };
     if let Some(seed) = number(SEED_VARIABLE) {
-        return run(seed);
+        run(seed);
+        return 1;
     }
-    for seed in 1..=number(SEEDS_VARIABLE).unwrap_or(seeds) {
+    let seeds = number(SEEDS_VARIABLE).unwrap_or(seeds);
+    for seed in 1..=seeds {
         run(seed);
     }
+    seeds
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -1,0 +1,237 @@
+//! Power cuts: after every I/O, in every way, and again during the recovery from the last one.
+
+use millrace_storage::error::StorageError;
+use millrace_storage::testing::{SimDisk, Stream, Survival};
+use millrace_storage::units::Now;
+
+use crate::failure::{Checked, Failure, ensure};
+use crate::machine::Machine;
+use crate::oracle::Oracle;
+use crate::seeds::each_seed;
+use crate::setup::Setup;
+
+/// I/Os of one run, about.
+const IOS_MAX: u64 = 90;
+/// Random subsets tried at each I/O.
+const RANDOM_CUTS: u64 = 4;
+
+#[test]
+fn a_power_cut_after_any_io_loses_nothing_acknowledged() {
+    let mut total = Tried::default();
+    let seeds = each_seed("power cuts", 40, |seed| {
+        let tried = cut_after_every_io(&Setup::draw(seed))?;
+        total.cuts += tried.cuts;
+        total.acknowledged += tried.acknowledged;
+        total.settles += tried.settles;
+        Ok(())
+    });
+    if seeds > 1 {
+        let worth = total.cuts > 100 * seeds && total.acknowledged > seeds && total.settles > 0;
+        assert!(worth, "too little happened: {total:?}");
+    }
+}
+
+#[test]
+fn a_power_cut_during_recovery_loses_nothing_acknowledged() {
+    each_seed("cuts in recovery", 60, |seed| {
+        cut_recovery_at_every_io(&Setup::draw(seed))
+    });
+}
+
+#[test]
+pub(crate) fn three_lives_with_every_subset_of_the_groups_in_flight_lost() {
+    each_seed("three lives", 40, |seed| three_lives(&Setup::draw(seed)));
+}
+
+#[test]
+fn a_power_cut_during_the_first_start_leaves_an_empty_log() {
+    each_seed("first start", 20, |seed| {
+        cut_first_start_at_every_io(&Setup::draw(seed))
+    });
+}
+
+/// What one run did, to show that it was worth something.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tried {
+    pub(crate) cuts: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) settles: u64,
+}
+
+/// Runs a workload and judges what a cut after each of its I/Os would leave.
+pub(crate) fn cut_after_every_io(setup: &Setup) -> Checked<Tried> {
+    let mut machine = setup.first_machine()?;
+    let mut tried = Tried::default();
+    let mut dice = setup.dice(Stream::Workload);
+    let mut judged = 0;
+    while machine.disk.ops_started() < IOS_MAX {
+        ensure!(
+            !machine.is_stuck(),
+            "nothing happens any more\n{}",
+            machine.disk.trace()
+        );
+        machine.turn(&setup.workload, &mut dice)?;
+        let at = machine.disk.ops_started();
+        if at == judged {
+            continue;
+        }
+        judged = at;
+        tried.cuts += judge_all_cuts(setup, &machine, at)?;
+    }
+    machine.come_to_rest()?;
+    machine.check_contents()?;
+    tried.acknowledged = machine.oracle.visible() as u64;
+    tried.settles = machine.settles;
+    Ok(tried)
+}
+
+fn judge_all_cuts(setup: &Setup, machine: &Machine, at: u64) -> Checked<u64> {
+    let random = (0..RANDOM_CUTS).map(|number| (Survival::Random, at * 31 + number));
+    let fixed = [
+        (Survival::Nothing, at),
+        (Survival::Everything, at),
+        (Survival::Prefix, at),
+    ];
+    let mut cuts = 0;
+    for (survival, draw) in fixed.into_iter().chain(random) {
+        let disk = machine.disk.after_power_cut(survival, setup.seed ^ draw);
+        judge(setup, disk, machine, survival)?;
+        cuts += 1;
+    }
+    // A killed process leaves what it wrote readable without being durable: serving it and then
+    // losing the power must not lose what was served.
+    let killed = machine.disk.after_kill(setup.seed ^ at);
+    let served = judge(setup, killed, machine, Survival::Everything)?;
+    let disk = served
+        .disk
+        .after_power_cut(Survival::Nothing, setup.seed ^ at);
+    judge(setup, disk, &served, Survival::Nothing)?;
+    Ok(cuts + 2)
+}
+
+/// Starts a machine on what is left of `before`, and checks all it finds.
+pub(crate) fn judge(
+    setup: &Setup,
+    disk: SimDisk,
+    before: &Machine,
+    survival: Survival,
+) -> Checked<Machine> {
+    let context = |failure: Failure| {
+        Failure(format!(
+            "after a stop with {survival:?}: {failure}\nbefore it:\n{}",
+            before.disk.trace()
+        ))
+    };
+    let mut machine = restart(setup, disk, before.oracle.clone(), before.now).map_err(context)?;
+    machine.check_contents().map_err(context)?;
+    Ok(machine)
+}
+
+/// As [`judge`]; then the machine must take an append and make it durable.
+fn judge_and_go_on(
+    setup: &Setup,
+    disk: SimDisk,
+    before: &Machine,
+    survival: Survival,
+) -> Checked<Machine> {
+    let mut machine = judge(setup, disk, before, survival)?;
+    machine.prove_alive()?;
+    Ok(machine)
+}
+
+fn restart(setup: &Setup, disk: SimDisk, oracle: Oracle, now: Now) -> Checked<Machine> {
+    match setup.start(disk, oracle, now)? {
+        Ok(machine) => Ok(machine),
+        Err((disk, error)) => Err(refused(&disk, &error)),
+    }
+}
+
+fn refused(disk: &SimDisk, error: &StorageError) -> Failure {
+    Failure(format!("refused to start: {error}\n{}", disk.trace()))
+}
+
+/// Cuts the power at each I/O of the very first start, and again at each of the second.
+fn cut_first_start_at_every_io(setup: &Setup) -> Checked<()> {
+    let mut dice = setup.dice(Stream::Schedule);
+    let now = setup.first_now();
+    for op in 0.. {
+        let mut disk = SimDisk::new(setup.seed);
+        disk.power_off_at(op);
+        let Err((stopped, error)) = setup.start(disk, Oracle::default(), now)? else {
+            return Ok(());
+        };
+        ensure!(
+            stopped.is_off(),
+            "refused to start: {error}\n{}",
+            stopped.trace()
+        );
+        for survival in [Survival::Nothing, Survival::Everything, Survival::Random] {
+            let mut disk = stopped.after_power_cut(survival, dice.bits());
+            disk.power_off_at(dice.below(40));
+            let disk = match setup.start(disk, Oracle::default(), now)? {
+                Ok(machine) => machine.disk,
+                Err((disk, _)) => disk,
+            };
+            let disk = disk.after_power_cut(Survival::Random, dice.bits());
+            let mut machine = restart(setup, disk, Oracle::default(), now)?;
+            machine.prove_alive()?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a while, cuts the power, and then cuts it again at each I/O of the recovery.
+fn cut_recovery_at_every_io(setup: &Setup) -> Checked<()> {
+    let mut dice = setup.dice(Stream::Schedule);
+    let mut machine = setup.first_machine()?;
+    machine.run_ios(setup, dice.between(5, IOS_MAX))?;
+    for op in 0.. {
+        let survival = *dice.pick(&[Survival::Random, Survival::Everything, Survival::Prefix]);
+        let mut disk = machine.disk.after_power_cut(survival, dice.bits());
+        disk.power_off_at(op);
+        match setup.start(disk, machine.oracle.clone(), machine.now)? {
+            Ok(_) => return Ok(()),
+            Err((stopped, error)) => {
+                ensure!(
+                    stopped.is_off(),
+                    "refused to start: {error}\n{}",
+                    stopped.trace()
+                );
+                for survival in [Survival::Nothing, Survival::Everything, Survival::Random] {
+                    let disk = stopped.after_power_cut(survival, dice.bits());
+                    judge_and_go_on(setup, disk, &machine, survival)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Crash, recover, write, crash, recover, write, crash: each time with every subset of the groups
+/// in flight surviving.
+pub(crate) fn three_lives(setup: &Setup) -> Checked<()> {
+    let mut dice = setup.dice(Stream::Schedule);
+    let mut first = setup.first_machine()?;
+    first.run_ios(setup, dice.between(3, IOS_MAX))?;
+    first.fill_flight(setup)?;
+    for survival in subsets(&first) {
+        let disk = first.disk.after_power_cut(survival, setup.seed);
+        let mut second = judge(setup, disk, &first, survival)?;
+        second.run_ios(setup, dice.below(6))?;
+        second.fill_flight(setup)?;
+        for survival in subsets(&second) {
+            let disk = second.disk.after_power_cut(survival, setup.seed);
+            let mut third = judge(setup, disk, &second, survival)?;
+            third.run_ios(setup, 4)?;
+            let disk = third.disk.after_power_cut(Survival::Random, dice.bits());
+            judge(setup, disk, &third, Survival::Random)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every subset of what is in flight, as long as that is a handful.
+fn subsets(machine: &Machine) -> impl Iterator<Item = Survival> + use<> {
+    let in_flight = machine.disk.in_flight().min(4);
+    (0..1_u64 << in_flight).map(Survival::InFlight)
+}
