@@ -14,7 +14,7 @@ pub mod mesh;
 mod partition;
 mod placement;
 pub mod report;
-mod search;
+pub mod search;
 mod shard;
 mod snapshot;
 pub mod start;

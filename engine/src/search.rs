@@ -210,5 +210,13 @@ impl Read for Snappy<'_> {
     }
 }
 
+/// Searches whatever bytes a fuzzer makes up as if they were a stored batch: nothing may panic.
+pub fn fuzz_search(batch: &[u8]) {
+    const BYTES_MAX: usize = 1 << 20;
+    for by in [RecordQuery::MaxTimestamp, RecordQuery::AtOrAfter(i64::MAX)] {
+        drop(search(batch, by, BYTES_MAX));
+    }
+}
+
 #[cfg(test)]
 mod tests;

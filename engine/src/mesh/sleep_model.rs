@@ -6,7 +6,7 @@ mod atomics {
 
 // Compiled here, its items have no way out of this model.
 #[path = "sleep.rs"]
-#[allow(unreachable_pub)]
+#[allow(unreachable_pub, clippy::duplicate_mod)]
 mod sleep;
 
 use loom::model::Builder;

@@ -2,6 +2,9 @@
 
 use std::io::Write;
 
+use rand_core::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
 use super::*;
 use crate::testing::{BatchMaker, WALL_MS};
 
@@ -140,5 +143,42 @@ fn lengths_that_lie_are_refused() {
             search(&batch, at(1), SEARCH_BYTES_MAX).is_err(),
             "{payload:?}"
         );
+    }
+}
+
+/// Batches with a few bytes changed, so that the codecs get far into them. Raise `SEARCH_FUZZ` in the
+/// environment for more than `cargo test` has time for.
+#[test]
+fn mutated_batches_never_panic() {
+    let rounds = std::env::var("SEARCH_FUZZ").map_or(2_000, |text| text.parse().expect("a count"));
+    let mut random = Pcg64Mcg::seed_from_u64(11);
+    let long: Vec<i64> = (0..3_000).map(|at| at * at % 977).collect();
+    let records = BatchMaker::new(1).deltas(&long);
+    let plain = records.records_alone();
+    let payloads = [
+        (1, gzip(plain)),
+        (2, snappy(plain)),
+        (2, snappy_stream(plain)),
+        (3, lz4(plain)),
+        (4, zstd(plain)),
+    ];
+    for (codec, payload) in payloads {
+        let batch = records.clone().attributes(codec).payload(payload).bytes();
+        fuzz_search(&batch);
+        for _ in 0..rounds {
+            let mut bad = batch.clone();
+            for _ in 0..1 + random.next_u32() % 4 {
+                // Half of the changes hit the first bytes: that is where the lengths are.
+                let body = bad.len() - BATCH_HEADER_BYTES;
+                let span = if random.next_u32().is_multiple_of(2) {
+                    40.min(body)
+                } else {
+                    body
+                };
+                let at = BATCH_HEADER_BYTES + random.next_u32() as usize % span;
+                bad[at] = random.next_u32().to_le_bytes()[0];
+            }
+            fuzz_search(&bad);
+        }
     }
 }

@@ -346,13 +346,14 @@ impl Shard {
     /// Ends a turn: acts on what completed, and closes the commit group. May be called again in
     /// the same turn when its events led to more requests.
     pub fn end_turn(&mut self, now: Now) {
+        // First what is durable: retention may drop it as soon as it is.
+        self.release();
         while let Some(event) = self.store.poll_event() {
             self.handle_store(now, event);
         }
         while let Some((ticket, result)) = self.store.poll_read() {
             self.finish_read(now, ticket, result);
         }
-        self.release();
         self.retry_appends(now);
         self.advance_catalog(now);
         while let Some(watcher) = self.watches.poll_fired() {

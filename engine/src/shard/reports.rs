@@ -3,7 +3,7 @@
 use super::Shard;
 use crate::report::{PartitionReport, ShardReport};
 
-/// What a shard did since it began to serve; each only rises.
+/// What a shard did since it began to serve; each only rises, but for what ends in `_now`.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) requests: u64,
@@ -18,6 +18,8 @@ pub(super) struct Counters {
     pub(super) mesh_received: u64,
     pub(super) snapshots: u64,
     pub(super) snapshot_bytes: u64,
+    /// The disk is at its reserve: batches are refused.
+    pub(super) disk_full_now: bool,
 }
 
 impl Shard {
@@ -68,6 +70,7 @@ impl Shard {
             ("lookups_now", self.lookups.len()),
         ];
         list.extend(now.map(|(name, count)| (name, count as u64)));
+        list.push(("disk_full_now", u64::from(own.disk_full_now)));
         list.extend(self.store_counters());
         list
     }
