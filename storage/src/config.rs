@@ -29,6 +29,8 @@ pub struct StoreConfig {
     pub read_cache_bytes: usize,
     /// A log with so many bytes in one settle pass gets a segment file of its own.
     pub segment_bytes_min: u64,
+    /// More packs than this with less than `segment_bytes_min` alive are merged into one.
+    pub small_packs_max: usize,
     /// Closed WAL files that wait for settling at most, before a pass begins.
     pub settle_files_max: usize,
     /// A WAL file whose oldest entry is older than this is closed and settled, milliseconds.
@@ -65,6 +67,7 @@ impl Default for StoreConfig {
             tail_cache_bytes: 64 << 20,
             read_cache_bytes: 16 << 20,
             segment_bytes_min: 32 << 20,
+            small_packs_max: 64,
             settle_files_max: 1,
             settle_after_ms: 60_000,
             reserve_bytes: 160 << 20,

@@ -17,6 +17,7 @@ mod index;
 pub mod inspect;
 mod log_index;
 pub mod manifest;
+mod merge;
 pub mod pack;
 mod packs;
 mod reads;
@@ -41,6 +42,7 @@ pub use commit::CommitCounters;
 pub use config::SeededBug;
 pub use config::{CommitBackend, LossRange, StoreConfig};
 pub use log_index::{LogConfig, LogStatus};
+pub use merge::MergeCounters;
 pub use reads::ReadCounters;
 pub use request::{
     Append, ReadOutcome, ReadRequest, ReadTicket, Records, Replayed, StoreEvent, TimePoint,

@@ -42,6 +42,10 @@ pub(crate) struct Pack {
     holds: u32,
     /// Another shard may have a link to the file: it is removed, never punched.
     pub(crate) shared: bool,
+    /// A merge copies it: what dies of it is not told to the manifest before that ended.
+    merging: bool,
+    /// A merge found it damaged: it stays as it is.
+    damaged: bool,
 }
 
 /// The settled part of one log.
@@ -65,6 +69,8 @@ pub(crate) struct Packs {
     next_pack: PackId,
     /// Sections found dead and not in an edit yet.
     newly_dead: BTreeSet<SectionRef>,
+    /// Sections that died while their pack is being merged.
+    deferred: BTreeSet<SectionRef>,
     /// Starts of the logs whose sections died below them, for the same edit: offsets must stay
     /// known when the last section goes.
     starts: BTreeMap<PartitionId, Offset>,
@@ -82,6 +88,7 @@ impl Packs {
             snapshot: None,
             next_pack,
             newly_dead: BTreeSet::new(),
+            deferred: BTreeSet::new(),
             starts: BTreeMap::new(),
             version: 0,
             cleanup: Cleanup::new(),
@@ -114,6 +121,8 @@ impl Packs {
             directory,
             holds: 0,
             shared: entry.shared,
+            merging: false,
+            damaged: false,
         };
         let dead = entry.dropped.iter().filter_map(|n| pack.section(*n));
         pack.dead_bytes = dead.map(Section::file_bytes).sum();
@@ -168,6 +177,11 @@ impl Packs {
                 pairs.filter(|(a, b)| self.section(**a).end_offset > self.section(**b).base_offset);
             overlaps.next().map(|(_, second)| *second)
         })
+    }
+
+    /// Every pack in the order of their ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PackId, &Pack)> + Clone {
+        self.packs.iter().map(|(id, pack)| (*id, pack))
     }
 
     /// The pack of a section; it exists while the section is indexed or held.
@@ -269,13 +283,18 @@ impl Packs {
         let file_bytes = section.file_bytes();
         if pack.dead.insert(at.number) {
             pack.dead_bytes += file_bytes;
-            self.newly_dead.insert(at);
+            let set = if pack.merging {
+                &mut self.deferred
+            } else {
+                &mut self.newly_dead
+            };
+            set.insert(at);
         }
     }
 
     /// Whether [`Packs::take_edits`] has something to say.
     pub(crate) fn has_edits(&self) -> bool {
-        !self.newly_dead.is_empty()
+        !self.newly_dead.is_empty() || !self.starts.is_empty()
     }
 
     /// What died since the last time, for the manifest. Submit it, then call
@@ -291,7 +310,8 @@ impl Packs {
             edits.push(ManifestEdit::LogStarts(starts.into_iter().collect()));
         }
         for (pack, sections) in by_pack {
-            if self.packs[&pack].is_dead() {
+            let of = &self.packs[&pack];
+            if of.is_dead() && !of.merging {
                 self.cleanup.plan_removal(pack);
                 edits.push(ManifestEdit::PackDropped { pack });
             } else {
@@ -307,6 +327,71 @@ impl Packs {
     /// The edits just taken are on their way under `ticket`: their bytes go after that.
     pub(crate) fn edits_submitted(&mut self, ticket: EditTicket) {
         self.cleanup.wait_for(ticket);
+    }
+
+    /// Whether a merge may take the pack: not the newest snapshot's, which soon dies whole.
+    pub(crate) fn may_merge(&self, id: PackId) -> bool {
+        let pack = self.pack(id);
+        let has_snapshot = self.snapshot.is_some_and(|at| at.pack == id);
+        !pack.merging && !pack.damaged && !pack.is_dead() && !has_snapshot
+    }
+
+    /// A merge copies these packs: they stay as they are until it ended.
+    pub(crate) fn begin_merge(&mut self, sources: &[PackId]) {
+        for id in sources {
+            self.hold(*id);
+            let pack = self.packs.get_mut(id).expect("just held");
+            pack.merging = true;
+        }
+    }
+
+    /// The merge of these packs was given up.
+    pub(crate) fn end_merge(&mut self, sources: &[PackId]) {
+        for id in sources {
+            self.release(*id);
+            let pack = self.packs.get_mut(id).expect("just released");
+            pack.merging = false;
+        }
+        let deferred = std::mem::take(&mut self.deferred);
+        self.newly_dead.extend(deferred);
+    }
+
+    /// A merge found the pack damaged: it is left to those who read what is good of it.
+    pub(crate) fn refuse_merge(&mut self, id: PackId) {
+        let pack = self.packs.get_mut(&id).expect("a merged pack is there");
+        pack.damaged = true;
+    }
+
+    /// A merge put the live content of `sources` elsewhere, and a manifest edit said so durably:
+    /// their sections disappear, their files go when no read holds them.
+    pub(crate) fn replace(&mut self, sources: &[PackId]) {
+        self.end_merge(sources);
+        for id in sources {
+            let live: Vec<SectionRef> = self.pack(*id).live(*id).collect();
+            for at in live {
+                self.unindex(at);
+            }
+            let pack = self.packs.get_mut(id).expect("just seen");
+            pack.dead = (0..pack.sections()).collect();
+            self.newly_dead.retain(|at| at.pack != *id);
+            self.cleanup.remove_now(*id);
+        }
+    }
+
+    fn unindex(&mut self, at: SectionRef) {
+        let section = self.section(at);
+        let (partition, bytes) = (section.partition, section.bytes);
+        let Some(log) = self.logs.get_mut(&partition) else {
+            return;
+        };
+        let before = log.sections.len();
+        log.sections.retain(|section| *section != at);
+        if log.sections.len() < before {
+            log.bytes -= bytes;
+        }
+        if log.sections.is_empty() {
+            self.logs.remove(&partition);
+        }
     }
 
     /// A read needs the pack's file as it is until [`Packs::release`].
@@ -336,6 +421,11 @@ impl Pack {
         (0..self.sections())
             .filter(|number| !self.dead.contains(number))
             .map(move |number| SectionRef { pack: id, number })
+    }
+
+    /// Bytes of the file without what dead sections take.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.bytes - self.dead_bytes
     }
 
     /// Who wrote the file, and as which pack.

@@ -17,7 +17,7 @@ mod feed;
 mod load;
 mod output;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 
@@ -33,9 +33,8 @@ use crate::units::{BootTime, LifeId, Lsn, Now, Offset, PartitionId, ShardId};
 use crate::wal::{Wal, WalFile};
 use feed::{Feed, Snapshot};
 use load::Load;
-use output::Output;
 
-pub(crate) use output::Written;
+pub(crate) use output::{Output, Written};
 
 /// The tag of the tokens that read the WAL.
 pub(crate) const SETTLE_TAG: u8 = 34;

@@ -18,6 +18,7 @@ use crate::entry::EntryKind;
 use crate::error::{AppendError, ReadError, StorageError};
 use crate::log_index::{Log, LogConfig, LogIndex, LogStatus};
 use crate::manifest::{MANIFEST_TAG, Manifest};
+use crate::merge::{MERGE_OUTPUT_TAG, MERGE_TAG, Merge, MergeCounters};
 use crate::packs::{PACKS_TAG, Packs};
 use crate::reads::{READS_TAG, ReadContext, ReadCounters, Reads, Want, What};
 use crate::record::{self, BatchHeader};
@@ -47,6 +48,7 @@ pub struct Store {
     packs: Packs,
     cold: ColdReads,
     settle: Settle,
+    merge: Merge,
     schedule: Schedule,
     space: Space,
     /// Answers to reads that went through packs.
@@ -70,6 +72,8 @@ pub struct StoreCounters {
     pub cold: ColdCounters,
     /// Settle passes.
     pub settle: SettleCounters,
+    /// Merges of packs.
+    pub merge: MergeCounters,
     /// Bytes of dead sections and packs given back to the file system.
     pub returned_bytes: u64,
 }
@@ -112,6 +116,7 @@ impl Store {
             packs,
             cold: ColdReads::new(),
             settle: Settle::new(&config),
+            merge: Merge::new(&config),
             schedule: Schedule::default(),
             space: Space::new(&config, now, has_reserve),
             read_done: VecDeque::new(),
@@ -121,6 +126,7 @@ impl Store {
             config,
         };
         store.wal.slots.maintain(now, &mut store.ops);
+        store.forget_dead();
         Ok(store)
     }
 
@@ -382,6 +388,8 @@ impl Store {
             }
             SPACE_TAG => self.handle_space(&done),
             SETTLE_TAG => self.handle_load(now, done),
+            MERGE_TAG => self.handle_merge(now, done),
+            MERGE_OUTPUT_TAG => self.handle_merge_output(now, done),
             SETTLE_OUTPUT_TAG => self.handle_output(now, done),
             tag => unreachable!("no component issues tokens with tag {tag}"),
         }
@@ -477,6 +485,7 @@ impl Store {
             && self.cold.is_quiet()
             && self.packs.cleanup.is_quiet()
             && self.settle.is_idle()
+            && self.merge.is_idle()
             && self.space.is_quiet()
             && self.wal.slots.is_quiet()
     }
@@ -490,6 +499,7 @@ impl Store {
             reads: self.reads.counters,
             cold: self.cold.counters,
             settle: self.settle.counters,
+            merge: self.merge.counters,
             returned_bytes: self.packs.cleanup.returned_bytes,
         }
     }

@@ -67,6 +67,11 @@ impl Cleanup {
         self.waiting.entry(ticket).or_default().extend(planned);
     }
 
+    /// The manifest says already that the pack is gone.
+    pub(super) fn remove_now(&mut self, pack: PackId) {
+        self.due.push_back(Waste::Pack(pack));
+    }
+
     /// The manifest's edit under `ticket` is durable.
     pub(crate) fn handle_edit(&mut self, ticket: EditTicket) {
         self.due

@@ -39,7 +39,7 @@ pub(crate) struct Written {
 
 /// The files of one pass on their way.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     shard: ShardId,
     pool: BufferPool,
     tokens: DiskTokens,
@@ -69,7 +69,7 @@ enum Stage {
 }
 
 impl Output {
-    pub(super) fn new(shard: ShardId, tag: u8) -> Self {
+    pub(crate) fn new(shard: ShardId, tag: u8) -> Self {
         Self {
             shard,
             pool: BufferPool::new(BUFFER_BYTES, FREE_BUFFERS_MAX),
@@ -82,22 +82,22 @@ impl Output {
     }
 
     /// Whether [`Output::begin`] or [`Output::end`] may be called.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Idle)
     }
 
     /// Whether all files and their names are durable.
-    pub(super) fn is_durable(&self) -> bool {
+    pub(crate) fn is_durable(&self) -> bool {
         matches!(self.stage, Stage::Durable)
     }
 
     /// Whether nothing of the files is left.
-    pub(super) fn is_discarded(&self) -> bool {
+    pub(crate) fn is_discarded(&self) -> bool {
         matches!(self.stage, Stage::Discarded)
     }
 
     /// Begins the next file, of at most `bytes`.
-    pub(super) fn begin(&mut self, file: FileName, bytes: u64, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn begin(&mut self, file: FileName, bytes: u64, ops: &mut VecDeque<DiskOp>) {
         assert!(self.is_idle(), "one file at a time");
         self.files.push(file);
         let writer = PackWriter::new(self.shard, file, self.pool.clone());
@@ -107,12 +107,12 @@ impl Output {
     }
 
     /// Whether [`Output::writer`] has a file to write to.
-    pub(super) fn wants_batches(&self) -> bool {
+    pub(crate) fn wants_batches(&self) -> bool {
         matches!(&self.stage, Stage::Open(writer) if writer.ready() == 0)
     }
 
     /// The open file, when it may take another buffer's worth of batches.
-    pub(super) fn writer(&mut self) -> Option<&mut PackWriter> {
+    pub(crate) fn writer(&mut self) -> Option<&mut PackWriter> {
         match &mut self.stage {
             Stage::Open(writer) if writer.ready() == 0 => Some(writer),
             _ => None,
@@ -120,7 +120,7 @@ impl Output {
     }
 
     /// Issues the buffers that are ready, as far as the limit allows.
-    pub(super) fn flush(&mut self, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn flush(&mut self, ops: &mut VecDeque<DiskOp>) {
         while self.in_flight.len() < WRITES_IN_FLIGHT_MAX {
             let (Stage::Open(writer) | Stage::Flushing(writer, ..)) = &mut self.stage else {
                 return;
@@ -142,7 +142,7 @@ impl Output {
     }
 
     /// The open file has all its batches.
-    pub(super) fn finish_file(&mut self, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn finish_file(&mut self, ops: &mut VecDeque<DiskOp>) {
         let Stage::Open(mut writer) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             panic!("an open file is finished");
         };
@@ -167,7 +167,7 @@ impl Output {
     }
 
     /// There is no further file: makes their names durable.
-    pub(super) fn end(&mut self, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn end(&mut self, ops: &mut VecDeque<DiskOp>) {
         assert!(self.is_idle(), "files are finished first");
         if self.written.is_empty() {
             self.stage = Stage::Durable;
@@ -179,13 +179,13 @@ impl Output {
     }
 
     /// What was written; all of it is durable.
-    pub(super) fn take_written(&mut self) -> Vec<Written> {
+    pub(crate) fn take_written(&mut self) -> Vec<Written> {
         assert!(self.is_durable(), "the manifest names durable files");
         std::mem::take(&mut self.written)
     }
 
     /// Gives the files up: whatever comes of them, they go.
-    pub(super) fn discard(&mut self, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn discard(&mut self, ops: &mut VecDeque<DiskOp>) {
         self.stage = Stage::Discarding;
         self.written.clear();
         self.remove_when_quiet(ops);
@@ -208,7 +208,7 @@ impl Output {
     ///
     /// # Errors
     /// The files cannot be trusted: [`Output::discard`] them.
-    pub(super) fn handle(
+    pub(crate) fn handle(
         &mut self,
         done: DiskDone,
         ops: &mut VecDeque<DiskOp>,

@@ -17,35 +17,35 @@ use crate::store::Store;
 use crate::testing::{Fault, Lasting, PlannedFault, SimDisk, Survival};
 use crate::units::{BootTime, LeaderEpoch, Lsn, Now, Offset, PartitionId, ShardId};
 
-const SHARD: ShardId = ShardId(0);
-const A: PartitionId = PartitionId(7);
-const B: PartitionId = PartitionId(8);
+pub(crate) const SHARD: ShardId = ShardId(0);
+pub(crate) const A: PartitionId = PartitionId(7);
+pub(crate) const B: PartitionId = PartitionId(8);
 
 /// What a log should hold: batches from its start on, by base offset.
 #[derive(Clone, Debug, Default)]
-struct Model {
-    start: u64,
-    end: u64,
+pub(crate) struct Model {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
     batches: BTreeMap<u64, Vec<u8>>,
 }
 
 /// A store, its disk, and what it should say.
-struct World {
-    disk: SimDisk,
-    store: Store,
-    config: StoreConfig,
-    ms: u64,
-    logs: BTreeMap<PartitionId, Model>,
+pub(crate) struct World {
+    pub(crate) disk: SimDisk,
+    pub(crate) store: Store,
+    pub(crate) config: StoreConfig,
+    pub(crate) ms: u64,
+    pub(crate) logs: BTreeMap<PartitionId, Model>,
     /// The engine's state: how many changes it took. Its snapshot is the number.
     state: u64,
-    settled: u64,
+    pub(crate) settled: u64,
     ticket: u64,
-    poisoned: bool,
+    pub(crate) poisoned: bool,
     /// Fails the operation on a pack's file after so many others that could fail so.
     pack_fault: Option<(Fault, u32)>,
 }
 
-fn config() -> StoreConfig {
+pub(crate) fn config() -> StoreConfig {
     StoreConfig {
         wal_file_bytes: 64 << 10,
         wal_files: 8,
@@ -60,7 +60,7 @@ fn config() -> StoreConfig {
 }
 
 impl World {
-    fn new(seed: u64, config: StoreConfig) -> Self {
+    pub(crate) fn new(seed: u64, config: StoreConfig) -> Self {
         let mut disk = SimDisk::new(seed);
         let now = Self::now_at(0);
         let store = Store::open(config.clone(), now, &mut *disk.blocking(SHARD), &mut |_| {});
@@ -83,23 +83,23 @@ impl World {
         world
     }
 
-    fn now_at(ms: u64) -> Now {
+    pub(crate) fn now_at(ms: u64) -> Now {
         Now {
             boot: BootTime(ms * 1_000_000),
             wall_ms: 1_000_000 + i64::try_from(ms).expect("small"),
         }
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Self::now_at(self.ms)
     }
 
-    fn model(&mut self, log: PartitionId) -> &mut Model {
+    pub(crate) fn model(&mut self, log: PartitionId) -> &mut Model {
         self.logs.get_mut(&log).expect("a known log")
     }
 
     /// Appends a batch of three records whose timestamps are the wall clock's.
-    fn append(&mut self, log: PartitionId, bytes: usize) -> Result<Lsn, AppendError> {
+    pub(crate) fn append(&mut self, log: PartitionId, bytes: usize) -> Result<Lsn, AppendError> {
         let now = self.now();
         let base = self.model(log).end;
         let bytes = batch(base, 3, now.wall_ms, bytes);
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Appends `count` batches, letting the disk run in between, and one change of state each.
-    fn produce(&mut self, log: PartitionId, count: usize, bytes: usize) {
+    pub(crate) fn produce(&mut self, log: PartitionId, count: usize, bytes: usize) {
         for _ in 0..count {
             self.ms += 1;
             while self.append(log, bytes).is_err() {
@@ -134,7 +134,7 @@ impl World {
         self.run();
     }
 
-    fn change_state(&mut self) {
+    pub(crate) fn change_state(&mut self) {
         let bytes = (self.state + 1).to_le_bytes();
         if self.store.append_state(self.now(), 1, &bytes).is_ok() {
             self.state += 1;
@@ -142,7 +142,7 @@ impl World {
     }
 
     /// One turn: everything due, then one completion. Returns whether anything happened.
-    fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         let now = self.now();
         self.store.close_group(now);
         self.store.handle_timeout(now);
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// Lets `op` fail if it is the pack operation that should.
-    fn plan_fault(&mut self, op: &DiskOp) {
+    pub(crate) fn plan_fault(&mut self, op: &DiskOp) {
         let Some((fault, left)) = self.pack_fault else {
             return;
         };
@@ -192,7 +192,7 @@ impl World {
     }
 
     /// Turns until nothing more happens by itself.
-    fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         for _ in 0..100_000 {
             if !self.turn() {
                 return;
@@ -202,7 +202,7 @@ impl World {
     }
 
     /// Another life of the store on what `disk` holds.
-    fn reopen(&mut self, mut disk: SimDisk) -> Result<(), StorageError> {
+    pub(crate) fn reopen(&mut self, mut disk: SimDisk) -> Result<(), StorageError> {
         let (mut state, mut starts) = (0, Vec::new());
         let mut replay = |replayed: Replayed<'_>| match replayed {
             Replayed::Snapshot { bytes, .. } | Replayed::State { bytes, .. } => {
@@ -226,7 +226,7 @@ impl World {
         Ok(())
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.run();
         let disk = self
             .disk
@@ -236,12 +236,16 @@ impl World {
         assert_eq!(self.state, state, "acknowledged state is there");
     }
 
-    fn read(&mut self, request: ReadRequest) -> Result<Records, ReadError> {
+    pub(crate) fn read(&mut self, request: ReadRequest) -> Result<Records, ReadError> {
         let outcome = self.store.read(self.now(), request);
         self.await_read(request.ticket, outcome)
     }
 
-    fn find(&mut self, log: PartitionId, point: TimePoint) -> Result<Records, ReadError> {
+    pub(crate) fn find(
+        &mut self,
+        log: PartitionId,
+        point: TimePoint,
+    ) -> Result<Records, ReadError> {
         self.ticket += 1;
         let request = TimeRequest {
             ticket: ReadTicket(self.ticket),
@@ -253,7 +257,7 @@ impl World {
         self.await_read(request.ticket, outcome)
     }
 
-    fn await_read(
+    pub(crate) fn await_read(
         &mut self,
         ticket: ReadTicket,
         outcome: ReadOutcome,
@@ -271,7 +275,7 @@ impl World {
         panic!("a read without an answer");
     }
 
-    fn request(&mut self, log: PartitionId, from: u64, bytes_max: usize) -> ReadRequest {
+    pub(crate) fn request(&mut self, log: PartitionId, from: u64, bytes_max: usize) -> ReadRequest {
         self.ticket += 1;
         ReadRequest {
             ticket: ReadTicket(self.ticket),
@@ -283,7 +287,7 @@ impl World {
     }
 
     /// Reads every log from its start to its end and compares each batch.
-    fn check(&mut self, bytes_max: usize) {
+    pub(crate) fn check(&mut self, bytes_max: usize) {
         for (log, model) in self.logs.clone() {
             let status = self.store.log(log).expect("a known log");
             assert_eq!(
@@ -307,13 +311,13 @@ impl World {
         }
     }
 
-    fn files(&self, wanted: fn(&FileName) -> bool) -> usize {
+    pub(crate) fn files(&self, wanted: fn(&FileName) -> bool) -> usize {
         let files = self.disk.files(SHARD);
         files.iter().filter(|file| wanted(file)).count()
     }
 }
 
-fn is_pack(file: &FileName) -> bool {
+pub(crate) fn is_pack(file: &FileName) -> bool {
     matches!(file, FileName::Pack(_))
 }
 

@@ -1,15 +1,18 @@
 //! The store's settled side: passes, packs, cold reads, retention.
 
+use std::collections::BTreeSet;
+
 use super::Store;
 use crate::cold::{Cold, ColdDone};
 use crate::disk::{DiskDone, DiskError, DiskOutcome, DiskSpace};
 use crate::error::ReadError;
 use crate::manifest::ManifestEdit;
+use crate::merge::{Merge, MergeContext};
 use crate::packs::Packs;
 use crate::reads::{Want, What};
 use crate::request::{ReadOutcome, ReadTicket, StoreEvent, TimePoint};
 use crate::retention::{Kept, new_start};
-use crate::settle::{Settle, SettleContext, SettleFailure, Settled};
+use crate::settle::{Settle, SettleContext, SettleFailure, Settled, Written};
 use crate::space::SpaceNews;
 use crate::units::{BootTime, Now, Offset, PartitionId};
 
@@ -50,8 +53,41 @@ impl Store {
             self.space.out_of_space(&mut self.ops);
         }
         self.submit_deaths();
+        self.merge(now);
         self.packs.clean(&mut self.ops);
         self.take_edits();
+    }
+
+    /// Merges packs when that is due, in turns that settling leaves free.
+    fn merge(&mut self, now: Now) {
+        if self.settle.has_step() {
+            return;
+        }
+        let (merge, mut context) = self.merge_parts();
+        merge.begin_if_due(now, &mut context);
+        let stepped = merge.step(now, &mut context);
+        self.note_failure(stepped);
+    }
+
+    fn merge_parts(&mut self) -> (&mut Merge, MergeContext<'_>) {
+        let context = MergeContext {
+            packs: &mut self.packs,
+            manifest: &mut self.manifest,
+            ops: &mut self.ops,
+        };
+        (&mut self.merge, context)
+    }
+
+    pub(super) fn handle_merge(&mut self, now: Now, done: DiskDone) {
+        let (merge, mut context) = self.merge_parts();
+        let handled = merge.handle_copy(now, done, &mut context);
+        self.note_failure(handled);
+    }
+
+    pub(super) fn handle_merge_output(&mut self, now: Now, done: DiskDone) {
+        let (merge, mut context) = self.merge_parts();
+        let handled = merge.handle_output(now, done, &mut context);
+        self.note_failure(handled);
     }
 
     fn settle_parts(&mut self) -> (&mut Settle, SettleContext<'_>) {
@@ -146,23 +182,16 @@ impl Store {
             if let Some(settled) = self.settle.handle_edit(ticket) {
                 self.take_over(settled);
             }
+            if let Some(merged) = self.merge.handle_edit(ticket) {
+                self.packs.replace(&merged.sources);
+                self.add_packs(merged.written);
+            }
         }
     }
 
     /// The packs count now, the WAL files do not any more: in one go, as readers see it.
     fn take_over(&mut self, settled: Settled) {
-        for written in settled.written {
-            let sections = written.directory.sections.clone();
-            self.packs
-                .add(written.id, &written.entry, written.directory);
-            for section in sections {
-                // Logs may have moved or gone while the pass ran.
-                match self.logs.get(section.partition) {
-                    Some(log) => self.packs.kill_below(section.partition, log.start),
-                    None => self.packs.kill_log(section.partition),
-                }
-            }
-        }
+        self.add_packs(settled.written);
         if let Some(snapshot) = settled.snapshot {
             self.packs.set_snapshot(snapshot);
         }
@@ -174,6 +203,39 @@ impl Store {
         }
         let settled_lsn = settled.settled_lsn;
         self.events.push_back(StoreEvent::Settled { settled_lsn });
+    }
+
+    fn add_packs(&mut self, written: Vec<Written>) {
+        for Written {
+            id,
+            entry,
+            directory,
+        } in written
+        {
+            let sections = directory.sections.iter();
+            let logs: BTreeSet<PartitionId> = sections.map(|section| section.partition).collect();
+            self.packs.add(id, &entry, directory);
+            for partition in logs {
+                self.forget_dead_of(partition);
+            }
+        }
+    }
+
+    /// What of a log's sections is below its start, or of no log at all, is dead: logs move and
+    /// go while packs are written, and while nobody runs.
+    fn forget_dead_of(&mut self, partition: PartitionId) {
+        match self.logs.get(partition) {
+            Some(log) => self.packs.kill_below(partition, log.start),
+            None => self.packs.kill_log(partition),
+        }
+    }
+
+    /// The same for every log.
+    pub(super) fn forget_dead(&mut self) {
+        let logs: Vec<PartitionId> = self.packs.logs_after(None).collect();
+        for partition in logs {
+            self.forget_dead_of(partition);
+        }
     }
 
     /// Looks whether logs have too much, a bounded number of them a turn.
@@ -272,12 +334,12 @@ impl Store {
     /// Whether a turn has work to do that no completion brings about.
     #[must_use]
     pub fn has_work_now(&self) -> bool {
-        self.settle.has_step()
+        self.settle.has_step() || self.merge.has_step()
     }
 
     /// When [`Store::background`] has something to do.
     pub(super) fn background_timeout(&self) -> Option<BootTime> {
-        if self.settle.has_step() {
+        if self.has_work_now() {
             return Some(BootTime(0));
         }
         let since = self.schedule.wal_since.filter(|_| self.settle.is_idle());

@@ -1,0 +1,124 @@
+//! Merging in whole stores on the simulated disk.
+
+use crate::config::StoreConfig;
+use crate::settle::tests::{A, B, SHARD, World, config, is_pack};
+use crate::testing::Survival;
+use crate::units::Offset;
+
+/// Small packs are plenty: each idle second settles what there is.
+fn merging() -> StoreConfig {
+    StoreConfig {
+        small_packs_max: 4,
+        settle_after_ms: 1000,
+        ..config()
+    }
+}
+
+/// Writes a little and lets it be settled, so many times.
+fn produce_packs(world: &mut World, packs: u64) {
+    for _ in 0..packs {
+        world.produce(A, 2, 700);
+        world.produce(B, 1, 300);
+        world.ms += 2000;
+        world.run();
+    }
+}
+
+#[test]
+fn small_packs_are_merged_and_everything_stays_readable() {
+    let mut world = World::new(1, merging());
+    produce_packs(&mut world, 30);
+    let merge = world.store.counters().merge;
+    assert!(merge.merges >= 5, "{merge:?}");
+    assert!(world.files(is_pack) <= 6);
+    for bytes_max in [1, 5000, 1 << 20] {
+        world.check(bytes_max);
+    }
+    world.restart();
+    world.check(1 << 20);
+    produce_packs(&mut world, 10);
+    world.check(1 << 20);
+}
+
+#[test]
+fn deletes_while_packs_are_merged_take_effect() {
+    let mut merged = 0;
+    for turns in 0..60 {
+        let mut world = World::new(turns, merging());
+        produce_packs(&mut world, 5);
+        // The next pack makes too many; the deletes come that many turns later.
+        world.produce(A, 1, 700);
+        world.ms += 2000;
+        for _ in 0..turns {
+            world.turn();
+        }
+        let start = world.logs[&A].end - 4;
+        let now = world.now();
+        let deleted = world.store.append_log_start(now, A, Offset(start));
+        deleted.expect("taken");
+        world.model(A).start = start;
+        assert!(world.store.remove_log(B));
+        world.logs.remove(&B);
+        world.run();
+        world.check(1 << 20);
+        merged += world.store.counters().merge.merges;
+        world.restart();
+        world.store.retain_logs(&mut |log| log == A);
+        produce_a(&mut world);
+        world.check(1 << 20);
+    }
+    assert!(merged > 30, "{merged}");
+}
+
+fn produce_a(world: &mut World) {
+    world.produce(A, 3, 700);
+    world.ms += 2000;
+    world.run();
+}
+
+#[test]
+fn a_damaged_source_stops_its_merge_and_hurts_nothing_else() {
+    let mut world = World::new(2, merging());
+    produce_packs(&mut world, 3);
+    let damaged = world.disk.files(SHARD).into_iter().find(is_pack);
+    world
+        .disk
+        .damage(SHARD, damaged.expect("packs"), 4096 + 100, &[1, 2, 3]);
+    produce_packs(&mut world, 10);
+    let merge = world.store.counters().merge;
+    assert!(merge.discarded > 0, "{merge:?}");
+    assert!(!world.poisoned);
+    // What lies in the first pack is hurt; all that came later is whole.
+    let from = world.logs[&A].end / 2;
+    let request = world.request(A, from, 1 << 20);
+    world.read(request).expect("readable");
+}
+
+#[test]
+fn a_power_cut_anywhere_in_a_merge_leaves_one_side_of_it() {
+    let survivals = [
+        Survival::Nothing,
+        Survival::Everything,
+        Survival::Random,
+        Survival::Prefix,
+    ];
+    let mut merged = 0;
+    for cut in 0..70 {
+        let mut world = World::new(3, merging());
+        produce_packs(&mut world, 5);
+        world.produce(A, 1, 700);
+        world.ms += 2000;
+        let acknowledged = world.logs.clone();
+        world.disk.power_off_at(world.disk.ops_started() + cut);
+        world.run();
+        merged += world.store.counters().merge.merges;
+        let survival = survivals[usize::try_from(cut).expect("small") % survivals.len()];
+        let disk = world.disk.after_power_cut(survival, cut);
+        world.logs = acknowledged;
+        world.reopen(disk).expect("a power cut is no damage");
+        world.check(1 << 20);
+        produce_packs(&mut world, 6);
+        world.check(1 << 20);
+    }
+    assert!(merged > 5 && merged < 65, "{merged}: the cuts span a merge");
+}
