@@ -48,6 +48,7 @@ impl Files {
     /// The directory cannot be created or opened.
     pub fn open(data_dir: &Path, shard: ShardId, files_open_max: usize) -> io::Result<Self> {
         assert!(files_open_max > 0);
+        sys::ignore_file_size_signal();
         let path = data_dir.join(directory_name(shard));
         let data_directory = OwnedFd::from(fs::File::open(data_dir)?);
         match fs::DirBuilder::new().mode(0o700).create(&path) {

@@ -200,6 +200,14 @@ pub fn space(directory: BorrowedFd<'_>) -> Errno<DiskSpace> {
     })
 }
 
+/// Lets a write beyond the process's file size limit fail with an errno, as any other failed write,
+/// instead of ending the process by a signal.
+pub fn ignore_file_size_signal() {
+    // SAFETY: ignoring a signal installs no handler.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    assert_ne!(before, libc::SIG_ERR, "the signal exists");
+}
+
 /// The two clocks, read together once a turn.
 #[must_use]
 pub fn now() -> Now {
