@@ -9,6 +9,8 @@
 mod chunk;
 mod goal;
 mod indexes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

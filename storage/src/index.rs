@@ -30,19 +30,20 @@ pub(crate) const INDEX_ENTRY_BYTES: usize = 32;
 
 /// Where one chunk begins and what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IndexEntry {
-    pub(crate) base_offset: Offset,
+pub struct IndexEntry {
+    /// Offset of the chunk's first record.
+    pub base_offset: Offset,
     /// Bytes from the section's start; 0 for the first chunk.
-    pub(crate) position: u64,
+    pub position: u64,
     /// Largest timestamp from the section's start to the chunk's end.
-    pub(crate) max_timestamp_ms: i64,
+    pub max_timestamp_ms: i64,
     /// CRC-32C of the chunk.
-    pub(crate) checksum: u32,
+    pub checksum: u32,
 }
 
 /// A section's index. Never empty; offsets and positions ascend, timestamps do not fall.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SectionIndex {
+pub struct SectionIndex {
     entries: Vec<IndexEntry>,
     /// Bytes of batches in the section.
     bytes: u64,
@@ -59,7 +60,8 @@ impl SectionIndex {
 
     /// Reads back what [`SectionIndex::encode`] wrote for a section of `bytes`. `None` when the
     /// entries contradict each other.
-    pub(crate) fn decode(encoded: &[u8], bytes: u64) -> Option<Self> {
+    #[must_use]
+    pub fn decode(encoded: &[u8], bytes: u64) -> Option<Self> {
         let mut reader = Reader::new(encoded);
         let mut entries: Vec<IndexEntry> = Vec::with_capacity(encoded.len() / INDEX_ENTRY_BYTES);
         while !reader.is_empty() {
@@ -95,16 +97,20 @@ impl SectionIndex {
     }
 
     /// Number of chunks.
-    pub(crate) fn chunks(&self) -> usize {
+    #[must_use]
+    pub fn chunks(&self) -> usize {
         self.entries.len()
     }
 
-    pub(crate) fn entry(&self, chunk: usize) -> Option<&IndexEntry> {
+    /// Chunk number `chunk`.
+    #[must_use]
+    pub fn entry(&self, chunk: usize) -> Option<&IndexEntry> {
         self.entries.get(chunk)
     }
 
     /// Where chunk number `chunk` lies, as bytes from the section's start.
-    pub(crate) fn range(&self, chunk: usize) -> Option<Range<u64>> {
+    #[must_use]
+    pub fn range(&self, chunk: usize) -> Option<Range<u64>> {
         let start = self.entries.get(chunk)?.position;
         let next = self.entries.get(chunk + 1);
         Some(start..next.map_or(self.bytes, |next| next.position))

@@ -13,7 +13,7 @@ pub mod config;
 pub mod disk;
 pub mod entry;
 pub mod error;
-mod index;
+pub mod index;
 pub mod inspect;
 mod log_index;
 pub mod manifest;

@@ -512,6 +512,21 @@ impl Manifest {
     }
 }
 
+/// What `manifest-number` of `shard` says, read from the whole file's bytes and changing nothing:
+/// for readers of a stopped store.
+///
+/// # Errors
+/// What is wrong with the file, and where.
+pub fn read_state(
+    shard: ShardId,
+    number: u64,
+    bytes: &[u8],
+) -> Result<ManifestState, (FilePosition, &'static str)> {
+    let replayed = replay::replay(shard, number, bytes);
+    let replayed = replayed.map_err(|damage| (damage.position, damage.found))?;
+    Ok(replayed.state)
+}
+
 impl Rewrite {
     /// The operation of the present stage, while `manifest-old` is the current one.
     fn operation(&mut self, token: DiskToken, old: u64) -> DiskOp {

@@ -26,7 +26,7 @@ pub(crate) const B: PartitionId = PartitionId(8);
 pub(crate) struct Model {
     pub(crate) start: u64,
     pub(crate) end: u64,
-    batches: BTreeMap<u64, Vec<u8>>,
+    pub(crate) batches: BTreeMap<u64, Vec<u8>>,
 }
 
 /// A store, its disk, and what it should say.
@@ -226,6 +226,17 @@ impl World {
         Ok(())
     }
 
+    /// Another world that goes on from what `other` holds on its disk.
+    pub(crate) fn reopened(other: &Self) -> Self {
+        let mut world = Self::new(1, other.config.clone());
+        world.logs = other.logs.clone();
+        world.state = other.state;
+        world.ms = other.ms;
+        let disk = other.disk.after_kill(1);
+        world.reopen(disk).expect("opens");
+        world
+    }
+
     pub(crate) fn restart(&mut self) {
         self.run();
         let disk = self
@@ -255,6 +266,14 @@ impl World {
         };
         let outcome = self.store.find_time(self.now(), request);
         self.await_read(request.ticket, outcome)
+    }
+
+    /// Damages byte `position` of `file`.
+    pub(crate) fn damage(&mut self, file: FileName, position: u64) {
+        let content = self.disk.contents(SHARD, file).expect("a file");
+        let at = usize::try_from(position).expect("small");
+        let spoiled = [content[at] ^ 0x10];
+        self.disk.damage(SHARD, file, position, &spoiled);
     }
 
     pub(crate) fn await_read(
@@ -321,7 +340,7 @@ pub(crate) fn is_pack(file: &FileName) -> bool {
     matches!(file, FileName::Pack(_))
 }
 
-fn is_segment(file: &FileName) -> bool {
+pub(crate) fn is_segment(file: &FileName) -> bool {
     matches!(file, FileName::Segment(_))
 }
 

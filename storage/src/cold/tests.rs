@@ -1,0 +1,213 @@
+//! Packs that are damaged, missing, or dropped under a reader.
+
+use super::*;
+use crate::config::StoreConfig;
+use crate::disk::FileName;
+use crate::error::StorageError;
+use crate::request::ReadOutcome;
+use crate::section::{Directory, SectionKind};
+use crate::settle::tests::{A, B, SHARD, World, config, is_segment};
+use crate::units::page_ceil;
+
+/// Files of a few chunks.
+fn large() -> StoreConfig {
+    StoreConfig {
+        wal_file_bytes: 512 << 10,
+        segment_bytes_min: 300 << 10,
+        ..config()
+    }
+}
+
+/// A store with one segment of A and, in a pack, a section of B; its segment's directory.
+fn settled() -> (World, FileName, Directory) {
+    let mut world = World::new(1, large());
+    world.produce(B, 10, 300);
+    while world.settled == 0 {
+        world.produce(A, 5, 9000);
+    }
+    world.restart();
+    let segment = world.disk.files(SHARD).into_iter().find(is_segment);
+    let segment = segment.expect("A has enough for one");
+    let directory = directory_of(&world, segment);
+    assert!(directory.sections[0].index_entries > 4);
+    (world, segment, directory)
+}
+
+/// Reads the directory as `inspect` would: from the file's end.
+fn directory_of(world: &World, file: FileName) -> Directory {
+    let content = world.disk.contents(SHARD, file).expect("a file");
+    let starts = (0..content.len()).step_by(PAGE_BYTES).rev();
+    let mut found = starts.filter_map(|at| {
+        let sections = u32::from_le_bytes(content[at + 12..at + 16].try_into().expect("four"));
+        let length = 32 + 112 * usize::try_from(sections).expect("small");
+        let bytes = content.get(at..at + length)?;
+        Directory::decode(bytes, FilePosition(at as u64)).ok()
+    });
+    found.next().expect("a directory")
+}
+
+#[test]
+fn damage_in_any_chunk_is_an_error_for_that_range_only() {
+    let (world, segment, directory) = settled();
+    let section = &directory.sections[0];
+    for at in (0..section.bytes).step_by(1801) {
+        let mut world = World::reopened(&world);
+        world.damage(segment, section.position.0 + at);
+        let (mut hurt, mut whole) = (0, 0);
+        for base in world.logs[&A].batches.keys().copied().collect::<Vec<_>>() {
+            if base >= section.end_offset.0 {
+                continue;
+            }
+            let request = world.request(A, base, 1);
+            match world.read(request) {
+                Ok(records) => {
+                    assert_eq!(world.logs[&A].batches[&base], records.batches[0]);
+                    whole += 1;
+                }
+                Err(ReadError::Damaged { file, .. }) => {
+                    assert_eq!(file, segment);
+                    hurt += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(
+            (1..=7).contains(&hurt) && whole > 20,
+            "{hurt} of {whole} at {at}"
+        );
+        assert!(world.store.counters().cold.damaged > 0);
+    }
+}
+
+#[test]
+fn a_damaged_index_is_made_anew_and_a_damaged_section_shows() {
+    let (world, segment, directory) = settled();
+    let section = &directory.sections[0];
+    for at in 0..section.index_bytes() {
+        let mut world = World::reopened(&world);
+        world.damage(segment, section.index_position.0 + at);
+        world.check(1 << 20);
+        assert_eq!(world.store.counters().cold.rebuilt, 1);
+        world.check(5000);
+        assert_eq!(world.store.counters().cold.rebuilt, 1, "it is kept");
+    }
+    let mut world = World::reopened(&world);
+    world.damage(segment, section.index_position.0);
+    world.damage(segment, section.position.0 + 100_000);
+    let request = world.request(A, 0, 1);
+    let result = world.read(request);
+    assert!(
+        matches!(result, Err(ReadError::Damaged { .. })),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn one_damaged_directory_is_survived_and_two_are_refused_by_name() {
+    let (world, segment, directory) = settled();
+    let content = world.disk.contents(SHARD, segment).expect("a file");
+    let length = 32 + 112 * directory.sections.len();
+    let second = content.len() - page_ceil(length);
+    let first = second - page_ceil(length);
+    for at in 0..length {
+        let mut world = World::reopened(&world);
+        world.damage(segment, (first + at) as u64);
+        world.restart();
+        world.check(1 << 20);
+        world.damage(segment, (second + at) as u64);
+        let disk = world.disk.after_kill(1);
+        let refused = world.reopen(disk).expect_err("damaged twice");
+        let StorageError::Corrupt { file, .. } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(file, segment);
+    }
+}
+
+#[test]
+fn a_missing_or_shortened_pack_is_refused_by_name() {
+    let (world, segment, _) = settled();
+    let mut lost = World::reopened(&world);
+    lost.disk.lose(SHARD, segment);
+    let mut cut = World::reopened(&world);
+    let bytes = cut.disk.contents(SHARD, segment).expect("a file").len();
+    cut.disk.cut(SHARD, segment, bytes as u64 - 4096);
+    for mut world in [lost, cut] {
+        let disk = world.disk.after_kill(1);
+        let refused = world.reopen(disk).expect_err("not there as it was");
+        let StorageError::Corrupt { file, .. } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(file, segment);
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused_by_name() {
+    let (mut world, ..) = settled();
+    let packs = world.disk.files(SHARD).into_iter();
+    let pack = packs.rev().find(|file| matches!(file, FileName::Pack(_)));
+    let pack = pack.expect("the snapshot's");
+    let directory = directory_of(&world, pack);
+    let section = directory.sections.last().expect("not empty");
+    assert_eq!(section.kind, SectionKind::Snapshot);
+    world.damage(pack, section.position.0);
+    let disk = world.disk.after_kill(1);
+    let refused = world.reopen(disk).expect_err("the engine's state is lost");
+    let found = matches!(refused, StorageError::Corrupt { file, .. } if file == pack);
+    assert!(found, "{refused}");
+}
+
+#[test]
+fn what_was_never_committed_goes_and_what_is_not_ours_stays() {
+    let (mut world, ..) = settled();
+    let stray = FileName::Pack(crate::units::PackId(999));
+    let half = FileName::Temporary(77);
+    for (number, file) in [stray, half].into_iter().enumerate() {
+        let token = DiskToken(number as u64);
+        let bytes = 8192;
+        let done = world.disk.run(SHARD, DiskOp::Create { token, file, bytes });
+        done.result.expect("created");
+    }
+    let disk = world.disk.after_kill(1);
+    world.reopen(disk).expect("opens");
+    let files = world.disk.files(SHARD);
+    assert!(!files.contains(&stray) && !files.contains(&half));
+    world.check(1 << 20);
+    // The stray's number is not given out again.
+    let settled = world.settled;
+    while world.settled == settled {
+        world.produce(A, 5, 9000);
+    }
+    let is_later = |file: &FileName| match file {
+        FileName::Pack(id) | FileName::Segment(id) => id.0 >= 1000,
+        _ => false,
+    };
+    assert!(world.disk.files(SHARD).iter().any(is_later));
+}
+
+#[test]
+fn a_dropped_section_stays_whole_while_a_read_holds_it() {
+    let (mut world, segment, directory) = settled();
+    let request = world.request(A, 0, 1);
+    world.read(request).expect("the index is at hand now");
+    let request = world.request(A, 0, 1 << 20);
+    let now = world.now();
+    let outcome = world.store.read(now, request);
+    assert_eq!(outcome, ReadOutcome::Pending);
+    // The read's operation waits; everything else runs.
+    let held = world.store.poll_disk().expect("chunks");
+    let end = directory.sections[0].end_offset;
+    let deleted = world.store.append_log_start(now, A, end);
+    deleted.expect("taken");
+    world.model(A).start = end.0;
+    world.run();
+    assert!(world.disk.files(SHARD).contains(&segment), "held");
+    let done = world.disk.run(SHARD, held);
+    world.store.handle_disk(now, done);
+    let records = world.await_read(request.ticket, ReadOutcome::Pending);
+    assert!(!records.expect("promised").batches.is_empty());
+    world.run();
+    assert!(!world.disk.files(SHARD).contains(&segment), "gone");
+    world.check(1 << 20);
+}
