@@ -34,6 +34,7 @@ pub(crate) enum ErrorCode {
     DuplicateSequence = 46,
     InvalidProducerEpoch = 47,
     InvalidTransactionState = 48,
+    TransactionalIdAuthorizationFailed = 53,
     StorageError = 56,
     UnknownProducerId = 59,
     FetchSessionIdNotFound = 70,

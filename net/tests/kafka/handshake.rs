@@ -112,7 +112,7 @@ fn unknown_apis_and_versions_close_the_connection() {
 fn groups_have_no_coordinator_and_transactions_are_refused_for_good() {
     for version in 0..=6 {
         let mut connection = Connection::new(Broker::new());
-        for (key_type, code) in [(0, 15), (1, 35), (2, 35), (9, 42)] {
+        for (key_type, code) in [(0, 15), (1, 53), (2, 35), (9, 42)] {
             if version == 0 && key_type != 0 {
                 continue;
             }
@@ -147,7 +147,7 @@ fn producer_ids_are_handed_out_without_a_transaction_only() {
         let response = connection.ask(version, &init_producer_id());
         assert_eq!((response.error_code, response.producer_id.0), (0, 7001));
         assert_eq!(response.producer_epoch, 0);
-        for (id, code) in [("", 42), ("tx", 35)] {
+        for (id, code) in [("", 42), ("tx", 53)] {
             let request = init_producer_id();
             let request = request.with_transactional_id(Some(text(id).into()));
             let response = connection.ask(version, &request);

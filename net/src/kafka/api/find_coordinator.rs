@@ -3,7 +3,8 @@
 //! Groups are not coordinated yet. For a group the answer is what a Kafka broker says while its
 //! coordinator cannot be had: clients keep asking in the background, and consumers that assign
 //! themselves their partitions read on undisturbed. Transactions and share groups are refused with
-//! a code that clients do not retry: waiting would not help them.
+//! codes that clients do not retry: waiting would not help them. For transactions only "you may
+//! not" is such a code everywhere: librdkafka asks again after any other. The words say why.
 
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
@@ -58,7 +59,7 @@ fn refusal(key_type: i8) -> Failure {
             "groups are not coordinated by this broker; assign partitions instead",
         ),
         KEY_TRANSACTION => Failure::new(
-            ErrorCode::UnsupportedVersion,
+            ErrorCode::TransactionalIdAuthorizationFailed,
             "transactions are not built into this broker",
         ),
         KEY_SHARE => Failure::new(

@@ -28,7 +28,7 @@ pub(super) fn handle(
     pending.result = Some(Err(if transactional_id.is_empty() {
         ErrorCode::InvalidRequest
     } else {
-        ErrorCode::UnsupportedVersion
+        ErrorCode::TransactionalIdAuthorizationFailed
     }));
     Ok(Handled::Reply(pending.finish()))
 }
