@@ -129,6 +129,9 @@ pub(super) fn store(config: &Config) -> StoreConfig {
         settle_files_max: size(config.settle.files_max),
         settle_after_ms: config.settle.after_ms,
         retention_check_ms: config.settle.retention_check_ms,
+        reserve_bytes: config.disk.reserve_bytes,
+        disk_low_bytes: config.disk.low_bytes,
+        manifest_bytes_max: config.disk.manifest_bytes_max,
         ..StoreConfig::default()
     }
 }

@@ -267,6 +267,7 @@ impl Resolved {
         let pages = [
             ("wal.file_bytes", config.wal.file_bytes),
             ("wal.commit_buffer_bytes", config.wal.commit_buffer_bytes),
+            ("disk.manifest_bytes_max", config.disk.manifest_bytes_max),
         ];
         for (name, bytes) in pages {
             if bytes % 4096 != 0 {

@@ -176,8 +176,10 @@ settings! {
         /// Space held back so that deletes, retention and a restart work on a full disk, bytes per
         /// shard. Less is taken on a small file system.
         reserve_bytes: u64 = 160 * MIB, 0..=64 * GIB;
-        /// Producers are refused while less than this is free, bytes.
-        low_bytes: u64 = 64 * MIB, 0..=64 * GIB;
+        /// Producers are refused while less than this is free, bytes; less on a small one.
+        low_bytes: u64 = 256 * MIB, 0..=64 * GIB;
+        /// Room for edits in a shard's manifest, bytes; half of it used asks for a rewrite.
+        manifest_bytes_max: u64 = MIB, 64 * KIB..=GIB;
     }
 
     /// Memory budgets; all of them per shard.
@@ -218,9 +220,9 @@ settings! {
     /// Bounds. What reaches one is refused or waits; nothing grows without one.
     ["limits"] limits: Limits {
         /// Connections per shard.
-        connections_max: u64 = 10_000, 1..=1_000_000;
+        connections_max: u64 = 4_096, 1..=1_000_000;
         /// Connections per shard from one address.
-        connections_per_address_max: u64 = 10_000, 1..=1_000_000;
+        connections_per_address_max: u64 = 4_096, 1..=1_000_000;
         /// A connection without a request for this long is closed, milliseconds.
         idle_timeout_ms: u64 = 600_000, 1_000..=86_400_000;
         /// A new connection must complete its first request within this, milliseconds.

@@ -1,0 +1,9 @@
+//! The broker as the world's clients see it: the real command as a child process, driven by
+//! librdkafka through the `rdkafka` crate.
+
+mod admin;
+mod broker;
+mod consume;
+mod kill;
+mod nodes;
+mod produce;
