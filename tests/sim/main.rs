@@ -10,11 +10,19 @@
 //! *One store*: [`machine`] drives a shard's store on a simulated disk, and every stop and failure
 //! that a disk can produce is tried at every I/O; [`oracle`] says what must be found afterwards.
 //! [`seeded_bugs`] plants known bugs to show that these tests can fail.
+//!
+//! *Whole workers*: [`world`] runs one to four of them with their connections, shards, stores and
+//! the mesh between them, against clients that speak Kafka; [`world_runs`] stops machines, fails
+//! disks and changes the number of cores; [`history`] judges what the clients saw.
 
 mod batches;
+mod clients;
 mod failure;
+mod history;
+mod kafka;
 mod machine;
 mod manifest_crash;
+mod network;
 mod oracle;
 mod seeded_bugs;
 mod seeds;
@@ -23,3 +31,5 @@ mod storage_crash;
 mod storage_damage;
 mod storage_failures;
 mod workload;
+mod world;
+mod world_runs;

@@ -1,0 +1,378 @@
+//! Runs of the world: produce and consume through power cuts, kills, failed disks and changing
+//! numbers of cores; at the end every partition is read from its start and the history judged.
+
+use std::sync::Arc;
+
+use millrace_engine::limits::EngineConfig;
+use millrace_engine::start::StartConfig;
+use millrace_net::connection::ConnectionLimits;
+use millrace_net::kafka::KafkaConfig;
+use millrace_net::session::{ClusterView, Node};
+use millrace_net::worker::{Door, Protocol, WorkerConfig};
+use millrace_storage::StoreConfig;
+use millrace_storage::testing::{Dice, Fault, Lasting, PlannedFault, SimDisk, Stream, Survival};
+use millrace_storage::units::{BootTime, Now};
+
+use crate::batches::{Seen, WALL_MS_START, batches_of};
+use crate::clients::{Client, Consumer, Producer, Role, TOPIC};
+use crate::failure::{Checked, Failure, ensure};
+use crate::kafka::{self, FetchFrom, Reply};
+use crate::seeds::each_seed;
+use crate::setup::Setup;
+use crate::world::{Remains, Streams, World};
+
+/// Machines before the last one.
+const LIVES: u64 = 4;
+/// Steps of one machine.
+const STEPS_MAX: u64 = 2_500;
+/// Steps in which everything that is left must end.
+const LAST_STEPS_MAX: u64 = 400_000;
+
+#[test]
+fn what_clients_were_told_stays_true_whatever_fails() {
+    let mut total = Worth::default();
+    let seeds = each_seed("world", 100, |seed| {
+        let worth = Run::draw(seed).live(None)?;
+        total.add(&worth);
+        Ok(())
+    });
+    if seeds > 1 {
+        let enough = total.acknowledged > 20 * seeds
+            && total.polled > 20 * seeds
+            && total.delivered > seeds
+            && total.stops > seeds
+            && total.failed < total.acknowledged + total.polled;
+        println!("{total:?} over {seeds} seeds");
+        assert!(enough, "too little happened, or too much failed: {total:?}");
+    }
+}
+
+#[test]
+fn data_written_with_two_four_and_one_cores_is_read_with_the_same_offsets() {
+    each_seed("cores", 40, |seed| {
+        Run::draw(seed).live(Some(&[1, 2, 4, 1])).map(|_| ())
+    });
+}
+
+#[test]
+fn one_seed_replays_a_run_exactly() {
+    each_seed("replay", 3, |seed| {
+        let first = Run::draw(seed).live(None)?;
+        let second = Run::draw(seed).live(None)?;
+        ensure!(first == second, "one seed gave {first:?} and {second:?}");
+        Ok(())
+    });
+}
+
+/// What a run did: a run in which nothing happened proves nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Worth {
+    acknowledged: u64,
+    polled: u64,
+    failed: u64,
+    delivered: u64,
+    stops: u64,
+    /// The disk's last operations: equal only for equal runs.
+    trace: String,
+}
+
+impl Worth {
+    fn add(&mut self, run: &Self) {
+        self.acknowledged += run.acknowledged;
+        self.polled += run.polled;
+        self.failed += run.failed;
+        self.delivered += run.delivered;
+        self.stops += run.stops;
+        self.trace.clear();
+    }
+}
+
+/// One case.
+struct Run {
+    seed: u64,
+    partitions: i32,
+    store: StoreConfig,
+    worker: WorkerConfig,
+    /// Decides when and how machines stop.
+    fate: Dice,
+    /// Directories that exist.
+    directories: u16,
+    lives: u64,
+}
+
+impl Run {
+    fn draw(seed: u64) -> Self {
+        let mut config = Dice::new(seed, Stream::Config);
+        Self {
+            seed,
+            partitions: i32::try_from(config.between(1, 6)).expect("few"),
+            store: Setup::draw(seed).config,
+            worker: worker_config(&mut config),
+            fate: Dice::new(seed, Stream::PowerCut),
+            directories: 0,
+            lives: 0,
+        }
+    }
+
+    /// Lives through several machines and judges what is left. `cores` of each machine in turn, or
+    /// drawn.
+    fn live(mut self, cores: Option<&[u16]>) -> Checked<Worth> {
+        let mut remains = self.first_remains();
+        let lives = cores.map_or(LIVES, |cores| cores.len() as u64 - 1);
+        for life in 0..lives {
+            let shards = self.cores_of(life, cores);
+            remains = self.one_life(remains, life, shards)?;
+        }
+        let shards = self.cores_of(lives, cores);
+        let world = self.start(remains, shards)?;
+        let trace_on =
+            |failure: Failure, world: &World| Failure(format!("{failure}\n{}", world.disk.trace()));
+        let mut world = world;
+        self.finish(&mut world)
+            .map_err(|failure| trace_on(failure, &world))?;
+        Ok(Worth {
+            acknowledged: world.history.acknowledged,
+            polled: world.history.polled,
+            failed: world.history.failed,
+            delivered: world.delivered,
+            stops: world.disk.fault_counts().stops,
+            trace: world.disk.trace(),
+        })
+    }
+
+    fn cores_of(&mut self, life: u64, cores: Option<&[u16]>) -> u16 {
+        let drawn = u16::try_from(self.fate.between(1, 4)).expect("few");
+        cores.map_or(drawn, |cores| {
+            cores[usize::try_from(life).expect("few lives")]
+        })
+    }
+
+    fn first_remains(&self) -> Remains {
+        let mut dice = Dice::new(self.seed, Stream::Workload);
+        let clients = (0..6).map(|number| {
+            let sends = u32::try_from(dice.between(20, 60)).expect("few");
+            let role = match number % 3 {
+                0 => Role::Producer(Producer::new(sends)),
+                1 => Role::Idempotent(Producer::new(sends)),
+                _ => Role::Consumer(Consumer::default()),
+            };
+            Client::new(number, role, self.partitions)
+        });
+        let clients = clients.collect();
+        let now = Now {
+            boot: BootTime(1_000_000_000),
+            wall_ms: WALL_MS_START,
+        };
+        let streams = Streams {
+            schedule: Dice::new(self.seed, Stream::Schedule),
+            network: Dice::new(self.seed, Stream::Network),
+            workload: dice,
+        };
+        Remains::new(SimDisk::new(self.seed), clients, now, streams)
+    }
+
+    fn one_life(&mut self, remains: Remains, life: u64, shards: u16) -> Checked<Remains> {
+        let remains = if life > 0 {
+            self.start_and_fall(remains, shards)?
+        } else {
+            remains
+        };
+        let mut world = self.start(remains, shards)?;
+        if life == 0 {
+            self.create_topic(&mut world)?;
+        }
+        if self.fate.one_in(3) {
+            let op = world.disk.ops_started() + self.fate.below(300);
+            let fault = *self
+                .fate
+                .pick(&[Fault::Error, Fault::SyncInVain, Fault::TornWrite]);
+            world.disk.plan(PlannedFault {
+                op,
+                fault,
+                lasting: Lasting::Once,
+            });
+        }
+        for _ in 0..self.fate.between(100, STEPS_MAX) {
+            let stepped = world.step();
+            stepped.map_err(|failure| Failure(format!("{failure}\n{}", world.disk.trace())))?;
+            if world.is_poisoned() {
+                break;
+            }
+        }
+        Ok(self.cut(world.stop()))
+    }
+
+    /// A start that is stopped at some operation, perhaps in the middle of a move.
+    fn start_and_fall(&mut self, mut remains: Remains, shards: u16) -> Checked<Remains> {
+        if self.fate.coin() {
+            return Ok(remains);
+        }
+        remains.disk.power_off_at(self.fate.below(120));
+        let config = self.start_config(shards);
+        let remains = match remains.start(&config, &self.worker, self.directories) {
+            Ok(world) => world.stop(),
+            Err((remains, error)) => {
+                ensure!(
+                    remains.disk.is_off(),
+                    "no start: {error}\n{}",
+                    remains.disk.trace()
+                );
+                remains
+            }
+        };
+        Ok(self.cut(remains))
+    }
+
+    /// The power goes, or only the process.
+    fn cut(&mut self, mut remains: Remains) -> Remains {
+        let seed = self.fate.bits();
+        let survivals = [
+            Survival::Nothing,
+            Survival::Everything,
+            Survival::Prefix,
+            Survival::Random,
+        ];
+        if self.fate.one_in(3) && !remains.disk.is_off() {
+            remains.disk = remains.disk.after_kill(seed);
+        } else {
+            let survival = *self.fate.pick(&survivals);
+            remains.disk = remains.disk.after_power_cut(survival, seed);
+            // The boot clock begins anew, and the wall clock may be anywhere near.
+            remains.now.boot = BootTime(1_000_000_000);
+            remains.now.wall_ms += i64::try_from(self.fate.below(20_000)).expect("small") - 10_000;
+        }
+        remains
+    }
+
+    fn start(&mut self, remains: Remains, shards: u16) -> Checked<World> {
+        self.directories = self.directories.max(shards);
+        let config = self.start_config(shards);
+        let started = remains.start(&config, &self.worker, self.directories);
+        started.map_err(|(remains, error)| {
+            Failure(format!(
+                "{shards} shards do not start: {error}\n{}",
+                remains.disk.trace()
+            ))
+        })
+    }
+
+    fn start_config(&mut self, shards: u16) -> StartConfig {
+        self.directories = self.directories.max(shards);
+        self.lives += 1;
+        StartConfig {
+            shards,
+            engine: EngineConfig::default(),
+            store: self.store.clone(),
+            accept_loss: Vec::new(),
+            seed: Dice::new(self.seed ^ self.lives << 32, Stream::Product).bits(),
+        }
+    }
+
+    fn create_topic(&self, world: &mut World) -> Checked<()> {
+        let body = world.ask(&kafka::create_topic(1, TOPIC, self.partitions))?;
+        let error = Reply(&body).topic_created();
+        ensure!(error == Some(0), "creating the topic gave {error:?}");
+        let body = world.ask(&kafka::metadata(2, TOPIC))?;
+        let described = Reply(&body).described();
+        let expected = Some((0, vec![0; self.partitions.unsigned_abs() as usize]));
+        ensure!(
+            described == expected,
+            "the topic is described as {described:?}"
+        );
+        Ok(())
+    }
+
+    /// Nothing fails any more: every client gets its answers, and everything is read back.
+    fn finish(&mut self, world: &mut World) -> Checked<()> {
+        for _ in 0..LAST_STEPS_MAX {
+            if world.is_done() {
+                break;
+            }
+            world.step()?;
+            ensure!(
+                !world.is_poisoned(),
+                "the log is poisoned although nothing failed"
+            );
+        }
+        ensure!(
+            world.is_done(),
+            "clients still wait after {LAST_STEPS_MAX} steps"
+        );
+        for partition in 0..self.partitions {
+            let log = drain(world, partition)?;
+            world.history.check_drained(partition, &log)?;
+        }
+        Ok(())
+    }
+}
+
+/// All that a partition holds.
+fn drain(world: &mut World, partition: i32) -> Checked<Vec<Seen>> {
+    let body = world.ask(&kafka::list_offset(1, TOPIC, partition, -1))?;
+    let end = match Reply(&body).listed_offset() {
+        Some((0, end)) => end,
+        other => {
+            return Err(Failure(format!(
+                "the end of partition {partition} is {other:?}"
+            )));
+        }
+    };
+    let mut log: Vec<Seen> = Vec::new();
+    while (log.len() as i64) < end {
+        let offset = log.len() as i64;
+        let body = world.ask(&kafka::fetch(
+            2,
+            TOPIC,
+            &[FetchFrom { partition, offset }],
+            0,
+        ))?;
+        let fetched = Reply(&body).fetched();
+        let Some([fetched]) = fetched.as_deref() else {
+            return Err(Failure(format!(
+                "a fetch of partition {partition} gave {fetched:?}"
+            )));
+        };
+        ensure!(
+            fetched.error == 0,
+            "partition {partition} at {offset}: error {}",
+            fetched.error
+        );
+        let seen = batches_of(fetched.records)?;
+        ensure!(
+            !seen.is_empty(),
+            "partition {partition}: nothing at {offset} of {end}"
+        );
+        log.extend(seen.iter().filter(|seen| seen.offset >= offset));
+    }
+    Ok(log)
+}
+
+fn worker_config(dice: &mut Dice) -> WorkerConfig {
+    let kafka = KafkaConfig::default();
+    let node = Node {
+        id: 1,
+        shard: None,
+        host: None,
+        port: 9_092,
+    };
+    let cluster = ClusterView {
+        cluster_id: "sim".to_owned(),
+        nodes: vec![node],
+        own: 0,
+    };
+    WorkerConfig {
+        doors: vec![Door {
+            protocol: Protocol::Kafka(Arc::new(kafka)),
+            cluster,
+        }],
+        connection: ConnectionLimits {
+            // Smaller than some requests: they need a window of their own.
+            shared_buffer_bytes: *dice.pick(&[4 << 10, 16 << 10]),
+            ..ConnectionLimits::default()
+        },
+        connections_max: 1_000,
+        connections_per_address_max: 1_000,
+        assembly_bytes_max: 64 << 20,
+        sending_bytes_max: 64 << 20,
+    }
+}
