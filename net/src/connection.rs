@@ -376,7 +376,11 @@ impl<S: ProtocolSession> Connection<S> {
                 break;
             }
         }
-        let is_waiting_for_peer = taken_in_all < input.len() && self.wants_input(around.limits);
+        // A request that nothing of is taken or missing is an append that the log has no room for.
+        // It waits for the log: waiting for the peer would wait for bytes that never come.
+        let is_left = taken_in_all < input.len();
+        self.is_blocked = is_left && self.need_bytes == 0 && !around.sink.accepts_appends();
+        let is_waiting_for_peer = is_left && self.wants_input(around.limits);
         if is_waiting_for_peer {
             self.request_since.get_or_insert(now.boot);
         } else {

@@ -22,7 +22,7 @@ impl ProtocolSession for Lines {
         &mut self,
         _now: Now,
         input: &[u8],
-        _sink: &mut dyn CommandSink,
+        sink: &mut dyn CommandSink,
     ) -> Result<Taken, ProtocolViolation> {
         let mut taken = Taken {
             bytes: 0,
@@ -39,6 +39,7 @@ impl ProtocolSession for Lines {
                     self.is_held = true;
                     taken.bytes += 1;
                 }
+                b'@' if !sink.accepts_appends() => break,
                 _ => {
                     let rest = &input[taken.bytes..];
                     let Some(colon) = rest.iter().position(|byte| *byte == b':') else {
@@ -88,7 +89,9 @@ impl ProtocolSession for Lines {
 }
 
 /// Nobody submits commands here.
-struct NoCommands;
+struct NoCommands {
+    accepts_appends: bool,
+}
 
 impl CommandSink for NoCommands {
     fn submit(&mut self, _now: Now, _sequence: u64, _command: Command<'_>) {
@@ -112,7 +115,7 @@ impl CommandSink for NoCommands {
     }
 
     fn accepts_appends(&self) -> bool {
-        true
+        self.accepts_appends
     }
 }
 
@@ -122,6 +125,7 @@ struct World {
     limits: ConnectionLimits,
     budget: Budget,
     buffers: SendBuffers,
+    sink: NoCommands,
     now: Now,
 }
 
@@ -143,6 +147,9 @@ impl World {
             limits: ConnectionLimits::default(),
             budget: Budget::new(budget_bytes),
             buffers: SendBuffers::new(1 << 20),
+            sink: NoCommands {
+                accepts_appends: true,
+            },
             now,
         }
     }
@@ -151,7 +158,7 @@ impl World {
         let mut around = Surroundings {
             limits: &self.limits,
             budget: &mut self.budget,
-            sink: &mut NoCommands,
+            sink: &mut self.sink,
         };
         call(&mut self.connection, self.now, &mut around);
     }
@@ -165,7 +172,7 @@ impl World {
         let mut around = Surroundings {
             limits: &self.limits,
             budget: &mut self.budget,
-            sink: &mut NoCommands,
+            sink: &mut self.sink,
         };
         self.connection
             .poll_io(self.now, &mut around, &mut self.buffers, &mut ops);
@@ -322,6 +329,28 @@ fn a_full_session_stops_the_socket_only_when_bytes_pile_up() {
     let ops = world.poll();
     assert!(matches!(ops[0], IoOp::Send { .. }));
     assert!(ops.len() == 2, "{ops:?}");
+}
+
+#[test]
+fn a_whole_request_that_the_log_has_no_room_for_waits_for_the_log() {
+    let mut world = World::new(1 << 20);
+    world.poll();
+    world.sink.accepts_appends = false;
+    // An append with another behind it: nothing of either is missing.
+    let append = b"@1:x@1:x";
+    world.receive(append);
+    assert!(world.connection.is_blocked());
+    let ops = world.poll();
+    assert!(
+        !ops.iter().any(|op| matches!(op, IoOp::ReceiveInto { .. })),
+        "no window is lent for bytes that never come: {ops:?}"
+    );
+    assert_eq!(world.connection.session.requests, 0);
+    world.sink.accepts_appends = true;
+    world.connection.unblock();
+    world.poll();
+    assert_eq!(world.connection.session.requests, 2);
+    assert!(!world.connection.is_blocked());
 }
 
 #[test]
