@@ -68,8 +68,8 @@ impl Watches {
         for watcher in watchers {
             let watch = self.watches.get_mut(watcher).expect("both sides agree");
             watch.bytes_wanted = watch.bytes_wanted.saturating_sub(bytes);
-            // A partition named twice in a fetch counts its bytes twice: it then fires early, reads,
-            // and watches again.
+            // A partition named twice in a fetch counts its bytes twice: it then fires early,
+            // reads, and watches again.
             if watch.bytes_wanted == 0 && enough.last() != Some(watcher) {
                 enough.push(*watcher);
             }

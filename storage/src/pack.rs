@@ -15,8 +15,8 @@
 //! |     26 |       |      | zeros    |                                                      |
 //!
 //! [`PackWriter`] turns batches into aligned buffers and positions; whoever drives it writes them,
-//! syncs the file, and only then names the pack in the manifest. [`file_bytes_max`] bounds the file's
-//! length beforehand, so that space is taken at once or not at all.
+//! syncs the file, and only then names the pack in the manifest. [`file_bytes_max`] bounds the
+//! file's length beforehand, so that space is taken at once or not at all.
 
 use std::collections::{BTreeSet, VecDeque};
 

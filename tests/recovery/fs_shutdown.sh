@@ -16,7 +16,8 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))'
 mount_small 512
 for round in $(seq "$rounds"); do
   serve "$scratch/mnt/data"
-  [ "$round" = 1 ] || "$acked_load" check "$address" shutdown "$scratch/acked" || fail "round $round"
+  [ "$round" = 1 ] ||
+    "$acked_load" check "$address" shutdown "$scratch/acked" || fail "round $round"
   "$acked_load" produce "$address" shutdown "$scratch/acked" >"$scratch/load" &
   load=$!
   sleep "1.$round"

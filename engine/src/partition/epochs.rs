@@ -1,4 +1,4 @@
-//! Which leader epoch a partition was in when: how a reader finds out that its offsets changed hands.
+//! Which leader epoch a partition was in when: how a reader learns that its offsets changed.
 //!
 //! An epoch begins only when an operator accepts a loss, so most partitions have the epoch 0 alone.
 

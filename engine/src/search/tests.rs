@@ -146,8 +146,8 @@ fn lengths_that_lie_are_refused() {
     }
 }
 
-/// Batches with a few bytes changed, so that the codecs get far into them. Raise `SEARCH_FUZZ` in the
-/// environment for more than `cargo test` has time for.
+/// Batches with a few bytes changed, so that the codecs get far into them. Raise `SEARCH_FUZZ` in
+/// the environment for more than `cargo test` has time for.
 #[test]
 fn mutated_batches_never_panic() {
     let rounds = std::env::var("SEARCH_FUZZ").map_or(2_000, |text| text.parse().expect("a count"));

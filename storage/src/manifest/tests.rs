@@ -1,3 +1,5 @@
+//! What edits mean, what a file of them says after every kind of damage, and its rewriting.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
