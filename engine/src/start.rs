@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use millrace_storage::disk::BlockingDisk;
 use millrace_storage::error::{AppendError, StorageError};
 use millrace_storage::units::{Lsn, Now, PartitionId, ShardId};
-use millrace_storage::{LossRange, Store, StoreConfig, StoreEvent};
+use millrace_storage::{LossRange, Store, StoreConfig};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use uuid::Builder;
@@ -250,10 +250,11 @@ impl<'a> Opened<'a> {
         while self.store.durable_lsn() < lsn {
             self.store.close_group(now);
             let progress = self.run_disk(now);
-            while let Some(event) = self.store.poll_event() {
-                if let StoreEvent::Poisoned(error) = event {
-                    return Err(OpenError::Storage(error));
-                }
+            // Events stay for the shard that will run: a settle pass that began here waits until
+            // its wish for a snapshot is heard.
+            if let Some(error) = self.store.is_poisoned() {
+                let shard = self.shard;
+                return Err(StorageError::Poisoned { shard, error }.into());
             }
             assert!(
                 progress,
