@@ -33,6 +33,8 @@ pub(crate) struct Producer {
     /// Producer id and epoch, once given.
     identity: Option<(i64, i16)>,
     asks_identity: bool,
+    /// Error code of the last reply that was not a success: for the report of a failure.
+    last_refusal: Option<i16>,
     /// Connections lost; for an idempotent producer, whose order outlives them, always 0.
     connections: u64,
     /// Next sequence number, by partition.
@@ -282,7 +284,10 @@ impl Producer {
                 Ok(true)
             }
             // Refused or unknown: all that is under way goes out again, in order.
-            _ => Ok(false),
+            refused => {
+                self.last_refusal = refused.map(|(error, _)| error);
+                Ok(false)
+            }
         }
     }
 }

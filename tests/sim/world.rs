@@ -153,6 +153,22 @@ impl World {
         self.seats.iter().all(|seat| seat.client.is_done())
     }
 
+    /// The clients that wait, for the report of a failure.
+    pub(crate) fn waiting(&self) -> String {
+        let waiting = self.seats.iter().filter(|seat| !seat.client.is_done());
+        let waiting = waiting.map(|seat| format!("{:?} on {:?}\n", seat.client, seat.connection));
+        let nodes = self.nodes.iter().map(|node| {
+            let shard = node.worker.shard();
+            let appends = if shard.accepts_appends() {
+                "takes"
+            } else {
+                "refuses"
+            };
+            format!("shard {} {appends} appends\n", shard.id())
+        });
+        waiting.chain(nodes).collect()
+    }
+
     /// Lets one thing happen.
     pub(crate) fn step(&mut self) -> Checked<()> {
         match self.streams.schedule.below(100) {

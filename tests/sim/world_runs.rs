@@ -31,7 +31,7 @@ const LAST_STEPS_MAX: u64 = 400_000;
 #[test]
 fn what_clients_were_told_stays_true_whatever_fails() {
     let mut total = Worth::default();
-    let seeds = each_seed("world", 100, |seed| {
+    let seeds = each_seed("world", 200, |seed| {
         let worth = Run::draw(seed).live(None)?;
         total.add(&worth);
         Ok(())
@@ -296,7 +296,8 @@ impl Run {
         }
         ensure!(
             world.is_done(),
-            "clients still wait after {LAST_STEPS_MAX} steps"
+            "clients still wait after {LAST_STEPS_MAX} steps: {}",
+            world.waiting()
         );
         for partition in 0..self.partitions {
             let log = drain(world, partition)?;
@@ -308,6 +309,7 @@ impl Run {
 
 /// All that a partition holds.
 fn drain(world: &mut World, partition: i32) -> Checked<Vec<Seen>> {
+    let known = world.history.known_end(partition);
     let body = world.ask(&kafka::list_offset(1, TOPIC, partition, -1))?;
     let end = match Reply(&body).listed_offset() {
         Some((0, end)) => end,
@@ -317,6 +319,10 @@ fn drain(world: &mut World, partition: i32) -> Checked<Vec<Seen>> {
             )));
         }
     };
+    ensure!(
+        end >= known,
+        "partition {partition} ends at {end}, but {known} was told before"
+    );
     let mut log: Vec<Seen> = Vec::new();
     while (log.len() as i64) < end {
         let offset = log.len() as i64;
