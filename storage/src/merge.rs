@@ -55,6 +55,8 @@ pub(crate) struct Merge {
     tokens: DiskTokens,
     phase: Phase,
     retry_at: Option<BootTime>,
+    /// Reads of sources on their way, also those of a merge that was given up.
+    reads_in_flight: usize,
     pub(crate) counters: MergeCounters,
 }
 
@@ -89,6 +91,7 @@ impl Merge {
             tokens: DiskTokens::new(MERGE_TAG),
             phase: Phase::Idle,
             retry_at: None,
+            reads_in_flight: 0,
             counters: MergeCounters::default(),
         }
     }
@@ -96,6 +99,27 @@ impl Merge {
     /// Whether no merge is on its way.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle)
+    }
+
+    /// Whether no operation is on its way either.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_idle() && self.reads_in_flight == 0
+    }
+
+    /// A clean stop begins: a merge that is not committed is given up.
+    pub(crate) fn abandon(&mut self, context: &mut MergeContext<'_>) {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Copying(copy, output) => self.discard(&copy, output, context),
+            phase => self.phase = phase,
+        }
+    }
+
+    fn discard(&mut self, copy: &Copy, mut output: Output, context: &mut MergeContext<'_>) {
+        context.packs.end_merge(copy.sources());
+        output.discard(context.ops);
+        if !output.is_discarded() {
+            self.phase = Phase::Discarding(output);
+        }
     }
 
     /// Whether [`Merge::step`] has work that no completion brings about.
@@ -159,6 +183,7 @@ impl Merge {
                 return self.give_up(now, SettleFailure::Source(error), context);
             }
             if let Some(op) = copy.poll_disk(&mut self.tokens, context.packs) {
+                self.reads_in_flight += 1;
                 context.ops.push_back(op);
             }
         }
@@ -213,6 +238,7 @@ impl Merge {
         done: DiskDone,
         context: &mut MergeContext<'_>,
     ) -> Result<(), SettleFailure> {
+        self.reads_in_flight -= 1;
         let Phase::Copying(copy, _) = &mut self.phase else {
             return Ok(()); // Given up while the read was on its way.
         };
@@ -259,7 +285,7 @@ impl Merge {
         context: &mut MergeContext<'_>,
     ) -> Result<(), SettleFailure> {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        let Phase::Copying(copy, mut output) = phase else {
+        let Phase::Copying(copy, output) = phase else {
             unreachable!("only copying fails");
         };
         self.counters.discarded += 1;
@@ -267,11 +293,7 @@ impl Merge {
         if let (SettleFailure::Source(_), Some(id)) = (failure, copy.source()) {
             context.packs.refuse_merge(id);
         }
-        context.packs.end_merge(copy.sources());
-        output.discard(context.ops);
-        if !output.is_discarded() {
-            self.phase = Phase::Discarding(output);
-        }
+        self.discard(&copy, output, context);
         Err(failure)
     }
 }

@@ -96,6 +96,8 @@ pub(crate) struct Settle {
     phase: Phase,
     /// The engine's answer, once it came.
     provided: Option<Snapshot>,
+    /// Reads of the WAL on their way, also those of a pass that was given up.
+    loads_in_flight: usize,
     retry_ms: u64,
     /// No pass begins before.
     retry_at: Option<BootTime>,
@@ -122,6 +124,7 @@ impl Settle {
             tokens: DiskTokens::new(SETTLE_TAG),
             phase: Phase::Idle,
             provided: None,
+            loads_in_flight: 0,
             retry_ms: RETRY_MS_MIN,
             retry_at: None,
             counters: SettleCounters::default(),
@@ -136,6 +139,28 @@ impl Settle {
     /// Whether no pass is on its way.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle)
+    }
+
+    /// Whether no operation is on its way either.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_idle() && self.loads_in_flight == 0
+    }
+
+    /// A clean stop begins: a pass that is not committed is given up; the log has it all.
+    pub(crate) fn abandon(&mut self, ops: &mut VecDeque<DiskOp>) {
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Loading(_) | Phase::WaitingForSnapshot(_) => Phase::Idle,
+            Phase::Writing(_, output) => Self::discard(output, ops),
+            phase => phase,
+        };
+    }
+
+    fn discard(mut output: Output, ops: &mut VecDeque<DiskOp>) -> Phase {
+        output.discard(ops);
+        match output.is_discarded() {
+            true => Phase::Idle,
+            false => Phase::Discarding(output),
+        }
     }
 
     /// When a pass that failed may be tried again.
@@ -168,7 +193,7 @@ impl Settle {
         }
     }
 
-    /// One turn's work. Returns why the pass was given up, if it was.
+    /// One turn's work, and what it leads to. Returns why the pass was given up, if it was.
     pub(crate) fn step(
         &mut self,
         now: Now,
@@ -178,9 +203,6 @@ impl Settle {
             Phase::Loading(load) => {
                 if let Err(error) = load.step(context.logs) {
                     return self.give_up(now, SettleFailure::Source(error), context.ops);
-                }
-                if let Some(op) = load.poll_disk(&mut self.tokens) {
-                    context.ops.push_back(op);
                 }
             }
             Phase::Writing(feed, output) => {
@@ -192,8 +214,14 @@ impl Settle {
         Ok(())
     }
 
-    /// Takes the transitions that are due.
-    fn go_on(&mut self, context: &mut SettleContext<'_>) {
+    /// Issues what is due and takes the transitions that are due; no work to speak of.
+    pub(crate) fn go_on(&mut self, context: &mut SettleContext<'_>) {
+        if let Phase::Loading(load) = &mut self.phase {
+            while let Some(op) = load.poll_disk(&mut self.tokens) {
+                self.loads_in_flight += 1;
+                context.ops.push_back(op);
+            }
+        }
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Loading(load) if load.is_done() => Phase::WaitingForSnapshot(load),
             phase => phase,
@@ -283,15 +311,17 @@ impl Settle {
         &mut self,
         now: Now,
         done: DiskDone,
-        ops: &mut VecDeque<DiskOp>,
+        context: &mut SettleContext<'_>,
     ) -> Result<(), SettleFailure> {
+        self.loads_in_flight -= 1;
         let Phase::Loading(load) = &mut self.phase else {
-            unreachable!("only loading reads");
+            return Ok(()); // Given up while the read was on its way.
         };
-        match load.handle(done) {
-            Ok(()) => Ok(()),
-            Err(error) => self.give_up(now, SettleFailure::Source(error), ops),
+        if let Err(error) = load.handle(done) {
+            return self.give_up(now, SettleFailure::Source(error), context.ops);
         }
+        self.go_on(context);
+        Ok(())
     }
 
     /// Takes a completion under [`SETTLE_OUTPUT_TAG`].
@@ -333,17 +363,8 @@ impl Settle {
         self.retry_at = Some(now.boot.after_ms(self.retry_ms));
         self.retry_ms = (2 * self.retry_ms).min(RETRY_MS_MAX);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Writing(_, mut output) => {
-                output.discard(ops);
-                match output.is_discarded() {
-                    true => Phase::Idle,
-                    false => Phase::Discarding(output),
-                }
-            }
-            Phase::Loading(load) => {
-                assert!(!load.is_in_flight(), "it fails between reads");
-                Phase::Idle
-            }
+            Phase::Writing(_, output) => Self::discard(output, ops),
+            Phase::Loading(_) => Phase::Idle,
             phase => unreachable!("{phase:?} cannot fail"),
         };
         Err(failure)

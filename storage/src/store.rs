@@ -449,7 +449,10 @@ impl Store {
         self.commit
             .handle_timeout(now, &mut self.wal, &mut self.ops);
         self.maintain_slots(now);
-        self.space.tick(now, &mut self.ops);
+        if !self.schedule.closing {
+            self.space.tick(now, &mut self.ops);
+        }
+        self.background_work(now);
         self.background(now);
     }
 
@@ -470,6 +473,8 @@ impl Store {
     /// The caller carries operations and completions, calling this once a turn, until
     /// [`Store::is_quiet`].
     pub fn close(&mut self, now: Now) {
+        self.schedule.closing = true;
+        self.background(now);
         self.commit.close_group(&mut self.wal, &mut self.ops);
         self.commit.seal_now(now, &mut self.wal, &mut self.ops);
     }
@@ -484,8 +489,8 @@ impl Store {
             && self.manifest.is_quiet()
             && self.cold.is_quiet()
             && self.packs.cleanup.is_quiet()
-            && self.settle.is_idle()
-            && self.merge.is_idle()
+            && self.settle.is_quiet()
+            && self.merge.is_quiet()
             && self.space.is_quiet()
             && self.wal.slots.is_quiet()
     }

@@ -47,8 +47,7 @@ fn deletes_while_packs_are_merged_take_effect() {
         let mut world = World::new(turns, merging());
         produce_packs(&mut world, 5);
         // The next pack makes too many; the deletes come that many turns later.
-        world.produce(A, 1, 700);
-        world.ms += 2000;
+        one_too_many(&mut world);
         for _ in 0..turns {
             world.turn();
         }
@@ -68,6 +67,14 @@ fn deletes_while_packs_are_merged_take_effect() {
         world.check(1 << 20);
     }
     assert!(merged > 30, "{merged}");
+}
+
+/// Settles one more pack; when the clock goes on, a merge is due.
+fn one_too_many(world: &mut World) {
+    world.produce(A, 1, 700);
+    world.ms += 1000;
+    world.run();
+    world.ms += 1000;
 }
 
 fn produce_a(world: &mut World) {
@@ -106,8 +113,7 @@ fn a_power_cut_anywhere_in_a_merge_leaves_one_side_of_it() {
     for cut in 0..70 {
         let mut world = World::new(3, merging());
         produce_packs(&mut world, 5);
-        world.produce(A, 1, 700);
-        world.ms += 2000;
+        one_too_many(&mut world);
         let acknowledged = world.logs.clone();
         world.disk.power_off_at(world.disk.ops_started() + cut);
         world.run();

@@ -4,7 +4,7 @@
 //! partition; it is the one large allocation of a pass, `wal_file_bytes` at most. Every block is
 //! checked as recovery would check it: damage stops the pass, and nothing damaged is settled.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::block::{BLOCK_HEADER_BYTES, BlockHeader, FIRST_BLOCK, Seeding};
 use crate::buf::AlignedBuf;
@@ -18,6 +18,10 @@ use crate::wal::WalFile;
 
 /// Bytes read, and bytes checked, at a time.
 const STEP_BYTES: usize = 1 << 20;
+/// Reads on their way at most.
+const READS_IN_FLIGHT_MAX: usize = 2;
+/// EIO: what a read that ends early counts as.
+const SHORT_READ: DiskError = DiskError::Io { errno: 5 };
 
 /// The live batches of one log in the image: stretches of neighbouring entries, in offset order.
 #[derive(Debug, Default)]
@@ -33,16 +37,30 @@ pub(super) struct Load {
     shard: ShardId,
     seeding: Seeding,
     pub(super) file: WalFile,
-    /// The file's blocks as far as they were read; reserved for all of them.
+    /// The file's blocks; zeros where they were not read yet.
     pub(super) image: Vec<u8>,
+    /// Bytes of the image that were asked for.
+    asked: usize,
+    /// Reads in the order of their positions, up to the first that is not done.
+    reads: VecDeque<Part>,
+    /// Bytes of the image, from its start, that were read.
+    loaded: usize,
     /// Bytes of the image that were checked.
     checked: usize,
-    in_flight: Option<DiskToken>,
-    /// For the next read.
-    buffer: Option<AlignedBuf>,
+    /// For the next reads.
+    buffers: Vec<AlignedBuf>,
     pub(super) live: BTreeMap<PartitionId, LiveRuns>,
     /// Logs whose start an entry of the file moved.
     pub(super) starts_moved: BTreeSet<PartitionId>,
+}
+
+/// One read.
+#[derive(Debug)]
+struct Part {
+    token: DiskToken,
+    position: usize,
+    bytes: usize,
+    is_done: bool,
 }
 
 impl Load {
@@ -51,62 +69,67 @@ impl Load {
         Self {
             shard,
             seeding,
-            image: Vec::with_capacity(bytes),
+            image: vec![0; bytes],
+            asked: 0,
+            reads: VecDeque::new(),
+            loaded: 0,
             checked: 0,
-            in_flight: None,
-            buffer: None,
+            buffers: Vec::new(),
             live: BTreeMap::new(),
             starts_moved: BTreeSet::new(),
             file,
         }
     }
 
-    fn bytes(&self) -> usize {
-        usize::try_from(self.file.end_lsn - self.file.first_lsn).expect("a file fits memory")
-    }
-
     /// Whether all of the file was read and checked.
     pub(super) fn is_done(&self) -> bool {
-        self.checked == self.bytes()
+        self.checked == self.image.len()
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.in_flight.is_some()
-    }
-
-    /// The next read.
+    /// The next read, while few are on their way.
     pub(super) fn poll_disk(&mut self, tokens: &mut DiskTokens) -> Option<DiskOp> {
-        let left = self.bytes() - self.image.len();
-        if left == 0 || self.in_flight.is_some() || self.has_step() {
+        let left = self.image.len() - self.asked;
+        if left == 0 || self.reads.len() == READS_IN_FLIGHT_MAX {
             return None;
         }
-        let buffer_bytes = left.min(STEP_BYTES);
+        let bytes = left.min(STEP_BYTES);
         // Every read but the last is of the same size, and the last is smaller.
-        let buffer = self.buffer.take();
-        let mut buffer = buffer.unwrap_or_else(|| AlignedBuf::zeroed(buffer_bytes));
-        buffer.set_len(buffer_bytes);
-        let token = tokens.issue();
-        self.in_flight = Some(token);
+        let buffer = self.buffers.pop();
+        let mut buffer = buffer.unwrap_or_else(|| AlignedBuf::zeroed(bytes));
+        buffer.set_len(bytes);
+        let (token, position) = (tokens.issue(), self.asked);
+        self.asked += bytes;
+        self.reads.push_back(Part {
+            token,
+            position,
+            bytes,
+            is_done: false,
+        });
         Some(DiskOp::Read {
             token,
             file: FileName::Wal(self.file.slot),
-            position: FilePosition(FIRST_BLOCK.0 + self.image.len() as u64),
+            position: FilePosition(FIRST_BLOCK.0 + position as u64),
             buffer,
         })
     }
 
-    /// Takes a read's completion.
+    /// Takes a read's completion; one of an earlier pass, which was given up, is nothing to it.
     pub(super) fn handle(&mut self, done: DiskDone) -> Result<(), ReadError> {
-        assert_eq!(self.in_flight.take(), Some(done.token), "one in flight");
-        match (done.result, done.buffer) {
-            (Ok(DiskOutcome::Done), Some(buffer)) => {
-                self.image.extend_from_slice(&buffer);
-                self.buffer = Some(buffer);
-                Ok(())
-            }
-            (Err(error), _) => Err(ReadError::Disk(error)),
-            _ => Err(ReadError::Disk(DiskError::Io { errno: 5 })),
+        let Some(part) = self.reads.iter_mut().find(|part| part.token == done.token) else {
+            return Ok(());
+        };
+        let buffer = match (done.result, done.buffer) {
+            (Ok(DiskOutcome::Done), Some(buffer)) => buffer,
+            (Err(error), _) => return Err(ReadError::Disk(error)),
+            _ => return Err(ReadError::Disk(SHORT_READ)),
+        };
+        part.is_done = true;
+        self.image[part.position..part.position + part.bytes].copy_from_slice(&buffer);
+        self.buffers.push(buffer);
+        while let Some(part) = self.reads.pop_front_if(|part| part.is_done) {
+            self.loaded = part.position + part.bytes;
         }
+        Ok(())
     }
 
     /// Whether there is something to check.
@@ -118,7 +141,7 @@ impl Load {
     fn next_block(&self) -> Option<usize> {
         let lsn = self.file.first_lsn + self.checked as u64;
         let place = self.file.place(lsn)?;
-        (self.checked + place.block_bytes <= self.image.len()).then_some(place.block_bytes)
+        (self.checked + place.block_bytes <= self.loaded).then_some(place.block_bytes)
     }
 
     /// Checks the next blocks, about [`STEP_BYTES`] of them.

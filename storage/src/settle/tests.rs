@@ -655,3 +655,39 @@ fn a_full_disk_refuses_batches_takes_deletes_and_resumes() {
     world.restart();
     world.check(1 << 20);
 }
+
+#[test]
+fn a_clean_stop_gives_up_a_pass_and_leaves_nothing_behind() {
+    for turns in 0..120 {
+        let mut world = World::new(11, config());
+        world.logs.remove(&B);
+        world.produce(A, 30, 4000);
+        world.run();
+        while world.store.counters().commit.rolls < 3 {
+            world.ms += 1;
+            world.append(A, 8000).expect("there is room");
+            world.turn();
+        }
+        for _ in 0..turns {
+            world.turn();
+        }
+        let now = world.now();
+        for _ in 0..1000 {
+            world.store.close(now);
+            while let Some(op) = world.store.poll_disk() {
+                world.disk.submit(SHARD, op);
+            }
+            match world.disk.complete_one() {
+                Some((_, done)) => world.store.handle_disk(now, done),
+                None => break,
+            }
+        }
+        assert!(world.store.is_quiet(), "{turns}");
+        let packs = world.files(is_pack) + world.files(is_segment);
+        let disk = world.disk.after_power_cut(Survival::Nothing, 1);
+        world.reopen(disk).expect("opens");
+        let kept = world.files(is_pack) + world.files(is_segment);
+        assert_eq!(packs, kept, "what was given up is gone already");
+        world.check(1 << 20);
+    }
+}

@@ -34,37 +34,70 @@ pub(super) struct Schedule {
     pub(super) last_failure: Option<SettleFailure>,
     /// The last turn that looked whether a pass can begin.
     checked_at: BootTime,
+    /// The next look for packs to merge.
+    merge_at: BootTime,
+    /// A clean stop began: nothing new is.
+    pub(super) closing: bool,
 }
 
 /// How long after a turn that could not begin a due pass the next one looks again.
 const CHECK_AGAIN_MS: u64 = 100;
+/// How often packs are looked through for a merge.
+const MERGE_CHECK_MS: u64 = 1000;
 
 impl Store {
-    /// One turn of background work, each part of it bounded.
+    /// One turn's share of work that takes time: about one buffer's worth. A turn does this once,
+    /// in [`Store::handle_timeout`], however often it ends.
+    pub(super) fn background_work(&mut self, now: Now) {
+        if self.commit.poisoned().is_some() || self.schedule.closing {
+            return;
+        }
+        if self.settle.has_step() {
+            let (settle, mut context) = self.settle_parts();
+            let stepped = settle.step(now, &mut context);
+            self.note_failure(stepped);
+        } else {
+            self.merge(now);
+        }
+    }
+
+    /// Keeps the background going at the end of a turn; no work to speak of.
     pub(super) fn background(&mut self, now: Now) {
         if self.commit.poisoned().is_some() {
             return;
         }
         self.schedule.checked_at = now.boot;
-        self.begin_pass(now);
-        self.step_pass(now);
-        self.retain(now);
+        if self.schedule.closing {
+            self.stop_background();
+        } else {
+            self.begin_pass(now);
+            self.go_on_with_pass();
+            self.retain(now);
+        }
         if self.manifest.is_out_of_space() {
             self.space.out_of_space(&mut self.ops);
         }
         self.submit_deaths();
-        self.merge(now);
         self.packs.clean(&mut self.ops);
         self.take_edits();
     }
 
+    fn stop_background(&mut self) {
+        self.settle.abandon(&mut self.ops);
+        let (merge, mut context) = self.merge_parts();
+        merge.abandon(&mut context);
+    }
+
     /// Merges packs when that is due, in turns that settling leaves free.
     fn merge(&mut self, now: Now) {
-        if self.settle.has_step() {
-            return;
+        let is_due = self.schedule.merge_at <= now.boot;
+        if is_due {
+            self.schedule.merge_at = now.boot.after_ms(MERGE_CHECK_MS);
         }
         let (merge, mut context) = self.merge_parts();
-        merge.begin_if_due(now, &mut context);
+        if is_due {
+            merge.begin_if_due(now, &mut context);
+        }
         let stepped = merge.step(now, &mut context);
         self.note_failure(stepped);
     }
@@ -127,18 +160,17 @@ impl Store {
         }
     }
 
-    fn step_pass(&mut self, now: Now) {
+    fn go_on_with_pass(&mut self) {
         let (settle, mut context) = self.settle_parts();
-        let stepped = settle.step(now, &mut context);
-        self.note_failure(stepped);
+        settle.go_on(&mut context);
     }
 
     /// Answers [`StoreEvent::WantsSnapshot`]: the engine's whole state, with the effect of every
     /// entry appended so far. Empty when the engine keeps none.
-    pub fn provide_snapshot(&mut self, now: Now, bytes: Vec<u8>) {
+    pub fn provide_snapshot(&mut self, _now: Now, bytes: Vec<u8>) {
         let as_of = self.append_lsn();
         self.settle.provide_snapshot(as_of, bytes);
-        self.step_pass(now);
+        self.go_on_with_pass();
     }
 
     /// Asks for everything to be settled now, however young: before a shard's data moves.
@@ -334,7 +366,8 @@ impl Store {
     /// Whether a turn has work to do that no completion brings about.
     #[must_use]
     pub fn has_work_now(&self) -> bool {
-        self.settle.has_step() || self.merge.has_step()
+        let has_step = self.settle.has_step() || self.merge.has_step();
+        has_step && !self.schedule.closing && self.commit.poisoned().is_none()
     }
 
     /// When [`Store::background`] has something to do.
@@ -431,7 +464,8 @@ impl Store {
 
     /// Takes a completion that belongs to a pass.
     pub(super) fn handle_load(&mut self, now: Now, done: DiskDone) {
-        let handled = self.settle.handle_load(now, done, &mut self.ops);
+        let (settle, mut context) = self.settle_parts();
+        let handled = settle.handle_load(now, done, &mut context);
         self.note_failure(handled);
     }
 
