@@ -3,6 +3,7 @@
 mod catalog;
 mod fetches;
 mod produce;
+mod random;
 mod rehome;
 mod restart;
 
