@@ -54,9 +54,12 @@ pub struct Limits {
     pub producer_expiry_ms: u64,
     /// Searches for an offset by time under way in one shard. Default 1,024; 1 and up.
     pub lookups_max: usize,
-    /// Requests to one other shard without an answer yet. Default 4,096; 1 and up. Bounds what
+    /// Requests to one other shard without an answer yet. Default 65,536; 1 and up. Bounds what
     /// waits for room in a full ring.
     pub mesh_requests_max: usize,
+    /// Bytes of batches that a shard has given to others and that are not appended yet. Default
+    /// 256 MiB; more than the largest request.
+    pub mesh_append_bytes_max: usize,
     /// Slots of each ring between two shards. Default 1,024; a power of two, 2 and up.
     pub mesh_ring_slots: usize,
 }
@@ -75,7 +78,8 @@ impl Default for Limits {
             producers_per_partition_max: 65_536,
             producer_expiry_ms: 24 * 60 * 60 * 1_000,
             lookups_max: 1_024,
-            mesh_requests_max: 4_096,
+            mesh_requests_max: 65_536,
+            mesh_append_bytes_max: 256 << 20,
             mesh_ring_slots: 1_024,
         }
     }

@@ -36,6 +36,7 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
             producer_expiry_ms: limits.producer_expiry_ms,
             lookups_max: size(limits.lookups_max),
             mesh_requests_max: size(limits.mesh_requests_max),
+            mesh_append_bytes_max: size(config.memory.mesh_append_bytes_max),
             mesh_ring_slots: size(limits.mesh_ring_slots),
         },
         topic_defaults: TopicDefaults {

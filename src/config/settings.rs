@@ -197,6 +197,8 @@ settings! {
         receive_buffers: u64 = 1_024, 16..=32_768;
         /// Batches held while the log has no free file, bytes.
         pending_append_bytes_max: u64 = 64 * MIB, MIB..=64 * GIB;
+        /// Batches that a shard has given to others and that are not appended yet, bytes.
+        mesh_append_bytes_max: u64 = 256 * MIB, MIB..=64 * GIB;
     }
 
     /// Topics that do not say otherwise. The names are those of Kafka's topic settings.
@@ -251,13 +253,13 @@ settings! {
         /// Catalog requests waiting for their turn.
         catalog_queue_max: u64 = 1_024, 1..=1_000_000;
         /// Idempotent producers remembered by one partition, about 200 bytes each.
-        producers_per_partition_max: u64 = 65_536, 1..=16_777_216;
+        producers_per_partition_max: u64 = 65_536, 1..=100_000;
         /// An idempotent producer is forgotten after this long without an append, milliseconds.
         producer_expiry_ms: u64 = 86_400_000, 1_000..=31_536_000_000;
         /// Searches for an offset by time under way in one shard.
         lookups_max: u64 = 1_024, 1..=1_000_000;
         /// Requests to one other shard without an answer yet.
-        mesh_requests_max: u64 = 4_096, 1..=1_000_000;
+        mesh_requests_max: u64 = 65_536, 1..=1_000_000;
         /// Slots of each ring between two shards; a power of two.
         mesh_ring_slots: u64 = 1_024, 2..=1_048_576;
     }

@@ -71,6 +71,8 @@ pub struct Shard {
     requests: BTreeMap<RequestId, Asked>,
     /// Requests that each other shard has to end. At most `mesh_requests_max` each.
     asked: Vec<usize>,
+    /// Bytes of batches that other shards have to append. At most `mesh_append_bytes_max`.
+    asked_bytes: usize,
     producer_ids: ProducerIds,
     /// When idle producers are looked for next; `None` while there are none at all.
     sweep: Option<appends::Sweep>,
@@ -85,10 +87,17 @@ pub struct Shard {
 /// Who works on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
-    /// This shard, or another one of which nothing need be taken back.
-    Anyone,
+    /// This shard.
+    Here,
     /// A fetch of this shard.
     Fetch(GatherId),
+    /// Another shard.
+    There {
+        /// Of the batch that went with it.
+        bytes: usize,
+        /// False once it was cancelled: its end is awaited for the sake of the bounds alone.
+        wanted: bool,
+    },
 }
 
 /// What a shard is made of when it begins to serve.
@@ -136,6 +145,7 @@ impl Shard {
             next_ticket: ReadTicket(0),
             requests: BTreeMap::new(),
             asked: vec![0; usize::from(shards)],
+            asked_bytes: 0,
             producer_ids: ProducerIds::default(),
             sweep: None,
             poisoned: None,
@@ -198,11 +208,21 @@ impl Shard {
         &self.config.topic_defaults
     }
 
-    /// Whether an append would go into the log now. While not, leave producers' bytes where they
-    /// are; ask again after completions.
+    /// Whether producers may be read: the log takes batches, and half of each bound on what is
+    /// under way is left, so that one more request of many batches finds room. While not, leave
+    /// producers' bytes where they are; ask again after completions.
     #[must_use]
     pub fn accepts_appends(&self) -> bool {
-        self.pending.is_empty() && self.store.accepts_appends()
+        let limits = &self.config.limits;
+        self.pending.is_empty()
+            && self.store.accepts_appends()
+            && self.waiters.len() <= limits.waiters_max / 2
+            && self.requests.len() <= limits.requests_max / 2
+            && self.asked_bytes <= limits.mesh_append_bytes_max / 2
+            && self
+                .asked
+                .iter()
+                .all(|asked| *asked <= limits.mesh_requests_max / 2)
     }
 
     /// The failure after which nothing more is acknowledged: the process must end.
@@ -219,7 +239,7 @@ impl Shard {
         assert_eq!(request.origin, self.id, "a request begins at its origin");
         self.counters.requests += 1;
         let full = self.requests.len() >= self.config.limits.requests_max;
-        let before = self.requests.insert(request, Asked::Anyone);
+        let before = self.requests.insert(request, Asked::Here);
         assert!(before.is_none(), "a request is submitted once");
         if full {
             self.complete(request, Err(Refusal::Busy("requests_max")));
@@ -266,8 +286,14 @@ impl Shard {
     /// Withdraws a request of one of this shard's connections: no event follows. What it did so
     /// far stays done.
     pub fn cancel(&mut self, request: RequestId) {
-        if let Some(Asked::Fetch(gather)) = self.requests.remove(&request) {
-            self.drop_fetch(gather);
+        match self.requests.get_mut(&request) {
+            Some(Asked::There { wanted, .. }) => *wanted = false,
+            Some(Asked::Fetch(gather)) => {
+                let gather = *gather;
+                self.drop_fetch(gather);
+                self.requests.remove(&request);
+            }
+            Some(Asked::Here) | None => drop(self.requests.remove(&request)),
         }
     }
 
@@ -416,7 +442,17 @@ impl Shard {
     fn complete(&mut self, request: RequestId, outcome: Result<Outcome, Refusal>) {
         if request.origin != self.id {
             self.send(request.origin, MeshMessage::Ended { request, outcome });
-        } else if self.requests.remove(&request).is_some() {
+            return;
+        }
+        let is_wanted = match self.requests.remove(&request) {
+            Some(Asked::Here | Asked::Fetch(_)) => true,
+            Some(Asked::There { bytes, wanted }) => {
+                self.asked_bytes -= bytes;
+                wanted
+            }
+            None => false,
+        };
+        if is_wanted {
             self.counters.refusals += u64::from(outcome.is_err());
             self.events.push_back(Event { request, outcome });
         } // Else it was cancelled.
@@ -453,12 +489,27 @@ impl Shard {
 
     /// Sends a command to its home.
     fn ask(&mut self, home: ShardId, request: RequestId, command: RemoteCommand) {
-        let asked = &mut self.asked[usize::from(home.0)];
-        if *asked >= self.config.limits.mesh_requests_max {
-            self.complete(request, Err(Refusal::Busy("mesh_requests_max")));
+        let limits = &self.config.limits;
+        let bytes = match &command {
+            RemoteCommand::Append { batch, .. } => batch.len(),
+            _ => 0,
+        };
+        let full = if self.asked[usize::from(home.0)] >= limits.mesh_requests_max {
+            Some("mesh_requests_max")
+        } else if bytes > 0 && self.asked_bytes + bytes > limits.mesh_append_bytes_max {
+            Some("mesh_append_bytes_max")
+        } else {
+            None
+        };
+        if let Some(limit) = full {
+            self.complete(request, Err(Refusal::Busy(limit)));
             return;
         }
-        *asked += 1;
+        self.asked[usize::from(home.0)] += 1;
+        self.asked_bytes += bytes;
+        let wanted = true;
+        self.requests
+            .insert(request, Asked::There { bytes, wanted });
         self.send(home, MeshMessage::Request { request, command });
     }
 

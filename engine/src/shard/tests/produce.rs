@@ -290,3 +290,42 @@ fn the_end_of_a_leader_epoch_is_told() {
         assert!(matches!(beyond, Err(Refusal::UnknownLeaderEpoch { .. })));
     }
 }
+
+#[test]
+fn too_much_for_other_shards_stops_producers_and_then_is_refused() {
+    let one = BatchMaker::new(1).bytes();
+    let limits = Limits {
+        mesh_append_bytes_max: one.len() * 4,
+        ..Limits::default()
+    };
+    let mut world = World::with(
+        2,
+        EngineConfig {
+            limits,
+            ..EngineConfig::default()
+        },
+    );
+    let partition = world.create("t", 2)[1];
+    let batch = one.as_slice();
+    let mut taken = Vec::new();
+    for expected in [true, true, false, false] {
+        taken.push(world.submit(0, Command::Append { partition, batch }));
+        assert_eq!(world.shards[0].accepts_appends(), expected);
+    }
+    let over = world.submit(0, Command::Append { partition, batch });
+    let cancelled = taken.pop().expect("four");
+    let request = world.request(0, cancelled);
+    world.shards[0].cancel(request);
+    world.run();
+    let busy = Refusal::Busy("mesh_append_bytes_max");
+    assert_eq!(world.ended(over).and_then(Result::err), Some(busy));
+    assert!(world.ended(cancelled).is_none());
+    for sequence in taken {
+        assert!(matches!(
+            world.ended(sequence),
+            Some(Ok(Outcome::Appended(_)))
+        ));
+    }
+    assert!(world.shards[0].accepts_appends(), "everything came back");
+    assert_eq!(world.read_all(0, partition), [0, 1, 2, 3]);
+}
