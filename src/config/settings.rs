@@ -133,6 +133,8 @@ settings! {
         pipeline_requests_max: u64 = 64, 1..=65_536;
         /// Commands of one connection that its shard has not answered yet.
         pipeline_commands_max: u64 = 4_096, 1..=1_000_000;
+        /// Bytes of one connection's replies that wait to be sent, past which no request is taken.
+        pipeline_reply_bytes_max: u64 = MIB, 1..=GIB;
         /// Record bytes of one fetch, whatever the client asks for.
         fetch_bytes_max: u64 = 55 * MIB, MIB..=GIB;
         /// Longest wait of a fetch, milliseconds, whatever the client asks for.

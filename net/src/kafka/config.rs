@@ -18,6 +18,9 @@ pub struct KafkaConfig {
     /// Commands that the shard has not answered yet, of one connection; the last request taken
     /// may go past it.
     pub pipeline_commands_max: usize,
+    /// Bytes of one connection's replies that wait to be sent, past which no request is taken; the
+    /// last reply may go past it.
+    pub pipeline_reply_bytes_max: usize,
     /// Record bytes of one fetch, whatever the client asks for. Kafka's `fetch.max.bytes`.
     pub fetch_bytes_max: usize,
     /// Longest wait of a fetch, milliseconds, whatever the client asks for.
@@ -54,6 +57,7 @@ impl Default for KafkaConfig {
             request_items_max: 50_000,
             pipeline_requests_max: 64,
             pipeline_commands_max: 4096,
+            pipeline_reply_bytes_max: 1 << 20,
             fetch_bytes_max: 55 << 20,
             fetch_wait_ms_max: 60_000,
             fetch_partitions_max: 20_000,

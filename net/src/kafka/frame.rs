@@ -152,7 +152,7 @@ fn frame_length(length: [u8; 4], config: &KafkaConfig) -> Result<usize, Protocol
         ),
         _ => Err(violation(format!(
             "a request of {signed} bytes is outside {REQUEST_BYTES_MIN} to \
-             request_bytes_max = {max}"
+             kafka.request_bytes_max = {max}"
         ))),
     }
 }
@@ -165,12 +165,15 @@ fn check_size(
     config: &KafkaConfig,
 ) -> Result<(), ProtocolViolation> {
     let (name, max) = if is_first {
-        ("first_request_bytes_max", config.first_request_bytes_max)
+        (
+            "kafka.first_request_bytes_max",
+            config.first_request_bytes_max,
+        )
     } else if api == Api::Produce {
-        ("request_bytes_max", config.request_bytes_max)
+        ("kafka.request_bytes_max", config.request_bytes_max)
     } else {
         (
-            "control_request_bytes_max",
+            "kafka.control_request_bytes_max",
             config.control_request_bytes_max,
         )
     };

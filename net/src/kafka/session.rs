@@ -3,7 +3,7 @@
 //! Requests are taken one after another and may be under way together; their replies leave in the
 //! order of the requests. Three things hold the next request back:
 //!
-//! * the pipeline is full, in requests or in commands;
+//! * the pipeline is full, in requests, in commands or in bytes of replies that wait to be sent;
 //! * a catalog write of this connection is out: what follows must see it;
 //! * a fetch is out and the next request is a fetch: a connection has one fetch session, and Kafka
 //!   serves one request at a time anyway.
@@ -31,6 +31,8 @@ pub struct Session {
     config: Arc<KafkaConfig>,
     /// Requests not replied to yet, or whose reply waits for an earlier one.
     replies: ReplyOrder<Reply>,
+    /// Bytes of `replies` that are there.
+    reply_bytes: usize,
     /// Requests whose commands are out. Invariant: sorted by `first`, without overlap.
     under_way: VecDeque<UnderWay>,
     /// Commands submitted and not ended.
@@ -69,6 +71,7 @@ impl Session {
         Self {
             config,
             replies: ReplyOrder::default(),
+            reply_bytes: 0,
             under_way: VecDeque::new(),
             commands_out: 0,
             next_sequence: 0,
@@ -111,7 +114,7 @@ impl Session {
                     submitted.commands, 0,
                     "a reply at once has nothing to wait for"
                 );
-                self.replies.fill(slot, reply);
+                self.reply(slot, reply);
             }
             Handled::Wait(work) => self.wait(slot, first, submitted, work),
         }
@@ -135,6 +138,11 @@ impl Session {
         });
     }
 
+    fn reply(&mut self, slot: u64, reply: Reply) {
+        self.reply_bytes += reply.bytes();
+        self.replies.fill(slot, reply);
+    }
+
     /// Makes the reply of the request at `index` of `under_way`.
     fn finish(&mut self, now: Now, index: usize, sink: &mut dyn CommandSink) {
         let ended = self.under_way.remove(index).expect("just found");
@@ -153,9 +161,9 @@ impl Session {
             self.next_sequence,
         );
         match ended.work.finish(&mut call) {
-            Ok(reply) => self.replies.fill(ended.slot, reply),
+            Ok(reply) => self.reply(ended.slot, reply),
             Err(violation) => {
-                self.replies.fill(ended.slot, Reply::Silent);
+                self.reply(ended.slot, Reply::Silent);
                 self.failed.get_or_insert(violation);
             }
         }
@@ -193,7 +201,7 @@ impl ProtocolSession for Session {
                     bytes: taken,
                 } => {
                     let slot = self.replies.take_slot();
-                    self.replies.fill(slot, api::unknown_version(correlation));
+                    self.reply(slot, api::unknown_version(correlation));
                     bytes += taken;
                 }
             }
@@ -242,11 +250,14 @@ impl ProtocolSession for Session {
 
     fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) {
         while out.len() < out_bytes_max {
-            match self.replies.pop_ready() {
-                None => return,
-                Some(Reply::Silent) => {}
-                Some(Reply::Frame(frame)) => out.extend_from_slice(&frame),
-                Some(Reply::Fetch(reply)) => reply.encode(out),
+            let Some(reply) = self.replies.pop_ready() else {
+                return;
+            };
+            self.reply_bytes -= reply.bytes();
+            match reply {
+                Reply::Silent => {}
+                Reply::Frame(frame) => out.extend_from_slice(&frame),
+                Reply::Fetch(reply) => reply.encode(out),
             }
         }
     }
@@ -257,5 +268,6 @@ impl ProtocolSession for Session {
             && self.failed.is_none()
             && self.replies.len() < self.config.pipeline_requests_max
             && self.commands_out < self.config.pipeline_commands_max
+            && self.reply_bytes < self.config.pipeline_reply_bytes_max
     }
 }

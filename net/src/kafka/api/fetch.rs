@@ -48,6 +48,8 @@ const VERSION_ZSTD_MIN: i16 = 10;
 /// zstd's number in a batch's attributes, and where they are.
 const CODEC_ZSTD: u8 = 4;
 const ATTRIBUTES_LOW_AT: usize = 22;
+/// Bytes that an answer's fields take without names and records, for a partition and in all.
+const FIELD_BYTES_MAX: usize = 64;
 /// Session epochs with a meaning: open a session; no session, and end the one named.
 const EPOCH_OPEN: i32 = 0;
 const EPOCH_NONE: i32 = -1;
@@ -177,7 +179,10 @@ pub(super) fn handle(
     };
     if set.len() > call.config.fetch_partitions_max {
         let max = call.config.fetch_partitions_max;
-        let words = format!("{} partitions, fetch_partitions_max = {max}", set.len());
+        let words = format!(
+            "{} partitions, limits.fetch_partitions_max = {max}",
+            set.len()
+        );
         return Err(request.malformed(words));
     }
     set.resolve(call.sink.catalog());
@@ -398,6 +403,14 @@ impl Reply {
         }
     }
 
+    /// Bytes of the frame, or a few more.
+    pub(super) fn bytes(&self) -> usize {
+        let partitions = self.partitions.iter();
+        let partitions = partitions
+            .map(|partition| FIELD_BYTES_MAX + partition.topic.len() + partition.record_bytes());
+        FIELD_BYTES_MAX + partitions.sum::<usize>()
+    }
+
     /// Writes the frame: here records are copied, once.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let ReplyTo {
@@ -405,12 +418,7 @@ impl Reply {
             correlation,
             api,
         } = self.reply_to;
-        let record_bytes: usize = self
-            .partitions
-            .iter()
-            .map(ReplyPartition::record_bytes)
-            .sum();
-        out.reserve(128 + 128 * self.partitions.len() + record_bytes);
+        out.reserve(self.bytes());
         let mut writer = Writer::begin(out, correlation, api.is_flexible(version));
         writer.i32(0); // Throttle time, ms.
         if version >= VERSION_SESSIONS_MIN {

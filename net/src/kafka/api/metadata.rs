@@ -99,7 +99,7 @@ fn missing(call: &Call<'_>, asked: &[Asked]) -> Vec<String> {
     names.dedup();
     if names.len() > room {
         tracing::warn!(
-            "not creating {} topics that were asked for: auto_create_topics_max = {max}",
+            "not creating {} topics that were asked for: topics.auto_create_max = {max}",
             names.len() - room
         );
         names.truncate(room);

@@ -118,6 +118,17 @@ pub(crate) enum Reply {
     Fetch(fetch::Reply),
 }
 
+impl Reply {
+    /// About how many bytes it holds; the same at every call.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Silent => 0,
+            Self::Frame(frame) => frame.len(),
+            Self::Fetch(reply) => reply.bytes(),
+        }
+    }
+}
+
 /// What a request remembers until its commands have ended.
 #[derive(Debug)]
 pub(crate) enum Work {
