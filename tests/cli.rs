@@ -1,0 +1,170 @@
+//! The command as scripts see it: what it prints where, and with which code it ends.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn millrace(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+    command.args(arguments);
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    millrace(arguments).output().expect("the command was built")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn directory(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    path
+}
+
+/// A broker on small files, and its `ready` line.
+fn serve(data_dir: &str) -> (Child, String) {
+    let mut child = millrace(&["serve", "--data-dir", data_dir, "--kafka", "127.0.0.1:0"])
+        .args(["--cores", "0", "--set", "server.pin=false"])
+        .args([
+            "--set",
+            "wal.file_bytes=4MiB",
+            "--set",
+            "wal.batch_bytes_max=2MiB",
+        ])
+        .args(["--set", "disk.reserve_bytes=1MiB"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command was built");
+    let mut ready = String::new();
+    let stdout = child.stdout.take().expect("piped");
+    BufReader::new(stdout)
+        .read_line(&mut ready)
+        .expect("a line of text");
+    (child, ready)
+}
+
+#[test]
+fn a_broker_is_asked_locked_stopped_and_inspected() {
+    let path = directory("cli");
+    let data_dir = path.to_str().unwrap();
+    let nobody = run(&["status", "--data-dir", data_dir]);
+    assert_eq!(nobody.status.code(), Some(69), "{}", stderr(&nobody));
+
+    let (mut broker, ready) = serve(data_dir);
+    let address = ready.strip_prefix("ready kafka=").expect("the ready line");
+    assert!(address.trim().starts_with("127.0.0.1:"), "{ready}");
+
+    let status = run(&["status", "--data-dir", data_dir]);
+    assert!(
+        stdout(&status).contains(address.trim()),
+        "{}",
+        stdout(&status)
+    );
+    let topics = run(&["topics", "--data-dir", data_dir, "--json"]);
+    assert_eq!(stdout(&topics).trim(), "[]");
+    for arguments in [
+        &["serve", "--data-dir", data_dir, "--kafka", "127.0.0.1:0"][..],
+        &["inspect", data_dir],
+    ] {
+        let refused = run(arguments);
+        assert_eq!(refused.status.code(), Some(77), "{arguments:?}");
+        let holder = format!("in use by process {}", broker.id());
+        assert!(stderr(&refused).contains(&holder), "{}", stderr(&refused));
+    }
+
+    kill_process(Pid::from_child(&broker), Signal::TERM).unwrap();
+    assert_eq!(broker.wait().unwrap().code(), Some(0));
+    let inspected = run(&["inspect", "--verify", data_dir]);
+    assert_eq!(inspected.status.code(), Some(0), "{}", stderr(&inspected));
+    let text = stdout(&inspected);
+    for part in [
+        "shard 0",
+        "wal-000000",
+        "manifest-",
+        "catalog  cluster",
+        "checksum",
+    ] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+
+    let manifest = fs::read_dir(path.join("shard-0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let manifest = manifest
+        .into_iter()
+        .find(|file| file.to_str().unwrap().contains("manifest"));
+    let manifest = manifest.expect("a manifest");
+    fs::write(&manifest, vec![0; 8192]).unwrap();
+    for arguments in [
+        &["inspect", data_dir][..],
+        &["serve", "--data-dir", data_dir, "--kafka", "127.0.0.1:0"],
+    ] {
+        let damaged = run(arguments);
+        assert_eq!(damaged.status.code(), Some(65), "{}", stderr(&damaged));
+        assert!(
+            stderr(&damaged).contains("manifest-"),
+            "{}",
+            stderr(&damaged)
+        );
+    }
+    fs::remove_dir_all(&path).unwrap();
+}
+
+#[test]
+fn wrong_words_are_refused_with_their_codes() {
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["sevre"], 64, "unrecognized subcommand"),
+        (
+            &["config", "--set", "wal.flies=1"],
+            78,
+            "did you mean `wal.files`?",
+        ),
+        (&["config", "--set", "wal.files"], 64, "NAME=VALUE"),
+        (
+            &["config", "--cores", "0,0"],
+            78,
+            "flag --cores: `server.cores`",
+        ),
+        (
+            &["serve", "--accept-loss", "everything"],
+            64,
+            "SHARD:FROM-TO",
+        ),
+        (&["inspect", "."], 78, "not a data directory"),
+    ];
+    for (arguments, code, words) in cases {
+        let output = run(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(words),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+    let variable = millrace(&["config"])
+        .env("MILLRACE_WAL_FILES", "17")
+        .output()
+        .unwrap();
+    assert!(
+        stdout(&variable).contains("\nfiles = 17\n"),
+        "{}",
+        stdout(&variable)
+    );
+    assert!(stdout(&run(&["cores"])).contains("recommended: --cores "));
+}
