@@ -1,5 +1,10 @@
 //! Starts: from packs and snapshots, after every kind of stop.
 
+use millrace_storage::LossRange;
+use millrace_storage::disk::FileName;
+use millrace_storage::error::StorageError;
+use millrace_storage::units::LeaderEpoch;
+
 use super::*;
 
 /// An append large enough that a few fill a WAL file.
@@ -134,4 +139,83 @@ fn producers_idle_at_a_restart_get_their_whole_time_again() {
             .append(0, partition, &BatchMaker::new(1).producer(9, 0, 1))
             .is_ok()
     );
+}
+
+#[test]
+fn an_accepted_loss_jumps_offsets_once_and_raises_the_epoch() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    for round in 0..12 {
+        let appended = world
+            .append(0, partition, &BatchMaker::new(1))
+            .expect("taken");
+        assert_eq!(appended.base_offset, Offset(round));
+        world.pass_ms(20); // Long enough for the log to note what is durable.
+    }
+    // Each append was a block of its own, a page long: damage the header of one in the middle.
+    world.disk = world.disk.after_power_cut(Survival::Nothing, 3);
+    world
+        .disk
+        .damage(ShardId(0), FileName::Wal(0), 4_096 * 10 + 8, &[0xff; 8]);
+    let (from, to) = match world.try_start() {
+        Err(OpenError::Storage(StorageError::Quarantine { from, to, .. })) => (from, to),
+        other => panic!("damage refuses the start: {other:?}"),
+    };
+    world.config.accept_loss = vec![(ShardId(0), LossRange { from, to })];
+    world.start();
+    world.config.accept_loss.clear();
+
+    let held = world.read_prefix(partition);
+    assert!(held.iter().copied().eq(0..held.len() as u64), "{held:?}");
+    assert!(
+        !held.is_empty() && held.len() < 12,
+        "some of it is lost: {held:?}"
+    );
+    let next = world
+        .append(0, partition, &BatchMaker::new(1))
+        .expect("taken");
+    assert!(
+        next.base_offset > Offset(12),
+        "no offset that was given out comes again"
+    );
+    let (from, epoch) = (next.base_offset, LeaderEpoch(1));
+    for _ in 0..2 {
+        let topic = world.shards[0].catalog().topic("t").expect("there");
+        assert_eq!(
+            topic.partitions[0].leader_epoch, epoch,
+            "metadata tells of it"
+        );
+        let mut fetch = world.wanted(&[(partition, from.0)], 0);
+        fetch.partitions[0].leader_epoch = Some(LeaderEpoch(0));
+        assert_eq!(
+            world.fetch(0, fetch.clone())[0].result.as_ref().err(),
+            Some(&Refusal::FencedLeaderEpoch { current: epoch })
+        );
+        fetch.partitions[0].leader_epoch = Some(epoch);
+        let found = world.fetch(0, fetch).remove(0).result.expect("held");
+        assert_eq!(bases(&found), [from.0]);
+        // A later start does not jump again.
+        world.power_cut();
+    }
+    let after = world
+        .append(0, partition, &BatchMaker::new(1))
+        .expect("taken");
+    assert_eq!(after.base_offset, from + 1);
+    // A reader that stands before the gap comes across it.
+    let behind = world.read(0, partition, held.len() as u64).expect("held");
+    assert_eq!(bases(&behind)[0], from.0);
+}
+
+impl World {
+    /// Base offsets of what a partition holds up to the first gap.
+    fn read_prefix(&mut self, partition: PartitionId) -> Vec<u64> {
+        let mut all = Vec::new();
+        loop {
+            let fetched = self.read(0, partition, all.len() as u64).expect("held");
+            if fetched.batches.is_empty() {
+                return all;
+            }
+            all.extend(bases(&fetched));
+        }
+    }
 }
