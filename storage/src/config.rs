@@ -31,7 +31,8 @@ pub struct StoreConfig {
     pub segment_bytes_min: u64,
     /// More packs than this with less than `segment_bytes_min` alive are merged into one.
     pub small_packs_max: usize,
-    /// Closed WAL files that wait for settling at most, before a pass begins.
+    /// Closed WAL files that wait for settling at most, before a pass begins; fewer when no
+    /// further file can be put into use. `usize::MAX`: age alone begins passes.
     pub settle_files_max: usize,
     /// A WAL file whose oldest entry is older than this is closed and settled, milliseconds.
     pub settle_after_ms: u64,

@@ -189,6 +189,11 @@ impl Slots {
         ops.push_back(DiskOp::Remove { token, file });
     }
 
+    /// Whether another slot is on its way.
+    pub(crate) fn is_making(&self) -> bool {
+        self.making.is_some()
+    }
+
     /// Whether operations are on their way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.making.is_none() && self.removing.is_empty()

@@ -691,3 +691,16 @@ fn a_clean_stop_gives_up_a_pass_and_leaves_nothing_behind() {
         world.check(1 << 20);
     }
 }
+
+#[test]
+fn a_limit_above_the_number_of_files_does_not_hold_the_log_up() {
+    let patient = StoreConfig {
+        settle_files_max: 100,
+        ..config()
+    };
+    let mut world = World::new(12, patient);
+    world.produce(A, 200, 8000);
+    assert!(world.ms < 10_000, "nobody waited for age: {} ms", world.ms);
+    assert!(world.settled > 10);
+    world.check(1 << 20);
+}

@@ -15,6 +15,7 @@ use crate::retention::{Kept, new_start};
 use crate::settle::{Settle, SettleContext, SettleFailure, Settled, Written};
 use crate::space::SpaceNews;
 use crate::units::{BootTime, Now, Offset, PartitionId};
+use crate::wal::Reserve;
 
 /// Logs that one turn of retention looks at.
 const RETENTION_LOGS_MAX: usize = 256;
@@ -147,7 +148,11 @@ impl Store {
         if is_due && self.wal.closed().is_empty() && self.settle.is_ready(now) {
             self.commit.roll(&mut self.wal, &mut self.ops);
         }
-        let enough = self.wal.closed().len() >= self.config.settle_files_max;
+        let files = self.wal.closed().len();
+        // A limit above the number of files must not hold the log up.
+        let is_held_up = !self.wal.can_roll(Reserve::Kept) && !self.wal.slots.is_making();
+        let may_begin = self.config.settle_files_max < usize::MAX;
+        let enough = files >= self.config.settle_files_max || is_held_up && may_begin;
         let durable = self.commit.durable_lsn();
         let oldest = self.wal.closed().front();
         let Some(file) = oldest.filter(|file| file.end_lsn <= durable) else {
