@@ -4,6 +4,7 @@
 mod admin;
 mod broker;
 mod consume;
+mod damage;
 mod kill;
 mod nodes;
 mod produce;
