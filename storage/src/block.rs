@@ -18,6 +18,7 @@
 //! |     64 |     8 | u64  | end LSN of its last kept block |                                 |
 //! |     72 |     4 | u32  | that block's header checksum   | 0: no block of it is kept       |
 //! |     76 |     4 | u32  | predecessor's slot             |                                 |
+//! |     80 |     8 | u64  | bytes of this file             | a shorter one was cut           |
 //!
 //! Block header, at the start of each block; blocks lie back to back from position 4096.
 //!
@@ -47,7 +48,7 @@ use crate::record::checksum;
 use crate::units::{FilePosition, Generation, LifeId, Lsn, PAGE_BYTES, ShardId, page_ceil};
 
 /// Bytes of one copy of the file header.
-pub const FILE_HEADER_BYTES: usize = 80;
+pub const FILE_HEADER_BYTES: usize = 88;
 /// Where the two copies stand.
 const FILE_HEADER_COPIES: [usize; 2] = [0, PAGE_BYTES / 2];
 /// Bytes of a block before its payload.
@@ -65,7 +66,7 @@ const FEATURES: u32 = 0;
 const CHECKSUMMED_FROM: usize = 8;
 const FILE_CHECKSUMMED_FROM: usize = 12;
 
-const _: () = assert!(FILE_HEADER_BYTES == 76 + size_of::<u32>());
+const _: () = assert!(FILE_HEADER_BYTES == 80 + size_of::<u64>());
 const _: () = assert!(BLOCK_HEADER_BYTES == 72 + size_of::<u64>());
 const _: () = assert!(
     BLOCK_HEADER_BYTES.is_multiple_of(8),
@@ -122,6 +123,8 @@ pub struct FileHeader {
     pub first_lsn: Lsn,
     /// What this file follows.
     pub predecessor: ChainPoint,
+    /// Length of the file: fixed before its header is written.
+    pub file_bytes: u64,
 }
 
 /// Why a file header gives nothing.
@@ -155,6 +158,7 @@ impl FileHeader {
         put.bytes(64, &self.predecessor.end_lsn.0.to_le_bytes());
         put.bytes(72, &self.predecessor.header_crc.to_le_bytes());
         put.bytes(76, &self.predecessor.slot.to_le_bytes());
+        put.bytes(80, &self.file_bytes.to_le_bytes());
         let sum = checksum(&copy[FILE_CHECKSUMMED_FROM..]);
         Put(&mut copy).bytes(8, &sum.to_le_bytes());
         for at in FILE_HEADER_COPIES {
@@ -211,6 +215,7 @@ impl FileHeader {
                 header_crc: get.u32(72),
                 slot: get.u32(76),
             },
+            file_bytes: get.u64(80),
         })
     }
 }

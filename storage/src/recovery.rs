@@ -135,6 +135,9 @@ fn begin(
         }
     }
     let life = LifeId(1);
+    let largest = block_bytes_for(config.batch_bytes_max) as u64;
+    let first_bytes = FIRST_FILE_BYTES.max(repersist::file_bytes_for(largest));
+    let first_bytes = first_bytes.min(config.wal_file_bytes);
     let header = FileHeader {
         shard: config.shard,
         slot: 0,
@@ -142,10 +145,8 @@ fn begin(
         generation: Generations::new(config).draw(life),
         first_lsn: Lsn(0),
         predecessor: ChainPoint::ORIGIN,
+        file_bytes: first_bytes,
     };
-    let largest = block_bytes_for(config.batch_bytes_max) as u64;
-    let first_bytes = FIRST_FILE_BYTES.max(repersist::file_bytes_for(largest));
-    let first_bytes = first_bytes.min(config.wal_file_bytes);
     make_slot(disk, 0, first_bytes)?;
     write_header(disk, &header)?;
     let manifest = Manifest::create(

@@ -245,6 +245,7 @@ impl Wal {
             generation: self.generations.draw(self.life_last),
             first_lsn: self.current.end_lsn,
             predecessor: self.point(),
+            file_bytes: self.slots.bytes_of(slot),
         };
         let next = WalFile::new(&header);
         let full = std::mem::replace(&mut self.current, next);

@@ -1,5 +1,5 @@
-//! Damage to a log at rest: a flipped bit, a misplaced or a stale sector. The machine refuses
-//! to start and changes nothing, or it has every message; never a shorter log.
+//! Damage to a log at rest: a flipped bit, a misplaced or a stale sector, a cut file. The
+//! machine refuses to start, or it has every message; never a shorter log.
 
 use millrace_storage::disk::FileName;
 use millrace_storage::error::{ReadError, StorageError};
@@ -11,7 +11,7 @@ use crate::seeds::each_seed;
 use crate::setup::Setup;
 
 const SECTOR_BYTES: usize = 512;
-/// Bits flipped and sectors overwritten in each case.
+/// Bits flipped, sectors overwritten and files cut in each case.
 const TRIES: u64 = 60;
 
 #[test]
@@ -74,7 +74,7 @@ fn hurt(disk: &mut SimDisk, dice: &mut Dice) -> String {
         .map_or(1, |last| last + 1);
     let sectors = used.div_ceil(SECTOR_BYTES);
     let sector = |number: usize| &bytes[number * SECTOR_BYTES..][..SECTOR_BYTES];
-    match dice.below(3) {
+    match dice.below(4) {
         0 | 1 => {
             let bit = dice.index(used * 8);
             disk.damage(
@@ -85,10 +85,15 @@ fn hurt(disk: &mut SimDisk, dice: &mut Dice) -> String {
             );
             format!("flipping bit {} of byte {} of {file}", bit % 8, bit / 8)
         }
-        _ => {
+        2 => {
             let (from, to) = (dice.index(sectors), dice.index(sectors));
             disk.damage(SHARD, file, (to * SECTOR_BYTES) as u64, sector(from));
             format!("sector {from} of {file} written over sector {to}")
+        }
+        _ => {
+            let end = dice.index(used);
+            disk.cut(SHARD, file, end as u64);
+            format!("cutting {file} at {end} of {used} bytes")
         }
     }
 }

@@ -16,6 +16,7 @@ fn file_header() -> FileHeader {
             end_lsn: Lsn(0x8000),
             header_crc: 0xa1b2_c3d4,
         },
+        file_bytes: 0x1_0000,
     }
 }
 
@@ -163,11 +164,12 @@ fn a_block_of_another_generation_fails_its_payload_too() {
 }
 
 const FILE_HEADER_GOLDEN: &str = "
-4d5257414c4844527d78d69101000300
+4d5257414c484452ba96062d01000300
 00000000050000000700000000000000
 88776655443322110090000000000000
 06000000000000000807060504030201
 0080000000000000d4c3b2a104000000
+0000010000000000
 ";
 
 const BLOCK_HEADER_GOLDEN: &str = "

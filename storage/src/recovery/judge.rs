@@ -7,8 +7,9 @@
 //! several groups in flight a hole in front of whole blocks is an ordinary crash.
 //!
 //! Witnesses are blocks of the live end's own life behind the end, and blocks of later lives: a
-//! roll whose header or predecessor did not survive. Earlier lives off the chain were abandoned by
-//! an earlier recovery and say nothing about this end.
+//! roll whose header or predecessor did not survive. A live end whose file is shorter than its
+//! header says has lost its witnesses: all that had room there counts as acknowledged. Earlier
+//! lives off the chain were abandoned by an earlier recovery and say nothing about this end.
 
 use super::chain::Chain;
 use super::reader::FileReader;
@@ -53,6 +54,10 @@ pub(super) fn hear(
             testimony.hear(header);
         }
     })?;
+    if bytes < live.file_bytes {
+        testimony.end = live.first_lsn + (live.file_bytes - FIRST_BLOCK.0);
+        testimony.durable = testimony.end;
+    }
     let later = hear_lives(disk, survey, (live.shard, live.life.0 + 1), seeding)?;
     testimony.durable = testimony.durable.max(later.durable);
     testimony.end = testimony.end.max(later.end);

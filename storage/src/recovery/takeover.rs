@@ -224,6 +224,7 @@ impl Recovery<'_> {
             generation: Generations::new(self.config).draw(life),
             first_lsn: plan.first_lsn,
             predecessor: plan.point,
+            file_bytes: bytes,
         };
         Ok((header, bytes))
     }
