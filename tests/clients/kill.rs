@@ -25,8 +25,8 @@ fn twenty_kills_under_load_lose_nothing_and_change_no_offset() {
     let mut next_id = 0;
     for round in 0..ROUNDS {
         let broker = Broker::start(&directory, &arguments);
-        for partition in 0..PARTITIONS {
-            check(&broker, partition as i32, &mut known[partition]);
+        for (partition, known) in (0..).zip(&mut known) {
+            check(&broker, partition, known);
         }
         let load = Duration::from_millis(100 + 37 * (round as u64 % 7));
         let acknowledged = produce_until_killed(broker, load, &mut next_id);
@@ -40,8 +40,8 @@ fn twenty_kills_under_load_lose_nothing_and_change_no_offset() {
         }
     }
     let broker = Broker::start(&directory, &arguments);
-    for partition in 0..PARTITIONS {
-        check(&broker, partition as i32, &mut known[partition]);
+    for (partition, known) in (0..).zip(&mut known) {
+        check(&broker, partition, known);
     }
     broker.stop();
 }
