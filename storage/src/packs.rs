@@ -155,18 +155,21 @@ impl Packs {
 
     /// Enters a live section under its log.
     fn index(&mut self, new: SectionRef) {
-        let section = self.section(new);
+        let section = section_of(&self.packs, new);
         if section.kind != SectionKind::Batches {
             return;
         }
-        let (partition, base, bytes) = (section.partition, section.base_offset, section.bytes);
-        let mut log = self.logs.remove(&partition).unwrap_or_default();
-        let at = log
-            .sections
-            .partition_point(|section| self.section(*section).base_offset < base);
-        log.sections.insert(at, new);
+        let (base, bytes) = (section.base_offset, section.bytes);
+        let log = self.logs.entry(section.partition).or_default();
+        let begins_below = |at: &SectionRef| section_of(&self.packs, *at).base_offset < base;
+        // Nearly always the new section is the log's last.
+        if log.sections.back().is_none_or(begins_below) {
+            log.sections.push_back(new);
+        } else {
+            let at = log.sections.partition_point(begins_below);
+            log.sections.insert(at, new);
+        }
         log.bytes += bytes;
-        self.logs.insert(partition, log);
     }
 
     /// Whether each log's sections are disjoint, as they must be.
@@ -191,9 +194,7 @@ impl Packs {
 
     /// A section that is indexed or held.
     pub(crate) fn section(&self, at: SectionRef) -> &Section {
-        self.pack(at.pack)
-            .section(at.number)
-            .expect("a section's number is in its directory")
+        section_of(&self.packs, at)
     }
 
     /// A section, if its pack is still there.
@@ -448,4 +449,10 @@ impl Pack {
         let section = self.section(number)?;
         Some((section.position, section.file_bytes()))
     }
+}
+
+fn section_of(packs: &BTreeMap<PackId, Pack>, at: SectionRef) -> &Section {
+    packs[&at.pack]
+        .section(at.number)
+        .expect("a section's number is in its directory")
 }
