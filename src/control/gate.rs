@@ -119,7 +119,6 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use millrace_net::control::WorkerReport;
 
     use super::*;
 
@@ -134,7 +133,7 @@ mod tests {
         let replies = Replies::new();
         let to_gate = replies.clone();
         let answering: Inbox = Box::new(move |request| {
-            let answer = ControlAnswer::Report(Box::new(WorkerReport::default()));
+            let answer = ControlAnswer::Report(Box::default());
             to_gate.push(ControlReply {
                 token: request.token,
                 answer,

@@ -25,7 +25,7 @@ fn the_manifest_survives_a_power_cut_at_any_io() {
         let mut disk = SimDisk::new(seed);
         let mut edits = Edits::default();
         for life in 0..LIVES {
-            let fails = dice.one_in(3).then(|| Fault::SyncInVain);
+            let fails = dice.one_in(3).then_some(Fault::SyncInVain);
             stop_somewhere(&mut disk, &mut dice, fails);
             let stopped = edits.live(&mut disk, &mut dice);
             ensure!(

@@ -88,7 +88,7 @@ impl Remains {
         config: &StartConfig,
         worker: &WorkerConfig,
         directories: u16,
-    ) -> Result<World, (Self, OpenError)> {
+    ) -> Result<World, Box<(Self, OpenError)>> {
         let disk = RefCell::new(self.disk);
         let files = &disk;
         let open = (0..directories).map(ShardId).map(|shard| ShardDirectory {
@@ -98,7 +98,7 @@ impl Remains {
         let opened = open_all(config, self.now, open.collect());
         let disk = disk.into_inner();
         match opened {
-            Err(error) => Err((Self { disk, ..self }, error)),
+            Err(error) => Err(Box::new((Self { disk, ..self }, error))),
             Ok(shards) => {
                 let node = |shard| Node {
                     worker: Worker::new(worker.clone(), shard),

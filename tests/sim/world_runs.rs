@@ -211,7 +211,8 @@ impl Run {
         let config = self.start_config(shards);
         let remains = match remains.start(&config, &self.worker, self.directories) {
             Ok(world) => world.stop(),
-            Err((remains, error)) => {
+            Err(refused) => {
+                let (remains, error) = *refused;
                 ensure!(
                     remains.disk.is_off(),
                     "no start: {error}\n{}",
@@ -248,7 +249,8 @@ impl Run {
         self.directories = self.directories.max(shards);
         let config = self.start_config(shards);
         let started = remains.start(&config, &self.worker, self.directories);
-        started.map_err(|(remains, error)| {
+        started.map_err(|refused| {
+            let (remains, error) = *refused;
             Failure(format!(
                 "{shards} shards do not start: {error}\n{}",
                 remains.disk.trace()
