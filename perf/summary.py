@@ -39,9 +39,10 @@ def commits(report, size, figure):
 
 
 def lone_commit(report, figure):
+    """The better of the ways to do one 4 KiB commit: the floor must not flatter the broker."""
     ways = report["commits"]
-    way = next(w for w in ways if w["commit_bytes"] == 4096 and w["groups_in_flight"] == 1)
-    return way["latency"][figure]
+    lone = [w for w in ways if w["commit_bytes"] == 4096 and w["groups_in_flight"] == 1]
+    return min(way["latency"][figure] for way in lone)
 
 
 def is_good(report):

@@ -5,13 +5,14 @@
 //! before, from memory that the kernel knows. With several in flight a commit counts, as in the
 //! log, when it and all before it are done. The file is opened with O_DSYNC, which makes each write
 //! what the log's RWF_DSYNC makes it. Each completion passes through the generator's runtime, some
-//! microseconds that the broker's own ring does not need.
+//! microseconds that the broker's own ring does not need, and more on busy cores: so a lone commit
+//! is measured as a blocking call too, which waits for nobody but the disk.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{IoSlice, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rustix::fs::OFlags;
+use rustix::io::{ReadWriteFlags, pwritev2};
 use serde::Serialize;
 
 use crate::args::DiskArgs;
@@ -27,7 +29,7 @@ use crate::recorder::Latency;
 use crate::report::LatencyReport;
 use crate::schedule::Clock;
 use crate::table::{micros_text, rate_text};
-use crate::transport::{self, DirectFile};
+use crate::transport::{self, DIRECT_BYTES, DirectFile};
 
 const SCHEMA_VERSION: u32 = 1;
 /// The file that is written round and round; larger than what a disk's own cache hides.
@@ -49,9 +51,20 @@ pub(crate) struct DiskReport {
     sequential_read: ReadReport,
 }
 
+/// How a commit is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Call {
+    /// Through a ring.
+    Ring,
+    /// By a thread that sleeps until it is done; one in flight.
+    Blocking,
+}
+
 /// One way of committing.
 #[derive(Clone, Debug, Serialize)]
 struct CommitReport {
+    call: Call,
     commit_bytes: usize,
     groups_in_flight: usize,
     commits_per_s: f64,
@@ -78,6 +91,8 @@ pub(crate) fn run(args: &DiskArgs) -> anyhow::Result<DiskReport> {
     let file = create(&args.dir)?;
     let mut commits = Vec::new();
     for commit_bytes in COMMIT_BYTES {
+        eprintln!("commits of {commit_bytes} B, blocking");
+        commits.push(commit_blocking(&file, commit_bytes, args.duration)?);
         for groups_in_flight in GROUPS_IN_FLIGHT {
             eprintln!("commits of {commit_bytes} B, {groups_in_flight} in flight");
             let way = Way {
@@ -157,14 +172,55 @@ fn commit(file: File, way: Way, duration: Duration) -> anyhow::Result<CommitRepo
         let lasted = Duration::from_nanos(commits.clock.now_ns());
         anyhow::Ok((latency, lasted.as_secs_f64()))
     })?;
-    let commits_per_s = latency.count() as f64 / lasted;
-    Ok(CommitReport {
-        commit_bytes: way.bytes,
-        groups_in_flight: way.in_flight,
-        commits_per_s,
-        bytes_per_s: commits_per_s * way.bytes as f64,
-        latency: LatencyReport::of(&latency).context("not one commit in the time")?,
-    })
+    CommitReport::new(Call::Ring, way, &latency, lasted)
+}
+
+/// The same, one after the other, without a ring.
+fn commit_blocking(file: &File, bytes: usize, duration: Duration) -> anyhow::Result<CommitReport> {
+    let memory = vec![0x5a; bytes + DIRECT_BYTES];
+    let at = memory.as_ptr().align_offset(DIRECT_BYTES);
+    let block = [IoSlice::new(&memory[at..at + bytes])];
+    let commit_bytes = u64::try_from(bytes)?;
+    let clock = Clock::start();
+    let mut latency = Latency::new();
+    let mut position = 0;
+    let until_ns = u64::try_from(duration.as_nanos())?;
+    let mut begun_ns = clock.now_ns();
+    while begun_ns < until_ns {
+        let written = pwritev2(file, &block, position, ReadWriteFlags::DSYNC);
+        ensure!(
+            written.context("a commit failed")? == bytes,
+            "a commit was cut short"
+        );
+        let now_ns = clock.now_ns();
+        latency.record(now_ns - begun_ns, 1);
+        begun_ns = now_ns;
+        position = (position + commit_bytes) % FILE_BYTES;
+    }
+    let lasted = Duration::from_nanos(clock.now_ns()).as_secs_f64();
+    CommitReport::new(
+        Call::Blocking,
+        Way {
+            bytes,
+            in_flight: 1,
+        },
+        &latency,
+        lasted,
+    )
+}
+
+impl CommitReport {
+    fn new(call: Call, way: Way, latency: &Latency, lasted_s: f64) -> anyhow::Result<Self> {
+        let commits_per_s = latency.count() as f64 / lasted_s;
+        Ok(Self {
+            call,
+            commit_bytes: way.bytes,
+            groups_in_flight: way.in_flight,
+            commits_per_s,
+            bytes_per_s: commits_per_s * way.bytes as f64,
+            latency: LatencyReport::of(latency).context("not one commit in the time")?,
+        })
+    }
 }
 
 /// What the slots of one measurement share.
@@ -272,16 +328,20 @@ impl DiskReport {
         }
         writeln!(
             out,
-            "\n{:>10}{:>11}{:>14}{:>14}{:>10}{:>10}{:>10}",
-            "bytes", "in flight", "commits/s", "MB/s", "p50", "p99", "max"
+            "\n{:>10}{:>10}{:>11}{:>14}{:>14}{:>10}{:>10}{:>10}",
+            "bytes", "call", "in flight", "commits/s", "MB/s", "p50", "p99", "max"
         )
         .expect("a string takes everything");
         for commit in &self.commits {
             let latency = &commit.latency;
             writeln!(
                 out,
-                "{:>10}{:>11}{:>14}{:>14.1}{:>10}{:>10}{:>10}",
+                "{:>10}{:>10}{:>11}{:>14}{:>14.1}{:>10}{:>10}{:>10}",
                 commit.commit_bytes,
+                match commit.call {
+                    Call::Ring => "ring",
+                    Call::Blocking => "blocking",
+                },
                 commit.groups_in_flight,
                 rate_text(commit.commits_per_s),
                 commit.bytes_per_s / 1e6,
@@ -340,6 +400,8 @@ mod tests {
         );
         let report = report.expect("measured");
         assert!(report.commits_per_s > 0.0 && report.latency.p50_us > 0.0);
+        let blocking = commit_blocking(&file, 4096, Duration::from_millis(50)).expect("measured");
+        assert!(blocking.latency.p50_us > 0.0);
         assert!(read(file).expect("read").bytes_per_s > 0.0);
     }
 }
