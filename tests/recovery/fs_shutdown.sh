@@ -13,14 +13,15 @@ shut_down() {
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))' "$1"
 }
 
-mount_small 512
+# Room enough that the log never waits for space: an idle broker would not notice the fault.
+mount_small 2048
 for round in $(seq "$rounds"); do
   serve "$scratch/mnt/data"
   [ "$round" = 1 ] ||
     "$acked_load" check "$address" shutdown "$scratch/acked" || fail "round $round"
   "$acked_load" produce "$address" shutdown "$scratch/acked" >"$scratch/load" &
   load=$!
-  sleep "1.$round"
+  sleep "0.$((2 + round))"
   shut_down "$scratch/mnt"
   ended 75
   wait "$load" || fail "the load generator: $(cat "$scratch/load")"
