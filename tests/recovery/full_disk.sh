@@ -21,8 +21,8 @@ grep -q "Disk error" "$scratch/load" || fail "producing was not refused after th
 "$acked_load" delete "$address" full
 resumed=""
 for _ in $(seq 30); do
-  "$acked_load" produce "$address" after "$scratch/after" 2 | tee "$scratch/load"
-  if grep -q "^[1-9][0-9]* acknowledged, then: the time is up" "$scratch/load"; then
+  "$acked_load" produce "$address" after "$scratch/after" 1 | tee "$scratch/load"
+  if grep -q "^[1-9][0-9]* acknowledged" "$scratch/load"; then
     resumed=yes
     break
   fi
