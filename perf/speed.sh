@@ -78,6 +78,22 @@ measure_ack_settling() {
     done
 }
 
+# A burst into a log whose files are ready: a fresh broker fills them with zeros first.
+measure_burst() {
+    local batch run
+    for batch in 64KiB 1MiB; do
+        for run in $(seq "$runs"); do
+            echo "== burst-$batch, run $run of $runs" >&2
+            start_broker --cores 0
+            sleep 8
+            "$millrace" bench produce --target "$address" "${load[@]}" --batch "$batch" \
+                --warmup 0s --duration 500ms --no-verify --json "$out/burst-$batch-$run.json" ||
+                echo "== burst-$batch, run $run did not end well" >&2
+            stop_broker
+        done
+    done
+}
+
 cargo build --release --manifest-path "$root/Cargo.toml"
 mkdir -p "$out"
 cd "$data"
@@ -91,9 +107,8 @@ measure_ack_settling
 # One shard, several connections, batches of 64 KiB and of 1 MiB: a burst that fits into the log,
 # then several times the log, then the generator alone.
 load=(--connections 4 --depth 8)
+measure_burst
 for batch in 64KiB 1MiB; do
-    measure "burst-$batch" produce --cores 0 "${load[@]}" --batch $batch \
-        --warmup 0s --duration 500ms --no-verify
     measure "sustained-$batch" produce --cores 0 "${load[@]}" --batch $batch --duration 15s
     measure "sink-$batch" produce --target sink "${load[@]}" --batch $batch --duration 5s
 done
