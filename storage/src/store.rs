@@ -239,11 +239,13 @@ impl Store {
         self.commit.poisoned()
     }
 
-    /// Whether a batch of usual size would be taken now. While not, the caller stops reading from
-    /// producers; it asks again after completions.
+    /// Whether a batch of usual size would be answered for now: taken, or refused for want of disk
+    /// space, which producers have to hear. While not, the caller stops reading from them; it asks
+    /// again after completions.
     #[must_use]
     pub fn accepts_appends(&self) -> bool {
-        self.commit.poisoned().is_none() && self.commit.has_room(&self.wal, Reserve::Kept)
+        let is_answered = self.space.is_full() || self.commit.has_room(&self.wal, Reserve::Kept);
+        self.commit.poisoned().is_none() && is_answered
     }
 
     // Logs.

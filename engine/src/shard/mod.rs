@@ -556,11 +556,17 @@ impl Shard {
             }
             StoreEvent::Poisoned(error) => self.poison(error),
             StoreEvent::DiskFull(full) => {
-                tracing::warn!(
-                    shard = self.id.0,
-                    full,
-                    "the disk came to its reserve or left it"
-                );
+                self.counters.disk_full_now = full;
+                let shard = self.id.0;
+                if full {
+                    tracing::warn!(
+                        shard,
+                        "the disk is nearly full: producers are refused until there is room \
+                         (disk.low_bytes, disk.reserve_bytes); delete topics, or free space"
+                    );
+                } else {
+                    tracing::info!(shard, "the disk has room again: producers are served");
+                }
             }
             StoreEvent::Settled { settled_lsn } => {
                 tracing::debug!(shard = self.id.0, lsn = settled_lsn.0, "settled");

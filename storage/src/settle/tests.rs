@@ -657,6 +657,37 @@ fn a_full_disk_refuses_batches_takes_deletes_and_resumes() {
 }
 
 #[test]
+fn a_log_that_cannot_be_settled_for_want_of_space_refuses_instead_of_waiting() {
+    let small = StoreConfig {
+        reserve_bytes: 0,
+        disk_low_bytes: 200_000,
+        ..config()
+    };
+    let mut world = World::new(13, small);
+    world.logs.remove(&B);
+    world.run();
+    // The log's own files are there; a pack finds no room.
+    world.disk.set_capacity(world.disk.used_bytes());
+    while world.append(A, 8000).is_ok() {
+        world.run();
+    }
+    assert_eq!(world.append(A, 8000), Err(AppendError::WalFull));
+    assert!(!world.store.accepts_appends(), "nobody knows yet why");
+    world.ms += 1000;
+    world.run();
+    assert!(world.store.accepts_appends(), "producers must hear it");
+    assert_eq!(world.append(A, 8000), Err(AppendError::DiskFull));
+    world.disk.set_capacity(u64::MAX);
+    for _ in 0..100 {
+        world.ms += 1000;
+        world.run();
+    }
+    world.append(A, 8000).expect("there is room again");
+    world.run();
+    world.check(1 << 20);
+}
+
+#[test]
 fn a_clean_stop_gives_up_a_pass_and_leaves_nothing_behind() {
     for turns in 0..120 {
         let mut world = World::new(11, config());

@@ -324,8 +324,6 @@ impl Store {
         let is_question = matches!(done.result, Ok(DiskOutcome::Space(_)));
         let news = self.space.handle(done, &mut self.ops);
         if let SpaceNews::Full(is_full) = news {
-            let shard = self.config.shard;
-            tracing::warn!(%shard, is_full, "the disk came to its low-water mark or left it");
             self.events.push_back(StoreEvent::DiskFull(is_full));
         }
         if is_question || news != SpaceNews::Nothing {
