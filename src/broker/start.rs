@@ -204,6 +204,7 @@ impl Setup<'_> {
             receive_buffers: u16::try_from(self.config.memory.receive_buffers)
                 .expect("bounded by its range"),
             idle_spin_us: self.config.server.idle_spin_us,
+            commit_spin_us: self.config.server.commit_spin_us,
             deals_connections: !self.config.kafka.node_per_core,
             ..DriverConfig::default()
         };

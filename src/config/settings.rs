@@ -102,6 +102,8 @@ settings! {
         /// How long an idle shard spins before it sleeps, microseconds. Spinning answers faster and
         /// burns the core; 0 never spins.
         idle_spin_us: u64 = 20, 0..=3_600_000_000;
+        /// The same while a commit is on its way to the disk, whose end a client waits for.
+        commit_spin_us: u64 = 200, 0..=3_600_000_000;
         /// Threads for work that is too long for a shard's turn, as decompressing for a search.
         job_threads: u64 = 1, 1..=64;
         /// What is logged on standard error: a level (error, warn, info, debug, trace), or
@@ -149,8 +151,9 @@ settings! {
         file_bytes: u64 = 64 * MIB, MIB..=4 * GIB;
         /// Log files. Together they bound what may wait to be settled into packs.
         files: u64 = 8, 3..=1_024;
-        /// Memory of one commit group, bytes; a multiple of 4096.
-        commit_buffer_bytes: u64 = MIB, 64 * KIB..=64 * MIB;
+        /// Memory of one commit group, bytes; a multiple of 4096. A larger batch is a group of its
+        /// own, in memory of its own.
+        commit_buffer_bytes: u64 = MIB + 4 * KIB, 64 * KIB..=64 * MIB;
         /// Commit groups that may be on their way to the disk at once.
         groups_in_flight_max: u64 = 4, 1..=4;
         /// Groups that are closed and not durable yet, bytes; past it producers wait.

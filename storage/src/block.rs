@@ -42,8 +42,7 @@
 //!
 //! What is read from a disk may be anything: decoding checks every bound and never panics.
 
-use crc_fast::{CrcAlgorithm, Digest};
-
+use crate::crc::{self, Known, Sum};
 use crate::record::checksum;
 use crate::units::{FilePosition, Generation, LifeId, Lsn, PAGE_BYTES, ShardId, page_ceil};
 
@@ -386,13 +385,22 @@ impl Seeding {
     }
 
     pub(crate) fn payload_crc(self, generation: Generation, payload: &[u8]) -> u32 {
-        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        self.payload_crc_with(generation, payload, &[])
+    }
+
+    /// The same, without reading the parts whose sums are known.
+    pub(crate) fn payload_crc_with(
+        self,
+        generation: Generation,
+        payload: &[u8],
+        known: &[Known],
+    ) -> u32 {
+        let mut sum = Sum::new();
         if self == Self::Generation {
-            digest.update(&generation.0.to_le_bytes());
+            sum.update(&generation.0.to_le_bytes());
         }
-        digest.update(payload);
-        // A 32-bit algorithm's checksum fits 32 bits.
-        digest.finalize() as u32
+        crc::update_with(&mut sum, payload, known);
+        sum.finish()
     }
 }
 

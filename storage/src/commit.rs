@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use crate::block::{BLOCK_HEADER_BYTES, BlockHeader, FileHeader, Seeding, block_bytes_for};
 use crate::buf::{AlignedBuf, BufferPool};
 use crate::config::{SeededBug, StoreConfig};
+use crate::crc::Known;
 use crate::disk::{
     DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, DiskTokens, FileName, WriteSync,
 };
@@ -95,6 +96,8 @@ struct OpenGroup {
     capacity: usize,
     entries: u32,
     first_lsn: Lsn,
+    /// Parts of the payload whose sums are known.
+    known: Vec<Known>,
 }
 
 #[derive(Debug)]
@@ -270,6 +273,16 @@ impl Commit {
         })
     }
 
+    /// Notes the sum of a part of the entry that was just taken, in positions of the payload.
+    pub(crate) fn note_known(&mut self, part: Known) {
+        let open = self.open.as_mut().expect("an entry was just taken");
+        assert!(
+            BLOCK_HEADER_BYTES + part.end <= open.used,
+            "a part of an entry"
+        );
+        open.known.push(part);
+    }
+
     /// Opens a group with room for a block of `need` bytes.
     fn open(&mut self, wal: &mut Wal, need: usize, reserve: Reserve) -> Result<(), AppendError> {
         let usual = self.pool.buffer_bytes();
@@ -296,6 +309,7 @@ impl Commit {
             used: BLOCK_HEADER_BYTES,
             entries: 0,
             first_lsn: wal.current().end_lsn,
+            known: Vec::new(),
         });
         self.seal_at = None;
         Ok(())
@@ -325,7 +339,10 @@ impl Commit {
 
     fn push_block(&mut self, wal: &mut Wal, open: OpenGroup) {
         let OpenGroup {
-            mut buffer, used, ..
+            mut buffer,
+            used,
+            known,
+            ..
         } = open;
         let bytes = page_ceil(used);
         buffer[used..bytes].fill(0);
@@ -336,6 +353,7 @@ impl Commit {
             "nothing was placed between"
         );
         let fits = "a block is far below 4 GiB";
+        let payload = &buffer[BLOCK_HEADER_BYTES..used];
         let header = BlockHeader {
             generation: place.generation,
             life: place.life,
@@ -343,10 +361,10 @@ impl Commit {
             first_lsn: place.first_lsn,
             durable_lsn: self.durable_lsn,
             block_bytes: u32::try_from(bytes).expect(fits),
-            payload_bytes: u32::try_from(used - BLOCK_HEADER_BYTES).expect(fits),
+            payload_bytes: u32::try_from(payload.len()).expect(fits),
             payload_crc: self
                 .seeding
-                .payload_crc(place.generation, &buffer[BLOCK_HEADER_BYTES..used]),
+                .payload_crc_with(place.generation, payload, &known),
             prev_header_crc: wal.prev_header_crc,
             shard: wal.shard(),
             entries: open.entries,
@@ -546,6 +564,7 @@ impl Commit {
                 used: BLOCK_HEADER_BYTES,
                 entries: 0,
                 first_lsn: wal.current().end_lsn,
+                known: Vec::new(),
             },
         );
         self.submit(ops);

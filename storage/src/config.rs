@@ -60,7 +60,7 @@ impl Default for StoreConfig {
             shard: ShardId(0),
             wal_file_bytes: 64 << 20,
             wal_files: 8,
-            commit_buffer_bytes: 1 << 20,
+            commit_buffer_bytes: (1 << 20) + PAGE_BYTES,
             groups_in_flight_max: 4,
             commit_queue_bytes_max: 32 << 20,
             backend: CommitBackend::Dsync,

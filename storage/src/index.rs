@@ -17,10 +17,9 @@
 
 use std::ops::Range;
 
-use crc_fast::{CrcAlgorithm, Digest};
-
 use crate::codec::{Reader, Writer};
-use crate::record::BatchHeader;
+use crate::crc::{self, Sum};
+use crate::record::{self, BatchHeader};
 use crate::units::Offset;
 
 /// A chunk grows no further once it has this many bytes.
@@ -157,16 +156,11 @@ pub(crate) struct IndexBuilder {
     checksum: u32,
 }
 
+#[derive(Debug)]
 struct OpenChunk {
     base_offset: Offset,
     position: u64,
-    digest: Digest,
-}
-
-impl std::fmt::Debug for OpenChunk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "OpenChunk({} at {})", self.base_offset, self.position)
-    }
+    sum: Sum,
 }
 
 impl IndexBuilder {
@@ -180,8 +174,19 @@ impl IndexBuilder {
         }
     }
 
-    /// Takes the section's next batch.
+    /// Takes the section's next batch, and sums its bytes.
     pub(crate) fn push(&mut self, header: &BatchHeader, batch: &[u8]) {
+        self.open_chunk(header, batch).update(batch);
+    }
+
+    /// The same for a batch whose own checksum was verified since it was read, which stands for
+    /// most of its bytes.
+    pub(crate) fn push_verified(&mut self, header: &BatchHeader, batch: &[u8]) {
+        record::sum_batch(self.open_chunk(header, batch), header, batch);
+    }
+
+    /// Enters a batch in the chunk that it belongs to, and gives that one's sum.
+    fn open_chunk(&mut self, header: &BatchHeader, batch: &[u8]) -> &mut Sum {
         let batch_bytes = batch.len() as u64;
         let chunk_bytes = (self.open.as_ref()).map_or(0, |open| self.bytes - open.position);
         if chunk_bytes > 0 && chunk_bytes + batch_bytes > CHUNK_BYTES {
@@ -190,11 +195,11 @@ impl IndexBuilder {
         let open = self.open.get_or_insert_with(|| OpenChunk {
             base_offset: header.base_offset,
             position: self.bytes,
-            digest: Digest::new(CrcAlgorithm::Crc32Iscsi),
+            sum: Sum::new(),
         });
-        open.digest.update(batch);
         self.bytes += batch_bytes;
         self.max_timestamp_ms = self.max_timestamp_ms.max(header.max_timestamp_ms);
+        &mut open.sum
     }
 
     fn close_chunk(&mut self) {
@@ -202,9 +207,8 @@ impl IndexBuilder {
             return;
         };
         let chunk_bytes = self.bytes - open.position;
-        // A 32-bit algorithm's checksum fits 32 bits.
-        let checksum = open.digest.finalize() as u32;
-        self.checksum = join_checksums(self.checksum, checksum, chunk_bytes);
+        let checksum = open.sum.finish();
+        self.checksum = crc::join(self.checksum, checksum, chunk_bytes);
         self.entries.push(IndexEntry {
             base_offset: open.base_offset,
             position: open.position,
@@ -222,16 +226,6 @@ impl IndexBuilder {
         };
         (!index.entries.is_empty()).then_some((index, self.checksum))
     }
-}
-
-/// CRC-32C of two byte strings in a row, from their own checksums and the second one's length.
-pub(crate) fn join_checksums(first: u32, second: u32, second_bytes: u64) -> u32 {
-    crc_fast::checksum_combine(
-        CrcAlgorithm::Crc32Iscsi,
-        u64::from(first),
-        u64::from(second),
-        second_bytes,
-    ) as u32
 }
 
 #[cfg(test)]

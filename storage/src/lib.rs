@@ -10,6 +10,7 @@ mod codec;
 mod cold;
 mod commit;
 pub mod config;
+mod crc;
 pub mod disk;
 pub mod entry;
 pub mod error;

@@ -29,6 +29,10 @@ pub(crate) const MERGE_OUTPUT_TAG: u8 = 38;
 const MERGE_BYTES_MAX: u64 = 256 << 20;
 /// Dead bytes for which a shared pack is rewritten.
 const DEAD_BYTES_MIN: u64 = 1 << 20;
+/// Bytes of one write, small so that commits wait behind little.
+const WRITE_BYTES: usize = 256 << 10;
+/// Writes on their way at most.
+const WRITES_IN_FLIGHT_MAX: usize = 2;
 /// How long a merge that failed waits.
 const RETRY_MS: u64 = 60_000;
 
@@ -142,7 +146,7 @@ impl Merge {
         self.retry_at = None;
         context.packs.begin_merge(&sources);
         let copy = Copy::new(sources, self.small_bytes, context.packs);
-        let mut output = Output::new(self.shard, MERGE_OUTPUT_TAG);
+        let mut output = Output::new(self.shard, MERGE_OUTPUT_TAG, WRITE_BYTES);
         let file = copy.file();
         output.begin(file, copy.file_bytes_max(), context.ops);
         self.phase = Phase::Copying(copy, output);
@@ -179,7 +183,7 @@ impl Merge {
         context: &mut MergeContext<'_>,
     ) -> Result<(), SettleFailure> {
         if let Phase::Copying(copy, output) = &mut self.phase {
-            if let Err(error) = copy.step(output, context.packs, context.ops) {
+            if let Err(error) = copy.step(output, context.packs) {
                 return self.give_up(now, SettleFailure::Source(error), context);
             }
             if let Some(op) = copy.poll_disk(&mut self.tokens, context.packs) {
@@ -195,6 +199,10 @@ impl Merge {
         let Phase::Copying(copy, output) = &mut self.phase else {
             return;
         };
+        while output.wants_write() && output.in_flight() < WRITES_IN_FLIGHT_MAX {
+            output.write_next(context.ops);
+        }
+        output.sync_when_flushed(context.ops);
         if copy.is_done() && output.is_idle() {
             output.end(context.ops);
         }

@@ -147,6 +147,32 @@ impl PackWriter {
     /// Appends a batch to the section of its partition, which comes to be with its first batch.
     /// Batches come sorted by partition and offset.
     pub(crate) fn batch(&mut self, partition: PartitionId, header: &BatchHeader, batch: &[u8]) {
+        self.open_section(partition, header, batch)
+            .index
+            .push(header, batch);
+        self.put(batch);
+    }
+
+    /// The same for a batch that was verified since it was read.
+    pub(crate) fn verified_batch(
+        &mut self,
+        partition: PartitionId,
+        header: &BatchHeader,
+        batch: &[u8],
+    ) {
+        self.open_section(partition, header, batch)
+            .index
+            .push_verified(header, batch);
+        self.put(batch);
+    }
+
+    /// Enters a batch in the section that it belongs to.
+    fn open_section(
+        &mut self,
+        partition: PartitionId,
+        header: &BatchHeader,
+        batch: &[u8],
+    ) -> &mut OpenSection {
         if (self.open.as_ref()).is_some_and(|open| open.section.partition != partition) {
             self.end_section();
         }
@@ -164,12 +190,11 @@ impl PackWriter {
             header.base_offset >= open.section.end_offset,
             "batches of a section ascend"
         );
-        open.index.push(header, batch);
         open.section.bytes += batch.len() as u64;
         open.section.records += u64::from(header.records);
         open.section.end_offset = header.next_offset();
         open.section.max_timestamp_ms = open.section.max_timestamp_ms.max(header.max_timestamp_ms);
-        self.put(batch);
+        open
     }
 
     /// Ends the present section, if there is one: its index follows, then padding.

@@ -1,7 +1,7 @@
 //! Settle passes: what is still alive in a closed WAL file goes into packs, and the file is free.
 //!
-//! A pass is a state machine that takes one bounded step of CPU work (about one 1 MiB buffer) a
-//! turn and has at most two writes in flight, so that produce goes on beside it. The crash story:
+//! A pass is a state machine that takes one bounded step of CPU work (about 1 MiB) a turn, and asks
+//! the disk for no more than [`pace`] allows, so that produce goes on beside it. The crash story:
 //! 1. The WAL file is read and checked. Nothing changes on disk.
 //! 2. Packs are written, synced, their names synced ([`output`]). No manifest names them: a crash
 //!    leaves files that the next start removes.
@@ -16,12 +16,14 @@
 mod feed;
 mod load;
 mod output;
+mod pace;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::VecDeque;
 
 use crate::block::Seeding;
+use crate::buf::AlignedBuf;
 use crate::config::StoreConfig;
 use crate::disk::{DiskDone, DiskError, DiskOp, DiskTokens};
 use crate::error::ReadError;
@@ -33,8 +35,10 @@ use crate::units::{BootTime, LifeId, Lsn, Now, Offset, PartitionId, ShardId};
 use crate::wal::{Wal, WalFile};
 use feed::{Feed, Snapshot};
 use load::Load;
+use pace::Pacer;
 
 pub(crate) use output::{Output, Written};
+pub(crate) use pace::Demand;
 
 /// The tag of the tokens that read the WAL.
 pub(crate) const SETTLE_TAG: u8 = 34;
@@ -64,6 +68,7 @@ pub(crate) struct SettleContext<'a> {
     pub(crate) manifest: &'a mut Manifest,
     pub(crate) wal: &'a Wal,
     pub(crate) durable_lsn: Lsn,
+    pub(crate) demand: Demand,
     pub(crate) ops: &'a mut VecDeque<DiskOp>,
 }
 
@@ -94,6 +99,12 @@ pub(crate) struct Settle {
     segment_bytes_min: u64,
     tokens: DiskTokens,
     phase: Phase,
+    /// Of the present pass.
+    pacer: Pacer,
+    /// When a pass that is held back goes on.
+    pace_at: Option<BootTime>,
+    /// Memory of the last pass, kept while the next one follows at once.
+    spare: Vec<AlignedBuf>,
     /// The engine's answer, once it came.
     provided: Option<Snapshot>,
     /// Reads of the WAL on their way, also those of a pass that was given up.
@@ -123,6 +134,9 @@ impl Settle {
             segment_bytes_min: config.segment_bytes_min,
             tokens: DiskTokens::new(SETTLE_TAG),
             phase: Phase::Idle,
+            pacer: Pacer::default(),
+            pace_at: None,
+            spare: Vec::new(),
             provided: None,
             loads_in_flight: 0,
             retry_ms: RETRY_MS_MIN,
@@ -168,6 +182,11 @@ impl Settle {
         self.retry_at
     }
 
+    /// When a pass that has time goes on.
+    pub(crate) fn pace_timeout(&self) -> Option<BootTime> {
+        self.pace_at
+    }
+
     /// Whether [`Settle::step`] has work that no completion brings about.
     pub(crate) fn has_step(&self) -> bool {
         match &self.phase {
@@ -178,11 +197,13 @@ impl Settle {
     }
 
     /// Begins a pass over the oldest closed file. The engine must be asked for its snapshot now.
-    pub(crate) fn begin(&mut self, file: WalFile) {
+    pub(crate) fn begin(&mut self, demand: Demand, file: WalFile) {
         assert!(self.is_idle(), "one pass at a time");
         self.retry_at = None;
         self.provided = None;
-        self.phase = Phase::Loading(Load::new(self.shard, self.seeding, file));
+        self.pacer = Pacer::new(demand, file.end_lsn - file.first_lsn);
+        let memory = std::mem::take(&mut self.spare);
+        self.phase = Phase::Loading(Load::new(self.shard, self.seeding, file, memory));
     }
 
     /// The engine's whole state, with the effect of everything appended below `as_of`. Without a
@@ -206,7 +227,7 @@ impl Settle {
                 }
             }
             Phase::Writing(feed, output) => {
-                feed.step(output, context.ops);
+                feed.step(output);
             }
             _ => {}
         }
@@ -216,12 +237,7 @@ impl Settle {
 
     /// Issues what is due and takes the transitions that are due; no work to speak of.
     pub(crate) fn go_on(&mut self, context: &mut SettleContext<'_>) {
-        if let Phase::Loading(load) = &mut self.phase {
-            while let Some(op) = load.poll_disk(&mut self.tokens) {
-                self.loads_in_flight += 1;
-                context.ops.push_back(op);
-            }
-        }
+        self.issue(context);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Loading(load) if load.is_done() => Phase::WaitingForSnapshot(load),
             phase => phase,
@@ -232,7 +248,8 @@ impl Settle {
                 let snapshot = self.provided.take().filter(|s| !s.bytes.is_empty());
                 let segment = self.segment_bytes_min;
                 let mut feed = Feed::new(load, snapshot, segment, context.logs, context.packs);
-                let mut output = Output::new(self.shard, SETTLE_OUTPUT_TAG);
+                let buffer_bytes = self.pacer.op_bytes();
+                let mut output = Output::new(self.shard, SETTLE_OUTPUT_TAG, buffer_bytes);
                 feed.begin_next(&mut output, context.ops);
                 Phase::Writing(feed, output)
             }
@@ -243,6 +260,30 @@ impl Settle {
             phase => phase,
         };
         self.commit_when_due(context);
+    }
+
+    /// Hands to the disk what the pace allows, and notes when it allows more.
+    fn issue(&mut self, context: &mut SettleContext<'_>) {
+        let (demand, pacer, ops) = (context.demand, &mut self.pacer, &mut *context.ops);
+        let is_held_back = match &mut self.phase {
+            Phase::Loading(load) => {
+                while load.wants_read() && pacer.allows(demand, load.in_flight()) {
+                    let bytes = load.read_next(pacer.op_bytes(), &mut self.tokens, ops);
+                    pacer.note(bytes);
+                    self.loads_in_flight += 1;
+                }
+                load.wants_read() && load.in_flight() == 0
+            }
+            Phase::Writing(_, output) => {
+                while output.wants_write() && pacer.allows(demand, output.in_flight()) {
+                    pacer.note(output.write_next(ops));
+                }
+                output.sync_when_flushed(ops);
+                output.wants_write() && output.in_flight() == 0
+            }
+            _ => false,
+        };
+        self.pace_at = is_held_back.then(|| pacer.due(demand));
     }
 
     /// Step 3 and 4 of the crash story.
@@ -285,7 +326,13 @@ impl Settle {
         });
         let wal_bytes = file.end_lsn - file.first_lsn;
         let ticket = context.manifest.submit(vec![edit]);
-        self.phase = Phase::Committing(ticket, settled, wal_bytes);
+        let committing = Phase::Committing(ticket, settled, wal_bytes);
+        let written = std::mem::replace(&mut self.phase, committing);
+        if let Phase::Writing(feed, _) = written
+            && context.wal.closed().len() > 1
+        {
+            self.spare = feed.load.into_buffers();
+        }
     }
 
     /// The manifest's edit under `ticket` is durable.

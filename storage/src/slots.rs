@@ -3,7 +3,8 @@
 //! A slot is created preallocated, its name made durable, filled with zeros and synced before its
 //! first use, so that commits into it overwrite written blocks: a commit into unwritten extents
 //! costs a second journal flush. A recycled slot keeps its old content; the new life's generation
-//! tells the two apart.
+//! tells the two apart. Until the log is pressed for a slot the filling goes gently: commits share
+//! the disk.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,7 +18,11 @@ use crate::units::{BootTime, FilePosition, Now};
 pub(crate) const SLOTS_TAG: u8 = 17;
 /// Free slots that the background keeps ready: two ahead of the active file, one for recovery.
 const FREE_AHEAD: usize = 3;
-/// Bytes of one zero-filling write.
+/// Bytes of one zero-filling write when there is time, and the rest after it, microseconds: about
+/// 50 MB a second.
+const FILL_CALM_BYTES: u64 = 128 << 10;
+const FILL_REST_US: u64 = 2_500;
+/// Bytes of one zero-filling write when the log waits for the slot.
 const FILL_BYTES: u64 = 1 << 20;
 /// How long to wait after the disk had no room for another slot.
 const NO_SPACE_RETRY_MS: u64 = 1000;
@@ -31,6 +36,10 @@ pub(crate) struct Slots {
     making: Option<Making>,
     /// Waiting for space until then.
     retry_at: Option<BootTime>,
+    /// The log needs a slot soon.
+    is_pressed: bool,
+    /// A clean stop began: a slot half made stays as it is.
+    is_stopping: bool,
     tokens: DiskTokens,
     /// Removals of files of another size, in flight.
     removing: Vec<DiskToken>,
@@ -60,7 +69,8 @@ enum SlotState {
 struct Making {
     slot: u32,
     step: MakeStep,
-    token: DiskToken,
+    /// The operation on its way; `None` while resting.
+    token: Option<DiskToken>,
 }
 
 #[derive(Debug)]
@@ -70,6 +80,12 @@ enum MakeStep {
     /// Zeros up to here are written or being written.
     Fill {
         to: u64,
+    },
+    /// Zeros up to `to` are written; the next write waits until `until`.
+    Rest {
+        to: u64,
+        until: BootTime,
+        buffer: Option<AlignedBuf>,
     },
     Sync,
     /// The disk had no room: the beginning goes away again.
@@ -84,6 +100,8 @@ impl Slots {
             slots: BTreeMap::new(),
             making: None,
             retry_at: None,
+            is_pressed: false,
+            is_stopping: false,
             tokens: DiskTokens::new(SLOTS_TAG),
             removing: Vec::new(),
         }
@@ -196,17 +214,36 @@ impl Slots {
 
     /// Whether operations are on their way.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.making.is_none() && self.removing.is_empty()
+        let is_working = self.making.as_ref().is_some_and(|m| m.token.is_some());
+        !is_working && self.removing.is_empty()
     }
 
-    /// When [`Slots::maintain`] has something to try again.
+    /// When [`Slots::maintain`] has something to do that no completion brings about.
     pub(crate) fn timeout(&self) -> Option<BootTime> {
-        self.retry_at
+        match &self.making {
+            Some(Making {
+                step: MakeStep::Rest { until, .. },
+                ..
+            }) if !self.is_stopping => Some(*until),
+            Some(_) => None,
+            None => self.retry_at,
+        }
     }
 
-    /// Starts to make another slot when too few are free.
+    /// A clean stop begins: no further slot is made.
+    pub(crate) fn stop(&mut self) {
+        self.is_stopping = true;
+    }
+
+    /// The log needs a slot soon, or does not.
+    pub(crate) fn press(&mut self, is_pressed: bool) {
+        self.is_pressed = is_pressed;
+    }
+
+    /// Starts to make another slot when too few are free, and goes on with one that rests.
     pub(crate) fn maintain(&mut self, now: Now, ops: &mut VecDeque<DiskOp>) {
-        if self.retry_at.is_some_and(|at| at > now.boot) {
+        self.end_rest(now, ops);
+        if self.is_stopping || self.retry_at.is_some_and(|at| at > now.boot) {
             return;
         }
         self.retry_at = None;
@@ -219,7 +256,7 @@ impl Slots {
         self.making = Some(Making {
             slot,
             step: MakeStep::Create,
-            token,
+            token: Some(token),
         });
         ops.push_back(DiskOp::Create {
             token,
@@ -243,10 +280,10 @@ impl Slots {
             return done.result.map(drop);
         }
         let making = self.making.take().expect("a slot is being made");
-        assert_eq!(making.token, done.token, "one operation at a time");
+        assert_eq!(making.token, Some(done.token), "one operation at a time");
         match done.result {
             Ok(DiskOutcome::Done) => {
-                self.made(making, done.buffer, ops);
+                self.made(now, making, done.buffer, ops);
                 self.maintain(now, ops);
                 Ok(())
             }
@@ -262,19 +299,58 @@ impl Slots {
         }
     }
 
-    fn made(&mut self, making: Making, buffer: Option<AlignedBuf>, ops: &mut VecDeque<DiskOp>) {
+    fn made(
+        &mut self,
+        now: Now,
+        making: Making,
+        buffer: Option<AlignedBuf>,
+        ops: &mut VecDeque<DiskOp>,
+    ) {
         let next = match making.step {
             MakeStep::Create => MakeStep::SyncDirectory,
             MakeStep::SyncDirectory => MakeStep::Fill { to: 0 },
-            MakeStep::Fill { to } if to < self.file_bytes => MakeStep::Fill { to },
+            MakeStep::Fill { to } if to < self.file_bytes => {
+                let until = BootTime(now.boot.0 + FILL_REST_US * 1_000);
+                self.making = Some(Making {
+                    slot: making.slot,
+                    step: MakeStep::Rest { to, until, buffer },
+                    token: None,
+                });
+                // Not at all when the log waits for it.
+                return self.end_rest(now, ops);
+            }
             MakeStep::Fill { .. } => MakeStep::Sync,
+            MakeStep::Rest { .. } => unreachable!("a rest has no completion"),
             MakeStep::Sync => {
                 self.add(making.slot, self.file_bytes, false);
                 return;
             }
             MakeStep::Discard => return,
         };
+        if self.is_stopping {
+            return; // The next start takes the file as it is.
+        }
         self.step(making.slot, next, buffer, ops);
+    }
+
+    /// Goes on filling when that is due, or at once when the log is pressed.
+    fn end_rest(&mut self, now: Now, ops: &mut VecDeque<DiskOp>) {
+        let is_pressed = self.is_pressed;
+        let is_over = |making: &mut Making| match making.step {
+            MakeStep::Rest { until, .. } => is_pressed || until <= now.boot,
+            _ => false,
+        };
+        if self.is_stopping {
+            return;
+        }
+        if let Some(Making {
+            slot,
+            step: MakeStep::Rest { to, buffer, .. },
+            ..
+        }) = self.making.take_if(is_over)
+        {
+            self.step(slot, MakeStep::Fill { to }, buffer, ops);
+        }
     }
 
     fn step(
@@ -288,12 +364,17 @@ impl Slots {
         let file = FileName::Wal(slot);
         let (step, op) = match step {
             MakeStep::Create => unreachable!("creation is the first step"),
+            MakeStep::Rest { .. } => unreachable!("a rest is no operation"),
             MakeStep::SyncDirectory => (step, DiskOp::SyncDirectory { token }),
             MakeStep::Fill { to: position } => {
-                let bytes = FILL_BYTES.min(self.file_bytes - position);
-                // At most FILL_BYTES, which fits.
-                let mut buffer = buffer.unwrap_or_else(|| AlignedBuf::zeroed(bytes as usize));
-                buffer.set_len(bytes as usize);
+                let bytes = if self.is_pressed {
+                    FILL_BYTES
+                } else {
+                    FILL_CALM_BYTES
+                };
+                let bytes = bytes.min(self.file_bytes - position);
+                let mut buffer = buffer.unwrap_or_else(|| AlignedBuf::zeroed(FILL_BYTES as usize));
+                buffer.set_len(bytes as usize); // At most FILL_BYTES, which fits.
                 let to = position + bytes;
                 let op = DiskOp::Write {
                     token,
@@ -307,7 +388,11 @@ impl Slots {
             MakeStep::Sync => (step, DiskOp::Sync { token, file }),
             MakeStep::Discard => (step, DiskOp::Remove { token, file }),
         };
-        self.making = Some(Making { slot, step, token });
+        self.making = Some(Making {
+            slot,
+            step,
+            token: Some(token),
+        });
         ops.push_back(op);
     }
 }

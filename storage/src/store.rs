@@ -14,7 +14,7 @@ use crate::cold::{COLD_TAG, ColdCounters, ColdReads};
 use crate::commit::{COMMIT_TAG, Commit, CommitCounters, Placed, Recovered};
 use crate::config::StoreConfig;
 use crate::disk::{BlockingDisk, DiskDone, DiskError, DiskOp};
-use crate::entry::EntryKind;
+use crate::entry::{ENTRY_HEADER_BYTES, EntryKind};
 use crate::error::{AppendError, ReadError, StorageError};
 use crate::log_index::{Log, LogConfig, LogIndex, LogStatus};
 use crate::manifest::{MANIFEST_TAG, Manifest};
@@ -165,6 +165,10 @@ impl Store {
         );
         let header = BatchHeader::parse(body).expect("a checked batch");
         log.push(block, (start, end), &header);
+        let body_start = start as usize + ENTRY_HEADER_BYTES;
+        if let Some(part) = record::known_part(&header, body, body_start) {
+            self.commit.note_known(part);
+        }
         self.accepted_bytes += bytes.len() as u64;
         Ok(end_lsn)
     }
@@ -446,6 +450,12 @@ impl Store {
             .min()
     }
 
+    /// When a settle pass that has time goes on.
+    #[cfg(test)]
+    pub(crate) fn pace_timeout(&self) -> Option<BootTime> {
+        self.settle.pace_timeout()
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.commit
@@ -462,6 +472,7 @@ impl Store {
     /// would be met again and again.
     fn maintain_slots(&mut self, now: Now) {
         if self.commit.poisoned().is_none() {
+            self.wal.slots.press(self.wal.is_pressed());
             self.wal.slots.maintain(now, &mut self.ops);
         }
     }
@@ -476,6 +487,7 @@ impl Store {
     /// [`Store::is_quiet`].
     pub fn close(&mut self, now: Now) {
         self.schedule.closing = true;
+        self.wal.slots.stop();
         self.background(now);
         self.commit.close_group(&mut self.wal, &mut self.ops);
         self.commit.seal_now(now, &mut self.wal, &mut self.ops);

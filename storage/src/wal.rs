@@ -222,6 +222,12 @@ impl Wal {
         self.slots.free() > kept
     }
 
+    /// Whether a file is needed soon and none can be put into use.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let bytes = self.slots.bytes_of(self.current.slot);
+        !self.can_roll(Reserve::Kept) && self.room_for_seal() < bytes / 2
+    }
+
     /// Places a block of `block_bytes` at the end of the current file.
     pub(crate) fn place(&mut self, block_bytes: u64) -> BlockPlace {
         assert!(block_bytes <= self.room_for_seal(), "the block fits");

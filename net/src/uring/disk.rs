@@ -25,6 +25,8 @@ use super::token::{InFlight, Kind, Token};
 pub struct Disk {
     files: Files,
     in_flight: InFlight<Request>,
+    /// Writes among them that are durable when they end: commits.
+    commits: usize,
     /// Files being opened, with the operations that wait for them.
     opening: HashMap<FileName, Vec<DiskOp>>,
     /// Finished, not yet polled.
@@ -100,6 +102,7 @@ impl Disk {
         Self {
             files,
             in_flight: InFlight::default(),
+            commits: 0,
             opening: HashMap::new(),
             done: VecDeque::new(),
         }
@@ -263,6 +266,7 @@ impl Disk {
     }
 
     fn submit_transfer(&mut self, ring: &mut Ring, transfer: Transfer) {
+        self.commits += usize::from(transfer.is_commit());
         let (index, life) = self.in_flight.insert(Request {
             work: Work::Transfer(transfer),
             kept: Kept::Elsewhere,
@@ -335,6 +339,7 @@ impl Disk {
         let Work::Transfer(transfer) = self.in_flight.remove(index, life).work else {
             unreachable!("only transfers end here")
         };
+        self.commits -= usize::from(transfer.is_commit());
         let result = transfer.result();
         self.finish(transfer.token, Some(transfer.buffer), result);
     }
@@ -395,6 +400,12 @@ impl Disk {
         self.done.pop_front()
     }
 
+    /// Whether a commit is on its way.
+    #[must_use]
+    pub fn is_committing(&self) -> bool {
+        self.commits > 0
+    }
+
     /// Operations that the kernel has.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -437,6 +448,13 @@ impl Transfer {
             completions_left: 0,
             failure: None,
         }
+    }
+
+    fn is_commit(&self) -> bool {
+        matches!(
+            self.direction,
+            Direction::Write(WriteSync::Dsync | WriteSync::LinkedFdatasync)
+        )
     }
 
     fn entry(&mut self) -> Entry {

@@ -3,7 +3,8 @@
 //! A turn reads the time, reaps completions, drains the inbox and the mesh, lets the worker do what
 //! is due, and hands what the worker asks for to the kernel in one system call, which also waits.
 //! Before it waits, an idle driver spins for a while: a message between two cores takes 0.2 µs to
-//! somebody who spins and 40 µs to somebody who sleeps.
+//! somebody who spins and 40 µs to somebody who sleeps. While a commit is on its way it spins for
+//! longer: a client waits for it, and the disk's answer is near.
 
 use std::collections::VecDeque;
 use std::io;
@@ -41,6 +42,8 @@ pub struct DriverConfig {
     pub receive_buffer_bytes: usize,
     /// How long an idle driver spins before it sleeps, microseconds.
     pub idle_spin_us: u64,
+    /// The same while a commit is on its way to the disk.
+    pub commit_spin_us: u64,
     /// Hand accepted connections to all shards in turn, instead of keeping them.
     pub deals_connections: bool,
 }
@@ -52,6 +55,7 @@ impl Default for DriverConfig {
             receive_buffers: 1024,
             receive_buffer_bytes: 16 << 10,
             idle_spin_us: 20,
+            commit_spin_us: 200,
             deals_connections: false,
         }
     }
@@ -90,6 +94,7 @@ pub struct Driver {
     waiting_jobs: VecDeque<JobOp>,
     replies: Box<dyn FnMut(ControlReply) + Send>,
     idle_spin: Duration,
+    commit_spin: Duration,
     deals_connections: bool,
     /// The shard that the next accepted connection goes to.
     next_shard: usize,
@@ -160,6 +165,7 @@ impl Driver {
             waiting_jobs: VecDeque::new(),
             replies: parts.replies,
             idle_spin: Duration::from_micros(config.idle_spin_us),
+            commit_spin: Duration::from_micros(config.commit_spin_us),
             deals_connections: config.deals_connections,
             next_shard: 0,
             is_stopping: false,
@@ -348,9 +354,16 @@ impl Driver {
 
     /// Submits, and waits for something to do: spinning first, asleep then.
     fn wait(&mut self, now: Now, wake_at: Option<BootTime>) {
-        if !self.idle_spin.is_zero() {
+        let time_left = self.time_to_sleep(now, wake_at);
+        let spin_for = if self.disk.is_committing() {
+            self.idle_spin.max(self.commit_spin)
+        } else {
+            self.idle_spin
+        };
+        let spin_for = spin_for.min(time_left);
+        if !spin_for.is_zero() || time_left.is_zero() {
             self.ring.submit_and_run();
-            if self.ring.has_completions() || self.spin() {
+            if time_left.is_zero() || self.ring.has_completions() || self.spin(spin_for) {
                 return;
             }
         }
@@ -360,16 +373,19 @@ impl Driver {
         }
         if self.own.is_empty() {
             self.counters.sleeps += 1;
-            self.ring.submit_and_wait(self.time_to_sleep(now, wake_at));
+            let time_left = time_left.saturating_sub(spin_for);
+            self.ring.submit_and_wait(time_left);
         } else {
             self.ring.submit_and_run();
         }
         self.mesh.wake_up();
     }
 
-    /// Looks for something to do for a while, without system calls; whether there is.
-    fn spin(&mut self) -> bool {
-        let until = Instant::now() + self.idle_spin;
+    /// Looks for something to do for a while; whether there is. Each look lets others have the
+    /// core: the kernel ends a commit in a thread of its own, on the core that took the disk's
+    /// interrupt, and a spin that kept it out would wait for itself.
+    fn spin(&mut self, spin_for: Duration) -> bool {
+        let until = Instant::now() + spin_for;
         while Instant::now() < until {
             if self.ring.has_deferred_work() {
                 self.ring.submit_and_run();
@@ -379,7 +395,7 @@ impl Driver {
                 self.counters.spins_rewarded += 1;
                 return true;
             }
-            std::hint::spin_loop();
+            std::thread::yield_now();
         }
         self.counters.spins_in_vain += 1;
         false

@@ -129,6 +129,7 @@ impl Broker {
                 deals_connections: true,
                 receive_buffers: buffers,
                 idle_spin_us: 0,
+                commit_spin_us: 0,
                 ..DriverConfig::default()
             };
             let driver = Driver::new(config, parts).expect("the kernel gives a ring");

@@ -15,7 +15,7 @@ use crate::settle::Output;
 use crate::units::{FilePosition, PAGE_BYTES, PackId, PartitionId};
 
 /// Bytes of one read.
-const READ_BYTES: u64 = 1 << 20;
+const READ_BYTES: u64 = 256 << 10;
 
 /// One section to copy.
 #[derive(Clone, Copy, Debug)]
@@ -200,18 +200,13 @@ impl Copy {
     }
 
     /// Copies about one buffer's worth of batches, and finishes the file after the last.
-    pub(super) fn step(
-        &mut self,
-        output: &mut Output,
-        packs: &Packs,
-        ops: &mut VecDeque<DiskOp>,
-    ) -> Result<(), ReadError> {
+    pub(super) fn step(&mut self, output: &mut Output, packs: &Packs) -> Result<(), ReadError> {
         let Some(writer) = output.writer() else {
             return Ok(());
         };
         while writer.ready() == 0 {
             let Some(piece) = self.pieces.front() else {
-                output.finish_file(ops);
+                output.finish_file();
                 return Ok(());
             };
             let section = packs.section(piece.at);
@@ -243,7 +238,6 @@ impl Copy {
             self.reading.used += batch.len();
             self.reading.copied += batch.len() as u64;
         }
-        output.flush(ops);
         Ok(())
     }
 }

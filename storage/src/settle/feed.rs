@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::load::Load;
+use super::load::{Load, Run};
 use super::output::Output;
 use crate::disk::{DiskOp, FileName};
 use crate::entry::Entries;
@@ -48,7 +48,7 @@ struct LogPlan {
 #[derive(Debug, Default)]
 struct Cursor {
     run: usize,
-    /// Position in the image; 0 for the run's start.
+    /// Position in the run's piece; 0 for the run's start.
     at: usize,
     /// Bytes in the present section.
     section_bytes: u64,
@@ -116,14 +116,12 @@ impl Feed {
 
     /// Copies about one buffer's worth of batches into the open file, and finishes it when that
     /// was all.
-    pub(super) fn step(&mut self, output: &mut Output, ops: &mut VecDeque<DiskOp>) {
+    pub(super) fn step(&mut self, output: &mut Output) {
         let Some(writer) = output.writer() else {
             return;
         };
         if self.fill(writer) {
-            output.finish_file(ops);
-        } else {
-            output.flush(ops);
+            output.finish_file();
         }
     }
 
@@ -145,9 +143,9 @@ impl Feed {
                 self.cursor = Cursor::default();
                 continue;
             }
-            let (start, end) = runs[self.cursor.run];
-            self.cursor.at = self.cursor.at.max(start as usize);
-            let run = &self.load.image[..end as usize];
+            let Run { piece, start, end } = runs[self.cursor.run];
+            self.cursor.at = self.cursor.at.max(start);
+            let run = &self.load.piece(piece)[..end];
             let mut entries = Entries::new(run, self.cursor.at);
             let entry = entries.next().expect("a run has entries");
             let entry = entry.expect("entries were checked when they were loaded");
@@ -157,10 +155,10 @@ impl Feed {
                 writer.end_section();
                 self.cursor.section_bytes = 0;
             }
-            writer.batch(plan.partition, &header, entry.body);
+            writer.verified_batch(plan.partition, &header, entry.body);
             self.cursor.section_bytes += bytes;
             self.cursor.at = entry.end;
-            if entry.end == end as usize {
+            if entry.end == end {
                 self.cursor.run += 1;
                 self.cursor.at = 0;
             }

@@ -1,7 +1,7 @@
 //! Reads one closed WAL file into memory and finds what of it is alive.
 //!
-//! The whole file is read, 1 MiB at a time, because its batches have to come out sorted by
-//! partition; it is the one large allocation of a pass, `wal_file_bytes` at most. Every block is
+//! The whole file is read, piece by piece, because its batches have to come out sorted by
+//! partition; the pieces stay where they were read, about `wal_file_bytes` of memory at most. Every block is
 //! checked as recovery would check it: damage stops the pass, and nothing damaged is settled.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,22 +13,32 @@ use crate::entry::{Entries, EntryKind};
 use crate::error::ReadError;
 use crate::log_index::LogIndex;
 use crate::record::BatchHeader;
-use crate::units::{FilePosition, Offset, PartitionId, ShardId};
+use crate::units::{FilePosition, Lsn, Offset, PartitionId, ShardId};
 use crate::wal::WalFile;
 
-/// Bytes read, and bytes checked, at a time.
+/// Bytes checked at a time.
 const STEP_BYTES: usize = 1 << 20;
-/// Reads on their way at most.
-const READS_IN_FLIGHT_MAX: usize = 2;
+/// Buffers are made in multiples of this, so that the next pass finds some that fit.
+const BUFFER_STEP_BYTES: usize = 256 << 10;
 /// EIO: what a read that ends early counts as.
 const SHORT_READ: DiskError = DiskError::Io { errno: 5 };
 
-/// The live batches of one log in the image: stretches of neighbouring entries, in offset order.
+/// The live batches of one log in the file: stretches of neighbouring entries, in offset order.
 #[derive(Debug, Default)]
 pub(super) struct LiveRuns {
-    pub(super) runs: Vec<(u32, u32)>,
+    pub(super) runs: Vec<Run>,
     /// Bytes of the batches.
     pub(super) bytes: u64,
+}
+
+/// Neighbouring entries of one log in one piece of the file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// Index of the piece.
+    pub(super) piece: usize,
+    /// Where the entries begin and end in it.
+    pub(super) start: usize,
+    pub(super) end: usize,
 }
 
 /// A WAL file on its way into memory.
@@ -37,44 +47,52 @@ pub(super) struct Load {
     shard: ShardId,
     seeding: Seeding,
     pub(super) file: WalFile,
-    /// The file's blocks; zeros where they were not read yet.
-    pub(super) image: Vec<u8>,
-    /// Bytes of the image that were asked for.
-    asked: usize,
-    /// Reads in the order of their positions, up to the first that is not done.
-    reads: VecDeque<Part>,
-    /// Bytes of the image, from its start, that were read.
-    loaded: usize,
-    /// Bytes of the image that were checked.
-    checked: usize,
-    /// For the next reads.
-    buffers: Vec<AlignedBuf>,
+    /// What was asked for so far, in file order.
+    pieces: Vec<Piece>,
+    /// End of what was asked for.
+    asked: Lsn,
+    /// Blocks below are checked.
+    checked: Lsn,
+    /// The piece that `checked` lies in.
+    checking: usize,
+    /// Buffers for the next reads.
+    spare: Vec<AlignedBuf>,
     pub(super) live: BTreeMap<PartitionId, LiveRuns>,
     /// Logs whose start an entry of the file moved.
     pub(super) starts_moved: BTreeSet<PartitionId>,
 }
 
-/// One read.
+/// Whole blocks that are read, and stay, together.
 #[derive(Debug)]
-struct Part {
-    token: DiskToken,
-    position: usize,
+struct Piece {
+    first_lsn: Lsn,
     bytes: usize,
-    is_done: bool,
+    state: PieceState,
+}
+
+#[derive(Debug)]
+enum PieceState {
+    Reading(DiskToken),
+    Read(AlignedBuf),
 }
 
 impl Load {
-    pub(super) fn new(shard: ShardId, seeding: Seeding, file: WalFile) -> Self {
-        let bytes = usize::try_from(file.end_lsn - file.first_lsn).expect("a file fits memory");
+    /// Begins with `file`, in the buffers of an earlier pass as far as they fit: fresh memory costs
+    /// a fault a page.
+    pub(super) fn new(
+        shard: ShardId,
+        seeding: Seeding,
+        file: WalFile,
+        spare: Vec<AlignedBuf>,
+    ) -> Self {
         Self {
             shard,
             seeding,
-            image: vec![0; bytes],
-            asked: 0,
-            reads: VecDeque::new(),
-            loaded: 0,
-            checked: 0,
-            buffers: Vec::new(),
+            pieces: Vec::new(),
+            asked: file.first_lsn,
+            checked: file.first_lsn,
+            checking: 0,
+            spare,
             live: BTreeMap::new(),
             starts_moved: BTreeSet::new(),
             file,
@@ -83,39 +101,102 @@ impl Load {
 
     /// Whether all of the file was read and checked.
     pub(super) fn is_done(&self) -> bool {
-        self.checked == self.image.len()
+        self.checked == self.file.end_lsn
     }
 
-    /// The next read, while few are on their way.
-    pub(super) fn poll_disk(&mut self, tokens: &mut DiskTokens) -> Option<DiskOp> {
-        let left = self.image.len() - self.asked;
-        if left == 0 || self.reads.len() == READS_IN_FLIGHT_MAX {
-            return None;
+    /// The content of a piece that was read.
+    pub(super) fn piece(&self, index: usize) -> &[u8] {
+        match &self.pieces[index].state {
+            PieceState::Read(buffer) => buffer,
+            PieceState::Reading(_) => panic!("live entries lie in pieces that were read"),
         }
-        let bytes = left.min(STEP_BYTES);
-        // Every read but the last is of the same size, and the last is smaller.
-        let buffer = self.buffers.pop();
-        let mut buffer = buffer.unwrap_or_else(|| AlignedBuf::zeroed(bytes));
-        buffer.set_len(bytes);
-        let (token, position) = (tokens.issue(), self.asked);
-        self.asked += bytes;
-        self.reads.push_back(Part {
-            token,
-            position,
+    }
+
+    /// Gives the memory up.
+    pub(super) fn into_buffers(self) -> Vec<AlignedBuf> {
+        let read = self
+            .pieces
+            .into_iter()
+            .filter_map(|piece| match piece.state {
+                PieceState::Read(buffer) => Some(buffer),
+                PieceState::Reading(_) => None,
+            });
+        read.chain(self.spare).collect()
+    }
+
+    /// Whether a part of the file was not asked for yet.
+    pub(super) fn wants_read(&self) -> bool {
+        self.asked < self.file.end_lsn
+    }
+
+    /// Reads on their way.
+    pub(super) fn in_flight(&self) -> usize {
+        let rest = self.pieces[self.checking.min(self.pieces.len())..].iter();
+        rest.filter(|piece| matches!(piece.state, PieceState::Reading(_)))
+            .count()
+    }
+
+    /// Asks for the next blocks, about `op_bytes` of them, or for what is left; returns how many
+    /// bytes those are.
+    pub(super) fn read_next(
+        &mut self,
+        op_bytes: usize,
+        tokens: &mut DiskTokens,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> usize {
+        let first_lsn = self.asked;
+        let mut bytes = 0;
+        while let Some(place) = self.file.place(first_lsn + bytes as u64)
+            && (bytes == 0 || bytes + place.block_bytes <= op_bytes)
+        {
+            bytes += place.block_bytes;
+        }
+        assert!(bytes > 0, "blocks lie back to back up to the file's end");
+        self.asked = first_lsn + bytes as u64;
+        let token = tokens.issue();
+        self.pieces.push(Piece {
+            first_lsn,
             bytes,
-            is_done: false,
+            state: PieceState::Reading(token),
         });
-        Some(DiskOp::Read {
+        let buffer = self.buffer(bytes);
+        ops.push_back(DiskOp::Read {
             token,
             file: FileName::Wal(self.file.slot),
-            position: FilePosition(FIRST_BLOCK.0 + position as u64),
+            position: self.position(first_lsn),
             buffer,
-        })
+        });
+        bytes
+    }
+
+    fn buffer(&mut self, bytes: usize) -> AlignedBuf {
+        let fits = |buffer: &AlignedBuf| buffer.capacity() >= bytes;
+        let mut buffer = match self.spare.iter().position(fits) {
+            Some(index) => self.spare.swap_remove(index),
+            None => {
+                // One that is too small makes room for it.
+                drop(self.spare.pop());
+                AlignedBuf::zeroed(bytes.next_multiple_of(BUFFER_STEP_BYTES))
+            }
+        };
+        buffer.set_len(bytes);
+        buffer
+    }
+
+    /// Where the block at `lsn` lies in the file.
+    fn position(&self, lsn: Lsn) -> FilePosition {
+        FilePosition(FIRST_BLOCK.0 + (lsn - self.file.first_lsn))
     }
 
     /// Takes a read's completion; one of an earlier pass, which was given up, is nothing to it.
     pub(super) fn handle(&mut self, done: DiskDone) -> Result<(), ReadError> {
-        let Some(part) = self.reads.iter_mut().find(|part| part.token == done.token) else {
+        let is_its = |piece: &Piece| match piece.state {
+            PieceState::Reading(token) => token == done.token,
+            PieceState::Read(_) => false,
+        };
+        let checking = self.checking.min(self.pieces.len());
+        let mut waiting = self.pieces[checking..].iter_mut();
+        let Some(piece) = waiting.find(|piece| is_its(piece)) else {
             return Ok(());
         };
         let buffer = match (done.result, done.buffer) {
@@ -123,53 +204,50 @@ impl Load {
             (Err(error), _) => return Err(ReadError::Disk(error)),
             _ => return Err(ReadError::Disk(SHORT_READ)),
         };
-        part.is_done = true;
-        self.image[part.position..part.position + part.bytes].copy_from_slice(&buffer);
-        self.buffers.push(buffer);
-        while let Some(part) = self.reads.pop_front_if(|part| part.is_done) {
-            self.loaded = part.position + part.bytes;
-        }
+        piece.state = PieceState::Read(buffer);
         Ok(())
     }
 
     /// Whether there is something to check.
     pub(super) fn has_step(&self) -> bool {
-        self.next_block().is_some()
-    }
-
-    /// Length of the next block, when it is in the image.
-    fn next_block(&self) -> Option<usize> {
-        let lsn = self.file.first_lsn + self.checked as u64;
-        let place = self.file.place(lsn)?;
-        (self.checked + place.block_bytes <= self.loaded).then_some(place.block_bytes)
+        let next = self.pieces.get(self.checking);
+        next.is_some_and(|piece| matches!(piece.state, PieceState::Read(_)))
     }
 
     /// Checks the next blocks, about [`STEP_BYTES`] of them.
     pub(super) fn step(&mut self, logs: &LogIndex) -> Result<(), ReadError> {
-        let end = self.checked + STEP_BYTES;
-        while self.checked < end
-            && let Some(block_bytes) = self.next_block()
-        {
+        let end = self.checked + STEP_BYTES as u64;
+        while self.checked < end && self.has_step() {
             let damaged = ReadError::Damaged {
                 file: FileName::Wal(self.file.slot),
-                position: FilePosition(FIRST_BLOCK.0 + self.checked as u64),
+                position: self.position(self.checked),
             };
-            self.check_block(block_bytes, logs).ok_or(damaged)?;
-            self.checked += block_bytes;
+            let block_bytes = self.check_block(logs).ok_or(damaged)?;
+            self.checked = self.checked + block_bytes as u64;
+            let piece = &self.pieces[self.checking];
+            if self.checked == piece.first_lsn + piece.bytes as u64 {
+                self.checking += 1;
+            }
         }
         Ok(())
     }
 
-    /// Checks one block and notes what of it is alive.
-    fn check_block(&mut self, block_bytes: usize, logs: &LogIndex) -> Option<()> {
-        let block = self.image.get(self.checked..self.checked + block_bytes)?;
+    /// Checks the next block and notes what of it is alive; returns its length.
+    fn check_block(&mut self, logs: &LogIndex) -> Option<usize> {
+        let place = self.file.place(self.checked)?;
+        let index = self.checking;
+        let piece = &self.pieces[index];
+        let PieceState::Read(buffer) = &piece.state else {
+            panic!("the caller saw it read");
+        };
+        let start = usize::try_from(self.checked - piece.first_lsn).ok()?;
+        let block = buffer.get(start..start + place.block_bytes)?;
         let (header, _) = BlockHeader::decode(block, self.seeding).ok()?;
-        let lsn = self.file.first_lsn + self.checked as u64;
-        if !self.file.place(lsn)?.is(&header, self.shard) {
+        if !place.is(&header, self.shard) {
             return None;
         }
         let payload = header.payload(block, self.seeding).ok()?;
-        let base = self.checked + BLOCK_HEADER_BYTES;
+        let base = start + BLOCK_HEADER_BYTES;
         for entry in Entries::new(payload, 0) {
             let entry = entry.ok()?;
             match entry.kind {
@@ -180,7 +258,11 @@ impl Load {
                         return None;
                     }
                     if is_live(logs, partition, batch.next_offset()) {
-                        let run = (base + entry.start, base + entry.end);
+                        let run = Run {
+                            piece: index,
+                            start: base + entry.start,
+                            end: base + entry.end,
+                        };
                         let live = self.live.entry(partition).or_default();
                         live.push(run, entry.body.len());
                     }
@@ -192,7 +274,7 @@ impl Load {
                 EntryKind::State => {}
             }
         }
-        Some(())
+        Some(place.block_bytes)
     }
 }
 
@@ -203,13 +285,11 @@ fn is_live(logs: &LogIndex, partition: PartitionId, next_offset: Offset) -> bool
 }
 
 impl LiveRuns {
-    fn push(&mut self, (start, end): (usize, usize), batch_bytes: usize) {
-        let start = u32::try_from(start).expect("a WAL file is below 4 GiB");
-        let end = u32::try_from(end).expect("a WAL file is below 4 GiB");
+    fn push(&mut self, run: Run, batch_bytes: usize) {
         self.bytes += batch_bytes as u64;
         match self.runs.last_mut() {
-            Some(last) if last.1 == start => last.1 = end,
-            _ => self.runs.push((start, end)),
+            Some(last) if last.piece == run.piece && last.end == run.start => last.end = run.end,
+            _ => self.runs.push(run),
         }
     }
 }

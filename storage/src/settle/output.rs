@@ -1,8 +1,8 @@
 //! Writes the files of one pass: packs and segments, one after the other.
 //!
 //! The order is the crash story:
-//! 1. A file is created with all the space that it can need; then its buffers are written, at
-//!    most [`WRITES_IN_FLIGHT_MAX`] at once, so that commits of the same disk wait behind few.
+//! 1. A file is created with all the space that it can need; then its buffers are written, as many
+//!    at once as the caller asks for, so that commits of the same disk wait behind few.
 //! 2. fdatasync of the file, after its last write completed.
 //! 3. After the last file: sync of the directory. Only now may the manifest name the files. A
 //!    crash before that leaves files that no manifest names, which the next start removes.
@@ -22,10 +22,6 @@ use crate::section::Directory;
 use crate::slots::SHORT_WRITE;
 use crate::units::{PackId, ShardId};
 
-/// Writes on their way at most.
-const WRITES_IN_FLIGHT_MAX: usize = 2;
-/// Bytes of one write.
-pub(super) const BUFFER_BYTES: usize = 1 << 20;
 /// Free buffers kept between writes.
 const FREE_BUFFERS_MAX: usize = 4;
 
@@ -69,10 +65,11 @@ enum Stage {
 }
 
 impl Output {
-    pub(crate) fn new(shard: ShardId, tag: u8) -> Self {
+    /// Files written `buffer_bytes` at a time.
+    pub(crate) fn new(shard: ShardId, tag: u8, buffer_bytes: usize) -> Self {
         Self {
             shard,
-            pool: BufferPool::new(BUFFER_BYTES, FREE_BUFFERS_MAX),
+            pool: BufferPool::new(buffer_bytes, FREE_BUFFERS_MAX),
             tokens: DiskTokens::new(tag),
             stage: Stage::Idle,
             in_flight: BTreeSet::new(),
@@ -119,39 +116,48 @@ impl Output {
         }
     }
 
-    /// Issues the buffers that are ready, as far as the limit allows.
-    pub(crate) fn flush(&mut self, ops: &mut VecDeque<DiskOp>) {
-        while self.in_flight.len() < WRITES_IN_FLIGHT_MAX {
-            let (Stage::Open(writer) | Stage::Flushing(writer, ..)) = &mut self.stage else {
-                return;
-            };
-            let Some((position, buffer)) = writer.pop_ready() else {
-                break;
-            };
-            let file = writer.file();
-            let token = self.issue();
-            ops.push_back(DiskOp::Write {
-                token,
-                file,
-                position,
-                buffer,
-                sync: WriteSync::None,
-            });
+    /// Whether a buffer is ready to be written.
+    pub(crate) fn wants_write(&self) -> bool {
+        match &self.stage {
+            Stage::Open(writer) | Stage::Flushing(writer, ..) => writer.ready() > 0,
+            _ => false,
         }
-        self.sync_when_flushed(ops);
+    }
+
+    /// Operations on their way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Writes the next ready buffer; returns how many bytes those are.
+    pub(crate) fn write_next(&mut self, ops: &mut VecDeque<DiskOp>) -> usize {
+        let (Stage::Open(writer) | Stage::Flushing(writer, ..)) = &mut self.stage else {
+            panic!("an open file is written");
+        };
+        let (position, buffer) = writer.pop_ready().expect("a buffer is ready");
+        let (file, bytes) = (writer.file(), buffer.len());
+        let token = self.issue();
+        ops.push_back(DiskOp::Write {
+            token,
+            file,
+            position,
+            buffer,
+            sync: WriteSync::None,
+        });
+        bytes
     }
 
     /// The open file has all its batches.
-    pub(crate) fn finish_file(&mut self, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn finish_file(&mut self) {
         let Stage::Open(mut writer) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             panic!("an open file is finished");
         };
         let (entry, directory) = writer.finish();
         self.stage = Stage::Flushing(writer, entry, directory);
-        self.flush(ops);
     }
 
-    fn sync_when_flushed(&mut self, ops: &mut VecDeque<DiskOp>) {
+    /// Syncs a finished file after its last write.
+    pub(crate) fn sync_when_flushed(&mut self, ops: &mut VecDeque<DiskOp>) {
         let is_flushed = matches!(&self.stage, Stage::Flushing(writer, ..) if writer.ready() == 0);
         if !is_flushed || !self.in_flight.is_empty() {
             return;
@@ -241,7 +247,6 @@ impl Output {
             Stage::SyncingDirectory => Stage::Durable,
             stage => stage,
         };
-        self.flush(ops);
         Ok(())
     }
 

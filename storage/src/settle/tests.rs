@@ -191,11 +191,15 @@ impl World {
         }
     }
 
-    /// Turns until nothing more happens by itself.
+    /// Turns until nothing more happens by itself, passes that take their time included.
     pub(crate) fn run(&mut self) {
         for _ in 0..100_000 {
-            if !self.turn() {
-                return;
+            if self.turn() {
+                continue;
+            }
+            match self.store.pace_timeout() {
+                Some(at) => self.ms = self.ms.max(at.0.div_ceil(1_000_000)),
+                None => return,
             }
         }
         panic!("the store does not come to rest");

@@ -12,7 +12,7 @@ use crate::packs::Packs;
 use crate::reads::{Want, What};
 use crate::request::{ReadOutcome, ReadTicket, StoreEvent, TimePoint};
 use crate::retention::{Kept, new_start};
-use crate::settle::{Settle, SettleContext, SettleFailure, Settled, Written};
+use crate::settle::{Demand, Settle, SettleContext, SettleFailure, Settled, Written};
 use crate::space::SpaceNews;
 use crate::units::{BootTime, Now, Offset, PartitionId};
 use crate::wal::Reserve;
@@ -54,7 +54,7 @@ impl Store {
             return;
         }
         if self.settle.has_step() {
-            let (settle, mut context) = self.settle_parts();
+            let (settle, mut context) = self.settle_parts(now);
             let stepped = settle.step(now, &mut context);
             self.note_failure(stepped);
         } else {
@@ -72,7 +72,7 @@ impl Store {
             self.stop_background();
         } else {
             self.begin_pass(now);
-            self.go_on_with_pass();
+            self.go_on_with_pass(now);
             self.retain(now);
         }
         if self.manifest.is_out_of_space() {
@@ -124,16 +124,30 @@ impl Store {
         self.note_failure(handled);
     }
 
-    fn settle_parts(&mut self) -> (&mut Settle, SettleContext<'_>) {
+    fn settle_parts(&mut self, now: Now) -> (&mut Settle, SettleContext<'_>) {
+        let demand = self.demand(now);
         let context = SettleContext {
             logs: &self.logs,
             packs: &mut self.packs,
             manifest: &mut self.manifest,
             wal: &self.wal,
             durable_lsn: self.commit.durable_lsn(),
+            demand,
             ops: &mut self.ops,
         };
         (&mut self.settle, context)
+    }
+
+    /// How urgently the log needs its files back.
+    fn demand(&self, now: Now) -> Demand {
+        let waiting = self.wal.closed().len().saturating_sub(1);
+        let is_behind = waiting > self.config.settle_files_max;
+        let is_held_up = !self.wal.can_roll(Reserve::Kept) && !self.wal.slots.is_making();
+        Demand {
+            now,
+            appended: self.append_lsn(),
+            is_hurried: is_behind || is_held_up || self.schedule.settle_all,
+        }
     }
 
     /// Begins a pass when enough files wait, or old data does.
@@ -160,22 +174,23 @@ impl Store {
         };
         if self.settle.is_ready(now) && (enough || is_due) {
             let file = file.clone();
-            self.settle.begin(file);
+            let demand = self.demand(now);
+            self.settle.begin(demand, file);
             self.events.push_back(StoreEvent::WantsSnapshot);
         }
     }
 
-    fn go_on_with_pass(&mut self) {
-        let (settle, mut context) = self.settle_parts();
+    fn go_on_with_pass(&mut self, now: Now) {
+        let (settle, mut context) = self.settle_parts(now);
         settle.go_on(&mut context);
     }
 
     /// Answers [`StoreEvent::WantsSnapshot`]: the engine's whole state, with the effect of every
     /// entry appended so far. Empty when the engine keeps none.
-    pub fn provide_snapshot(&mut self, _now: Now, bytes: Vec<u8>) {
+    pub fn provide_snapshot(&mut self, now: Now, bytes: Vec<u8>) {
         let as_of = self.append_lsn();
         self.settle.provide_snapshot(as_of, bytes);
-        self.go_on_with_pass();
+        self.go_on_with_pass(now);
     }
 
     /// Asks for everything to be settled now, however young: before a shard's data moves.
@@ -390,10 +405,16 @@ impl Store {
                 at
             }
         });
-        [begin, self.schedule.retention_at, self.space.timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let pace = self.settle.pace_timeout();
+        [
+            begin,
+            pace,
+            self.schedule.retention_at,
+            self.space.timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     // Reads.
@@ -467,14 +488,14 @@ impl Store {
 
     /// Takes a completion that belongs to a pass.
     pub(super) fn handle_load(&mut self, now: Now, done: DiskDone) {
-        let (settle, mut context) = self.settle_parts();
+        let (settle, mut context) = self.settle_parts(now);
         let handled = settle.handle_load(now, done, &mut context);
         self.note_failure(handled);
     }
 
     /// Takes a completion that belongs to a pass's files.
     pub(super) fn handle_output(&mut self, now: Now, done: DiskDone) {
-        let (settle, mut context) = self.settle_parts();
+        let (settle, mut context) = self.settle_parts(now);
         let handled = settle.handle_output(now, done, &mut context);
         self.note_failure(handled);
     }
