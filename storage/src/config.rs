@@ -150,6 +150,14 @@ pub struct LossRange {
     pub to: Lsn,
 }
 
+impl LossRange {
+    /// Everything that a shard ever held.
+    pub const WHOLE: Self = Self {
+        from: Lsn(0),
+        to: Lsn(u64::MAX),
+    };
+}
+
 /// Bugs that the test harness plants to show that it would see them. Without the feature
 /// `testing` none can be chosen and each check is a constant `false`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,4 +50,4 @@ pub use request::{
     TimeRequest,
 };
 pub use settle::SettleCounters;
-pub use store::{Exported, Store, StoreCounters};
+pub use store::{Exported, Store, StoreCounters, Tenancy};

@@ -81,6 +81,38 @@ pub(crate) fn read(
         .map_err(|damage| (damage.position, damage.found))
 }
 
+/// What the current manifest of a directory says, and writes nothing; `None` without one.
+pub(crate) fn peek(
+    disk: &mut BlockingDisk<'_>,
+    shard: ShardId,
+    listing: &Listing,
+) -> Result<Option<ManifestState>, StorageError> {
+    let Some((number, file_bytes)) = numbered(listing).pop() else {
+        return Ok(None);
+    };
+    let file = FileName::Manifest(number);
+    let mut tokens = DiskTokens::new(MANIFEST_TAG);
+    let bytes = read_whole(disk, &mut tokens, shard, file, file_bytes)?;
+    let state = read(shard, number, &bytes).map_err(|(position, found)| StorageError::Corrupt {
+        shard,
+        file,
+        position,
+        found,
+    })?;
+    Ok(Some(state))
+}
+
+/// The manifests of a directory, number and size, ascending: the last is the current one.
+fn numbered(listing: &Listing) -> Vec<(u64, u64)> {
+    let manifests = listing.files.iter().filter_map(|(file, bytes)| match file {
+        FileName::Manifest(number) => Some((*number, *bytes)),
+        _ => None,
+    });
+    let mut found: Vec<(u64, u64)> = manifests.collect();
+    found.sort_unstable();
+    found
+}
+
 /// What the manifest is doing.
 #[derive(Debug)]
 enum Step {
@@ -163,15 +195,7 @@ impl Manifest {
         listing: &Listing,
         room_bytes: u64,
     ) -> Result<Option<Self>, StorageError> {
-        let mut found: Vec<(u64, u64)> = listing
-            .files
-            .iter()
-            .filter_map(|(file, bytes)| match file {
-                FileName::Manifest(number) => Some((*number, *bytes)),
-                _ => None,
-            })
-            .collect();
-        found.sort_unstable();
+        let mut found = numbered(listing);
         let Some((number, file_bytes)) = found.pop() else {
             return Ok(None);
         };

@@ -5,6 +5,7 @@
 //! ([`Store::poll_disk`]) and completions back ([`Store::handle_disk`]). What was appended below
 //! [`Store::durable_lsn`] survives anything; nothing else may be acknowledged.
 
+mod owner;
 mod rehome;
 mod settled;
 
@@ -32,6 +33,7 @@ use crate::space::{SPACE_TAG, Space};
 use crate::tail_cache::TailCache;
 use crate::units::{BootTime, Lsn, Now, Offset, PartitionId};
 use crate::wal::{Reserve, Wal};
+pub use owner::Tenancy;
 pub use rehome::Exported;
 use settled::Schedule;
 

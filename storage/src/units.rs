@@ -30,6 +30,10 @@ impl BootTime {
     }
 }
 
+/// The broker that a shard's directory belongs to: random, given at its first start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BrokerId(pub u128);
+
 /// A byte address in a shard's log. Blocks are numbered by the address of their first byte; ranges
 /// exclude their end. Monotone over the life of a shard directory; a new generation may jump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

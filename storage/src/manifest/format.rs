@@ -40,8 +40,8 @@ use crate::codec::{Reader, Writer};
 use crate::disk::FileName;
 use crate::record::checksum;
 use crate::units::{
-    FilePosition, Generation, LifeId, Lsn, Offset, PAGE_BYTES, PackId, PartitionId, ShardId,
-    page_ceil,
+    BrokerId, FilePosition, Generation, LifeId, Lsn, Offset, PAGE_BYTES, PackId, PartitionId,
+    ShardId, page_ceil,
 };
 
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"MRmf");
@@ -209,6 +209,7 @@ const KIND_LOG_STARTS: u16 = 6;
 const KIND_LOGS_REMOVED: u16 = 7;
 const KIND_MERGED: u16 = 8;
 const KIND_PACKS_SHARED: u16 = 9;
+const KIND_OWNED: u16 = 10;
 
 /// Bits of a pack's flags.
 const PACK_IS_SEGMENT: u8 = 1;
@@ -240,6 +241,10 @@ pub(super) fn encode_state(state: &ManifestState) -> Vec<u8> {
     }
     let starts: Vec<_> = state.log_starts.iter().map(|(p, o)| (*p, *o)).collect();
     put_log_starts(&mut body, &starts);
+    // Nothing follows in a directory without an owner.
+    if let Some(owner) = state.owner {
+        put_owner(&mut body, owner);
+    }
     let mut out = Writer::default();
     encode_framed(&mut out, KIND_STATE, &body.into_bytes());
     out.into_bytes()
@@ -294,6 +299,10 @@ fn encode_edit(edit: &ManifestEdit) -> (u16, Vec<u8>) {
             put_numbers(&mut body, partitions.iter().map(|partition| partition.0));
             KIND_LOGS_REMOVED
         }
+        ManifestEdit::Owned(owner) => {
+            put_owner(&mut body, *owner);
+            KIND_OWNED
+        }
         ManifestEdit::Merged {
             removed,
             added,
@@ -329,7 +338,7 @@ pub(super) fn decode_edits(edits: &[u8]) -> Result<Vec<ManifestEdit>, &'static s
     let mut decoded = Vec::new();
     while !reader.is_empty() {
         let (kind, body) = next_framed(&mut reader)?;
-        if !(KIND_SETTLED..=KIND_PACKS_SHARED).contains(&kind) {
+        if !(KIND_SETTLED..=KIND_OWNED).contains(&kind) {
             return Err(NEWER_EDIT);
         }
         let mut body = Reader::new(body);
@@ -382,6 +391,7 @@ fn get_edit(kind: u16, body: &mut Reader<'_>) -> Option<ManifestEdit> {
         KIND_PACKS_SHARED => ManifestEdit::PacksShared {
             packs: get_ids(body)?,
         },
+        KIND_OWNED => ManifestEdit::Owned(get_owner(body)?),
         _ => return None,
     })
 }
@@ -393,6 +403,11 @@ fn get_state(body: &mut Reader<'_>) -> Option<ManifestState> {
     let snapshot = get_snapshot(body)?;
     let packs: BTreeMap<_, _> = get_packs(body)?.into_iter().collect();
     let log_starts = get_log_starts(body)?.into_iter().collect();
+    let owner = if body.is_empty() {
+        None
+    } else {
+        Some(get_owner(body)?)
+    };
     Some(ManifestState {
         chain_start,
         settled_lsn,
@@ -400,6 +415,7 @@ fn get_state(body: &mut Reader<'_>) -> Option<ManifestState> {
         snapshot,
         next_pack,
         log_starts,
+        owner,
         format: FORMAT,
     })
 }
@@ -416,6 +432,15 @@ fn get_chain_start(body: &mut Reader<'_>) -> Option<ChainStart> {
         life: LifeId(body.u64()?),
         generation: Generation(body.u64()?),
     })
+}
+
+fn put_owner(out: &mut Writer, owner: BrokerId) {
+    out.bytes(&owner.0.to_le_bytes());
+}
+
+fn get_owner(body: &mut Reader<'_>) -> Option<BrokerId> {
+    let bytes = body.take(16)?.first_chunk()?;
+    Some(BrokerId(u128::from_le_bytes(*bytes)))
 }
 
 fn put_snapshot(out: &mut Writer, snapshot: Option<SnapshotRef>) {

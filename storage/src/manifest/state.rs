@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::disk::FileName;
-use crate::units::{FilePosition, Generation, LifeId, Lsn, Offset, PackId, PartitionId};
+use crate::units::{BrokerId, FilePosition, Generation, LifeId, Lsn, Offset, PackId, PartitionId};
 
 /// Everything that a shard's files mean together: references only, no data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct ManifestState {
     pub next_pack: PackId,
     /// First offset that each log still has, where that was ever moved. Each rises only.
     pub log_starts: BTreeMap<PartitionId, Offset>,
+    /// Whose directory it is; `None` until the first start of a broker on it is through.
+    pub owner: Option<BrokerId>,
     /// Format of the file that holds this state.
     pub format: u32,
 }
@@ -107,6 +109,8 @@ pub enum ManifestEdit {
     LogStarts(Vec<(PartitionId, Offset)>),
     /// Logs are gone with all that was said of them.
     LogsRemoved(Vec<PartitionId>),
+    /// The directory is this broker's, for good.
+    Owned(BrokerId),
     /// Packs were rewritten into others with the same live content.
     Merged {
         /// The sources.
@@ -129,6 +133,7 @@ impl ManifestState {
             snapshot: None,
             next_pack: PackId(1),
             log_starts: BTreeMap::new(),
+            owner: None,
             format: super::format::FORMAT,
         }
     }
@@ -177,6 +182,13 @@ impl ManifestState {
                 for partition in partitions {
                     self.log_starts.remove(&partition);
                 }
+                Ok(())
+            }
+            ManifestEdit::Owned(owner) => {
+                if self.owner.is_some_and(|known| known != owner) {
+                    return Err("the owner changes");
+                }
+                self.owner = Some(owner);
                 Ok(())
             }
             ManifestEdit::Merged {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::units::{Generation, LifeId, Lsn, Offset, PartitionId};
+use crate::units::{BrokerId, Generation, LifeId, Lsn, Offset, PartitionId};
 
 const SHARD: ShardId = ShardId(3);
 
@@ -156,6 +156,7 @@ fn every_edit() -> Vec<ManifestEdit> {
             (PartitionId(5), Offset(1)),
         ]),
         ManifestEdit::LogsRemoved(vec![PartitionId(6)]),
+        ManifestEdit::Owned(BrokerId(u128::MAX - 1)),
         ManifestEdit::Merged {
             removed: vec![PackId(2), PackId(4)],
             added: vec![pack(5)],
@@ -192,6 +193,7 @@ fn what_was_committed_is_there_after_a_restart() {
     assert_eq!(state.packs[&PackId(1)].dropped, BTreeSet::from([0, 9]));
     assert!(state.packs[&PackId(1)].shared && !state.packs[&PackId(5)].shared);
     assert_eq!(state.next_pack, PackId(6));
+    assert_eq!(state.owner, Some(BrokerId(u128::MAX - 1)));
     assert_eq!(
         state.log_starts,
         BTreeMap::from([(PartitionId(5), Offset(20))])
