@@ -17,7 +17,7 @@ pub enum ExitCode {
     Measurement = 1,
     /// The command line is wrong.
     Usage = 64,
-    /// Stored data is damaged. Nothing was changed; starting again will not help.
+    /// Stored data is damaged or missing. Nothing was changed; starting again will not help.
     Quarantine = 65,
     /// No broker answers there.
     Unavailable = 69,
@@ -140,7 +140,10 @@ impl Failure {
             Self::Unavailable(_) => ExitCode::Unavailable,
             Self::Usage(_) => ExitCode::Usage,
             Self::Bench(_) => ExitCode::Measurement,
-            Self::Damaged(_) | Self::Engine(OpenError::State { .. }) => ExitCode::Quarantine,
+            Self::Damaged(_)
+            | Self::Engine(
+                OpenError::State { .. } | OpenError::Lost { .. } | OpenError::Foreign { .. },
+            ) => ExitCode::Quarantine,
             Self::Engine(OpenError::NoRoom { .. }) => ExitCode::Io,
             Self::Storage(error) | Self::Engine(OpenError::Storage(error)) => match error {
                 StorageError::Quarantine { .. } | StorageError::Corrupt { .. } => {

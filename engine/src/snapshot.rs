@@ -217,11 +217,33 @@ pub(crate) fn skip_lost<'a>(
     partitions: impl ExactSizeIterator<Item = (PartitionId, &'a mut PartitionState)>,
 ) -> Vec<u8> {
     let offsets = lost_bytes.saturating_mul(RECORDS_PER_BYTE_MAX);
+    let skipped = partitions.map(|(partition, state)| {
+        state.skip_lost(offsets);
+        (partition, &*state)
+    });
+    encode_epochs(skipped)
+}
+
+/// Moves partitions of which nothing is left past all that they can have held. Returns the log's
+/// record of it, for [`EPOCHS_KEY`].
+pub(crate) fn begin_again<'a>(
+    wall_ms: i64,
+    partitions: impl ExactSizeIterator<Item = (PartitionId, &'a mut PartitionState)>,
+) -> Vec<u8> {
+    let begun = partitions.map(|(partition, state)| {
+        state.begin_again(wall_ms);
+        (partition, &*state)
+    });
+    encode_epochs(begun)
+}
+
+fn encode_epochs<'a>(
+    partitions: impl ExactSizeIterator<Item = (PartitionId, &'a PartitionState)>,
+) -> Vec<u8> {
     let mut out = Encoder::default();
     out.u16(FORMAT);
     out.count(partitions.len());
     for (partition, state) in partitions {
-        state.skip_lost(offsets);
         out.u32(partition.0);
         out.i32(state.epochs.current().0);
         out.u64(state.next().0);

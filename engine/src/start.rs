@@ -2,23 +2,26 @@
 //!
 //! Runs before anything listens, one operation at a time. When it returns, everything that the
 //! shards will ever show is durable. The order matters:
-//! 1. Every directory is opened, those of shards that no longer run too; shard 0 has the catalog.
+//! 1. Every directory is looked at before any is changed, and opened only if all that should be
+//!    there is ([`presence`]): those of shards that no longer run too. Shard 0 comes first, it has
+//!    the catalog.
 //! 2. Each shard goes past what an accepted loss may have taken.
 //! 3. Partitions of shards that no longer run move to others ([`rehome`]). Until then no shard
 //!    drops a log that the catalog does not give to it: it may be half of a move.
 //! 4. Each shard keeps the logs that are at home there, and serves.
 
+mod presence;
 mod rehome;
 
 use std::collections::BTreeMap;
 
 use millrace_storage::disk::BlockingDisk;
 use millrace_storage::error::{AppendError, StorageError};
-use millrace_storage::units::{Lsn, Now, PartitionId, ShardId};
+use millrace_storage::units::{BrokerId, Lsn, Now, PartitionId, ShardId};
 use millrace_storage::{LossRange, Store, StoreConfig};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use uuid::Builder;
+use uuid::{Builder, Uuid};
 
 use crate::catalog::change::{CatalogChange, Operation};
 use crate::catalog::{Catalog, CatalogEpoch};
@@ -27,6 +30,7 @@ use crate::limits::EngineConfig;
 use crate::partition::PartitionState;
 use crate::shard::{Shard, ShardParts};
 use crate::snapshot::{self, CATALOG_KEY, EPOCHS_KEY, Recovered};
+use presence::Presence;
 
 /// What a broker's engine starts from.
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ pub struct StartConfig {
     pub engine: EngineConfig,
     /// How each shard's store is set up; its shard, seed and accepted losses are set here.
     pub store: StoreConfig,
+    /// The broker that the data directory is known to be of, whatever is left in it.
+    pub owner: Option<BrokerId>,
     /// Damaged ranges that the operator gives up.
     pub accept_loss: Vec<(ShardId, LossRange)>,
     /// Fresh randomness at every start.
@@ -65,6 +71,27 @@ pub enum OpenError {
         /// What is wrong.
         error: CodecError,
     },
+    /// A directory that the others need is not there, or there is nothing in it.
+    #[error("{}", presence::loss(*shard, *partitions))]
+    Lost {
+        /// The shard.
+        shard: ShardId,
+        /// Partitions that are at home there; of shard 0, which has the catalog, that is not known.
+        partitions: usize,
+    },
+    /// Directories of two brokers lie side by side.
+    #[error(
+        "shard {shard}: the directory belongs to the broker {found}, and the others to {expected}: \
+         put the right one in its place. Nothing was changed"
+    )]
+    Foreign {
+        /// The shard.
+        shard: ShardId,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
     /// The log has no room for what a start must write.
     #[error("shard {shard}: no room for what a start must write: {error}")]
     NoRoom {
@@ -81,6 +108,8 @@ struct Opened<'a> {
     store: Store,
     disk: Box<BlockingDisk<'a>>,
     found: Recovered,
+    /// Everything that the shard held was lost, and the operator gave it up.
+    is_given_up: bool,
 }
 
 /// Opens every directory and returns the shards to run, in order. `directories` holds one for each
@@ -95,20 +124,7 @@ pub fn open_all(
 ) -> Result<Vec<Shard>, OpenError> {
     assert!(config.shards > 0, "a broker has a shard");
     let mut random = Pcg64Mcg::seed_from_u64(config.seed);
-    let mut opened = BTreeMap::new();
-    for directory in directories {
-        let shard = directory.shard;
-        let one = Opened::open(config, now, directory, random.next_u64())?;
-        let before = opened.insert(shard, one);
-        assert!(before.is_none(), "a shard has one directory");
-    }
-    let mut catalog = opened
-        .get_mut(&ShardId(0))
-        .expect("every broker has a shard 0")
-        .open_catalog(now, &mut random)?;
-    for one in opened.values_mut() {
-        one.complete_states(now, &catalog)?;
-    }
+    let (mut opened, mut catalog) = open_present(config, now, directories, &mut random)?;
     rehome::rehome(now, config.shards, &mut catalog, &mut opened)?;
     for one in opened.values_mut() {
         one.retain(&catalog);
@@ -134,14 +150,42 @@ pub fn open_all(
     Ok(shards.collect())
 }
 
+/// Steps 1 and 2: opens what should be there, by shard, and makes it the broker's.
+fn open_present<'a>(
+    config: &StartConfig,
+    now: Now,
+    directories: Vec<ShardDirectory<'a>>,
+    random: &mut Pcg64Mcg,
+) -> Result<(BTreeMap<ShardId, Opened<'a>>, Catalog), OpenError> {
+    let mut directories = presence::sorted(directories);
+    let presence = Presence::look(config.owner, &mut directories)?;
+    let writer = directories.remove(&ShardId(0));
+    let writer = writer.expect("every broker has a shard 0");
+    let mut writer = Opened::open(config, now, (ShardId(0), writer), random.next_u64())?;
+    let catalog = writer.open_catalog(now, presence.owner(), random)?;
+    let given_up = presence.check(&catalog, &config.accept_loss)?;
+    let mut opened = BTreeMap::from([(ShardId(0), writer)]);
+    for (shard, disk) in directories {
+        let mut one = Opened::open(config, now, (shard, disk), random.next_u64())?;
+        one.is_given_up = given_up.contains(&shard);
+        opened.insert(shard, one);
+    }
+    let broker = catalog.broker_id().expect("shard 0 named it");
+    // Shard 0 comes last: once it has an owner, all that hold anything have.
+    for one in opened.values_mut().rev() {
+        one.complete_states(now, &catalog)?;
+        one.store.claim(&mut *one.disk, broker)?;
+    }
+    Ok((opened, catalog))
+}
+
 impl<'a> Opened<'a> {
     fn open(
         config: &StartConfig,
         now: Now,
-        directory: ShardDirectory<'a>,
+        (shard, mut disk): (ShardId, Box<BlockingDisk<'a>>),
         seed: u64,
     ) -> Result<Self, OpenError> {
-        let ShardDirectory { shard, mut disk } = directory;
         let accepted = config.accept_loss.iter();
         let accept_loss = accepted
             .filter(|(of, _)| *of == shard)
@@ -163,17 +207,25 @@ impl<'a> Opened<'a> {
             store,
             disk,
             found,
+            is_given_up: false,
         })
     }
 
-    /// Shard 0: the catalog, with what a first start or an accepted loss adds to it.
-    fn open_catalog(&mut self, now: Now, random: &mut Pcg64Mcg) -> Result<Catalog, OpenError> {
+    /// Shard 0: the catalog, with what a first start or an accepted loss adds to it. If the loss
+    /// took the broker's name, the directory's `owner` is it.
+    fn open_catalog(
+        &mut self,
+        now: Now,
+        owner: Option<BrokerId>,
+        random: &mut Pcg64Mcg,
+    ) -> Result<Catalog, OpenError> {
         let mut catalog = std::mem::take(&mut self.found.catalog);
         let mut operations = Vec::new();
-        if !catalog.is_named() {
+        if catalog.broker_id().is_none() {
             let mut bytes = [0; 16];
             random.fill_bytes(&mut bytes);
-            let id = Builder::from_random_bytes(bytes).into_uuid();
+            let new = Builder::from_random_bytes(bytes).into_uuid();
+            let id = owner.map_or(new, |owner| Uuid::from_u128(owner.0));
             operations.push(Operation::ClusterNamed { id });
         }
         if self.found.lost_bytes > 0 {
@@ -214,6 +266,12 @@ impl<'a> Opened<'a> {
             let states = self.found.partitions.iter_mut();
             let states = states.map(|(id, state)| (*id, state));
             let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
+            self.write_state(now, EPOCHS_KEY, &epochs)?;
+        }
+        if self.is_given_up {
+            let states = self.found.partitions.iter_mut();
+            let states = states.map(|(id, state)| (*id, state));
+            let epochs = snapshot::begin_again(now.wall_ms, states);
             self.write_state(now, EPOCHS_KEY, &epochs)?;
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! handle stops it cleanly; a shard whose log failed is told by [`Broker::ended`].
 
 pub mod directories;
+pub(crate) mod identity;
 mod listen;
 pub mod losses;
 mod shards;

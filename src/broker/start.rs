@@ -14,11 +14,12 @@ use millrace_net::uring::jobs::{JobPool, JobQueue};
 use millrace_net::uring::listener::Listener;
 use millrace_net::uring::sys;
 use millrace_net::worker::{Worker, WorkerConfig};
+use millrace_storage::LossRange;
 use millrace_storage::units::ShardId;
 
 use super::losses::AcceptedLosses;
 use super::shards::{ShardEnds, ShardThread};
-use super::{Broker, directories, listen, translate};
+use super::{Broker, directories, identity, listen, translate};
 use crate::checks::{self, FileSystem};
 use crate::config::{Config, Resolved};
 use crate::control::{ControlThread, Facts, Gate, Inbox, Replies};
@@ -90,6 +91,12 @@ fn recover(
 ) -> Result<(Vec<Shard>, Vec<Files>), Failure> {
     let mut all: Vec<ShardId> = directories::existing(data_dir)?;
     all.extend((0..shards).map(ShardId));
+    // A directory that is given up is begun anew, to be emptied if its shard no longer runs.
+    let given_up = losses
+        .all()
+        .iter()
+        .filter(|(_, range)| *range == LossRange::WHOLE);
+    all.extend(given_up.map(|(shard, _)| *shard));
     all.sort_unstable();
     all.dedup();
     let mut files = Vec::new();
@@ -103,6 +110,7 @@ fn recover(
         shards,
         engine: translate::engine(config),
         store: translate::store(config),
+        owner: identity::read(data_dir)?,
         accept_loss: losses.all().to_vec(),
         seed,
     };
@@ -114,6 +122,8 @@ fn recover(
             disk: Box::new(|op| files.run(op)),
         });
     let opened = open_all(&start, sys::now(), directories.collect())?;
+    let owner = opened[0].catalog().broker_id();
+    identity::note(data_dir, owner.expect("a start names the broker"))?;
     // What no longer runs was handed over; its directory stays, and is empty of data.
     files.truncate(opened.len());
     Ok((opened, files))

@@ -91,3 +91,34 @@ fn a_taken_address_is_named() {
     assert_eq!(refusal.code(), crate::exit::ExitCode::Listen);
     fs::remove_dir_all(&directory).unwrap();
 }
+
+/// What a start refuses with, and its code.
+fn refusal(settings: Resolved) -> (String, u8) {
+    let failure = Broker::start(settings).unwrap_err();
+    (failure.to_string(), failure.code().number())
+}
+
+#[test]
+fn missing_directories_are_refused_until_they_are_back() {
+    let directory = directory("missing");
+    let two = [("server.cores", "0,1")];
+    drop(Broker::start(settings(&directory, &two)).unwrap());
+    let away = directory.join("away");
+    fs::create_dir(&away).unwrap();
+    for missing in [&["shard-0"][..], &["shard-0", "shard-1"]] {
+        for shard in missing {
+            fs::rename(directory.join(shard), away.join(shard)).unwrap();
+        }
+        for _ in 0..2 {
+            let (text, code) = refusal(settings(&directory, &two));
+            assert!(text.contains("shard-0 is missing or empty"), "{text}");
+            assert_eq!(code, 65);
+        }
+        for shard in missing {
+            fs::remove_dir(directory.join(shard)).unwrap();
+            fs::rename(away.join(shard), directory.join(shard)).unwrap();
+        }
+    }
+    drop(Broker::start(settings(&directory, &two)).unwrap());
+    fs::remove_dir_all(&directory).unwrap();
+}

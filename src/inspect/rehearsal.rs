@@ -23,6 +23,7 @@ pub(super) fn rehearse(overlay: &Overlay, shards: &[ShardId]) -> Result<String, 
         shards: last.0 + 1,
         engine: EngineConfig::default(),
         store: StoreConfig::default(),
+        owner: None,
         accept_loss: Vec::new(),
         seed: 0,
     };

@@ -265,6 +265,7 @@ impl Run {
             shards,
             engine: EngineConfig::default(),
             store: self.store.clone(),
+            owner: None,
             accept_loss: Vec::new(),
             seed: Dice::new(self.seed ^ self.lives << 32, Stream::Product).bits(),
         }

@@ -13,7 +13,7 @@ pub(crate) mod writer;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use millrace_storage::units::{LeaderEpoch, PartitionId, ShardId};
+use millrace_storage::units::{BrokerId, LeaderEpoch, PartitionId, ShardId};
 use uuid::Uuid;
 
 use crate::codec::CodecError;
@@ -100,8 +100,13 @@ impl Catalog {
     /// first start is complete.
     #[must_use]
     pub fn cluster_id(&self) -> String {
-        self.cluster
-            .map_or(String::new(), |id| base64(id.as_bytes()))
+        self.broker_id().map_or(String::new(), cluster_name)
+    }
+
+    /// The broker's name; `None` before the first start has given it one.
+    #[must_use]
+    pub fn broker_id(&self) -> Option<BrokerId> {
+        self.cluster.map(|id| BrokerId(id.as_u128()))
     }
 
     /// The topic of that name.
@@ -162,12 +167,6 @@ impl Catalog {
     #[must_use]
     pub fn next_producer(&self) -> i64 {
         self.next_producer
-    }
-
-    /// Whether the first start has named the broker.
-    #[must_use]
-    pub fn is_named(&self) -> bool {
-        self.cluster.is_some()
     }
 
     /// Notes a leader epoch, told by the partition's home while the broker starts. No change of the
@@ -391,6 +390,12 @@ fn check(holds: bool, why: impl FnOnce() -> String) -> Result<(), CodecError> {
     } else {
         Err(CodecError::Invalid(why()))
     }
+}
+
+/// A broker's name as Kafka shows it.
+#[must_use]
+pub fn cluster_name(id: BrokerId) -> String {
+    base64(&id.0.to_be_bytes())
 }
 
 /// URL-safe base64 without padding: how Kafka writes UUIDs.

@@ -21,6 +21,9 @@ use producers::Producers;
 /// Offsets end here: Kafka's are signed.
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
+/// No partition is given more records in a millisecond, on average over its life.
+const RECORDS_PER_MS_MAX: u64 = 1 << 20;
+
 /// What a partition's home must not forget: rebuilt at a start from snapshot and log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PartitionState {
@@ -97,6 +100,17 @@ impl PartitionState {
     pub(crate) fn skip_lost(&mut self, offsets: u64) {
         self.next = Offset(self.next.0.saturating_add(offsets).min(OFFSET_MAX));
         self.epochs.raise(self.next);
+    }
+
+    /// Everything about the partition was lost, how much it was too: goes on at an offset and in a
+    /// leader epoch that no earlier life can have come to. Both are taken from the clock, so that
+    /// a second such loss goes beyond the first.
+    pub(crate) fn begin_again(&mut self, wall_ms: i64) {
+        let ms = wall_ms.max(0).cast_unsigned();
+        let offset = ms.saturating_mul(RECORDS_PER_MS_MAX).min(OFFSET_MAX);
+        let minutes = i32::try_from(ms / 60_000).unwrap_or(i32::MAX);
+        self.reach(Offset(offset));
+        self.epochs.observe(LeaderEpoch(minutes), self.next);
     }
 
     /// Goes on at `end` at least: the log holds so much.

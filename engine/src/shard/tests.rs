@@ -2,6 +2,7 @@
 
 mod catalog;
 mod fetches;
+mod presence;
 mod produce;
 mod random;
 mod rehome;
@@ -55,6 +56,7 @@ impl World {
             shards,
             engine,
             store,
+            owner: None,
             accept_loss: Vec::new(),
             seed: 1,
         };

@@ -92,6 +92,7 @@ impl Broker {
                 batch_bytes_max: 1 << 20,
                 ..StoreConfig::default()
             },
+            owner: None,
             accept_loss: Vec::new(),
             seed: 1,
         };
