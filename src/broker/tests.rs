@@ -114,11 +114,31 @@ fn missing_directories_are_refused_until_they_are_back() {
             assert!(text.contains("shard-0 is missing or empty"), "{text}");
             assert_eq!(code, 65);
         }
+        let inspected = crate::inspect::inspect(&directory, true).unwrap();
+        assert_eq!(inspected.damages.len(), 1, "{:?}", inspected.damages);
+        assert!(inspected.damages[0].contains("shard-0 is missing"));
         for shard in missing {
             fs::remove_dir(directory.join(shard)).unwrap();
             fs::rename(away.join(shard), directory.join(shard)).unwrap();
         }
     }
     drop(Broker::start(settings(&directory, &two)).unwrap());
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn an_inspection_of_a_directory_with_gaps_says_what_a_start_would() {
+    let directory = directory("gaps");
+    let cores = [("server.cores", "0,1")];
+    drop(Broker::start(settings(&directory, &cores)).unwrap());
+    // Nothing is at home in shard 1.
+    fs::remove_dir_all(directory.join("shard-1")).unwrap();
+    fs::create_dir(directory.join("shard-2")).unwrap();
+    let inspected = crate::inspect::inspect(&directory, true).unwrap();
+    assert!(inspected.damages.is_empty(), "{:?}", inspected.damages);
+    fs::rename(directory.join("shard-0"), directory.join("shard-1")).unwrap();
+    let inspected = crate::inspect::inspect(&directory, false).unwrap();
+    let text = inspected.damages.join("\n");
+    assert!(text.contains("another name or shard"), "{text}");
     fs::remove_dir_all(&directory).unwrap();
 }

@@ -137,6 +137,10 @@ pub(super) fn manifest(shard: ShardId, number: u64, file: &[u8]) -> Description 
         start.life,
         state.packs.len()
     ));
+    if let Some(owner) = state.owner {
+        let broker = millrace_engine::catalog::cluster_name(owner);
+        description.details.push(format!("of broker {broker}"));
+    }
     for entry in state.packs.values() {
         let dropped = entry.dropped.len();
         let file = entry.file;

@@ -19,7 +19,7 @@ use millrace_storage::disk::FileName;
 use millrace_storage::manifest::PackEntry;
 use millrace_storage::units::ShardId;
 
-use crate::broker::directories;
+use crate::broker::{directories, identity};
 use crate::exit::Failure;
 use crate::lock::DirectoryLock;
 use files::Description;
@@ -56,7 +56,11 @@ pub fn inspect(directory: &Path, verify: bool) -> Result<Inspection, Failure> {
     for shard in &shards {
         found.describe_shard(&overlay, *shard, verify);
     }
-    match rehearsal::rehearse(&overlay, &shards) {
+    let owner = identity::read(directory).unwrap_or_else(|failure| {
+        found.damages.push(failure.to_string());
+        None
+    });
+    match rehearsal::rehearse(&overlay, &shards, owner) {
         Ok(catalog) => found.text.push_str(&catalog),
         Err(error) => found.damages.push(format!("a start would refuse: {error}")),
     }

@@ -90,11 +90,8 @@ impl Overlay {
                 to,
                 ..
             } => (self.link(from_shard, from, shard, to), None),
-            op => self
-                .0
-                .borrow_mut()
-                .get_mut(&shard)
-                .map_or((Err(DiskError::NotFound), None), |found| found.perform(op)),
+            // A directory that is missing is an empty one.
+            op => self.0.borrow_mut().entry(shard).or_default().perform(op),
         };
         DiskDone {
             token,
@@ -116,7 +113,7 @@ impl Overlay {
             .and_then(|found| found.files.get(&from));
         // The files that follow a partition to a new home are immutable: a copy is as good.
         let source = source.cloned().ok_or(DiskError::NotFound)?;
-        let target = shards.get_mut(&to_shard).ok_or(DiskError::NotFound)?;
+        let target = shards.entry(to_shard).or_default();
         if target.files.contains_key(&to) {
             return Err(DiskError::AlreadyExists);
         }

@@ -11,26 +11,32 @@ use millrace_engine::report::PartitionReport;
 use millrace_engine::start::{OpenError, ShardDirectory, StartConfig, open_all};
 use millrace_net::uring::sys;
 use millrace_storage::StoreConfig;
-use millrace_storage::units::{Now, PartitionId, ShardId};
+use millrace_storage::units::{BrokerId, Now, PartitionId, ShardId};
 
 use super::overlay::Overlay;
 
-/// Opens every shard and describes what a broker would serve.
-pub(super) fn rehearse(overlay: &Overlay, shards: &[ShardId]) -> Result<String, OpenError> {
+/// Opens every shard and describes what a broker would serve. The broker is `owner`, if the data
+/// directory says so.
+pub(super) fn rehearse(
+    overlay: &Overlay,
+    shards: &[ShardId],
+    owner: Option<BrokerId>,
+) -> Result<String, OpenError> {
     let last = shards.last().expect("a data directory has shards");
     let config = StartConfig {
         // As many as there are directories: nothing is handed over to other homes.
-        shards: last.0 + 1,
+        shards: last.0.saturating_add(1),
         engine: EngineConfig::default(),
         store: StoreConfig::default(),
-        owner: None,
+        owner,
         accept_loss: Vec::new(),
         seed: 0,
     };
     let now = sys::now();
-    let directories = shards.iter().map(|shard| ShardDirectory {
-        shard: *shard,
-        disk: Box::new(overlay.disk(*shard)),
+    // A start makes those that are missing; whether they may be is its business.
+    let directories = (0..=last.0).map(ShardId).map(|shard| ShardDirectory {
+        shard,
+        disk: Box::new(overlay.disk(shard)),
     });
     let mut opened = open_all(&config, now, directories.collect())?;
     let held = opened.iter_mut().flat_map(|shard| partitions(now, shard));
