@@ -259,7 +259,8 @@ pub(crate) fn skip_lost_ids(catalog: &Catalog, lost_bytes: u64) -> Vec<Operation
     let blocks = i64::try_from(lost_bytes).unwrap_or(i64::MAX);
     let producers = blocks.saturating_mul(PRODUCER_ID_BLOCK);
     vec![
-        Operation::PartitionIdsUsed {
+        Operation::PartitionIdsLost {
+            from: catalog.next_partition().0,
             next: catalog.next_partition().0.saturating_add(partitions),
         },
         Operation::ProducerIdsReserved {
@@ -371,6 +372,7 @@ mod tests {
         let skip = change(2, &skip_lost_ids(&catalog, 100));
         catalog.apply(&skip).expect("fits");
         assert_eq!(catalog.next_partition(), PartitionId(105));
+        assert!(catalog.is_lost(PartitionId(5)) && !catalog.is_lost(PartitionId(105)));
         assert_eq!(catalog.next_producer(), 2_000 + 100 * PRODUCER_ID_BLOCK);
     }
 

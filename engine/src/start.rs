@@ -5,11 +5,13 @@
 //! 1. Every directory is looked at before any is changed, and opened only if all that should be
 //!    there is ([`presence`]): those of shards that no longer run too. Shard 0 comes first, it has
 //!    the catalog.
-//! 2. Each shard goes past what an accepted loss may have taken.
+//! 2. Each shard goes past what an accepted loss may have taken. One of the catalog's own may have
+//!    taken what says whose a log is: such a log is kept where it is ([`found_again`]).
 //! 3. Partitions of shards that no longer run move to others ([`rehome`]). Until then no shard
 //!    drops a log that the catalog does not give to it: it may be half of a move.
 //! 4. Each shard keeps the logs that are at home there, and serves.
 
+mod found_again;
 mod presence;
 mod rehome;
 
@@ -162,7 +164,7 @@ fn open_present<'a>(
     let writer = directories.remove(&ShardId(0));
     let writer = writer.expect("every broker has a shard 0");
     let mut writer = Opened::open(config, now, (ShardId(0), writer), random.next_u64())?;
-    let catalog = writer.open_catalog(now, presence.owner(), random)?;
+    let mut catalog = writer.open_catalog(now, presence.owner(), random)?;
     let given_up = presence.check(&catalog, &config.accept_loss)?;
     let mut opened = BTreeMap::from([(ShardId(0), writer)]);
     for (shard, disk) in directories {
@@ -170,6 +172,7 @@ fn open_present<'a>(
         one.is_given_up = given_up.contains(&shard);
         opened.insert(shard, one);
     }
+    found_again::take_home(now, &mut catalog, &mut opened)?;
     let broker = catalog.broker_id().expect("shard 0 named it");
     // Shard 0 comes last: once it has an owner, all that hold anything have.
     for one in opened.values_mut().rev() {
@@ -277,15 +280,18 @@ impl<'a> Opened<'a> {
         Ok(())
     }
 
-    /// Keeps the logs of partitions that are at home here, and nothing of others.
+    /// Keeps the logs of partitions that are at home here, and nothing of others but those of which
+    /// the catalog has lost whose they are.
     fn retain(&mut self, catalog: &Catalog) {
         let shard = self.shard;
-        let mut is_home = |partition: PartitionId| {
+        let is_home = |partition: PartitionId| {
             let place = catalog.place(partition);
             place.is_some_and(|place| place.home == shard)
         };
-        self.store.retain_logs(&mut is_home);
+        let mut is_kept = |partition| is_home(partition) || catalog.is_lost(partition);
+        self.store.retain_logs(&mut is_kept);
         self.found.partitions.retain(|id, _| is_home(*id));
+        found_again::report(shard, &self.store, catalog);
     }
 
     /// Appends a change of the engine's state and waits until it is durable.

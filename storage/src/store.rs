@@ -279,13 +279,19 @@ impl Store {
         known
     }
 
+    /// Every log that anything is held of, ascending.
+    #[must_use]
+    pub fn held_logs(&self) -> Vec<PartitionId> {
+        let known = self.logs.iter().map(|(partition, _)| partition);
+        let mut all: Vec<PartitionId> = known.chain(self.packs.logs_after(None)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Forgets every log that `keep` does not know: what a start found of logs that are gone.
     pub fn retain_logs(&mut self, keep: &mut dyn FnMut(PartitionId) -> bool) {
-        let settled: Vec<PartitionId> = self.packs.logs_after(None).collect();
-        let known = self.logs.iter().map(|(partition, _)| partition);
-        let mut gone: Vec<PartitionId> = known.chain(settled).collect();
-        gone.sort_unstable();
-        gone.dedup();
+        let mut gone = self.held_logs();
         gone.retain(|partition| !keep(*partition));
         for partition in &gone {
             self.logs.remove(*partition);

@@ -42,6 +42,14 @@ pub enum Operation {
         /// First free one.
         next: u32,
     },
+    /// Partition ids from `from` up to below `next` may have been given away by changes that an
+    /// accepted loss took: none is given again, and what is held under one is nobody's to delete.
+    PartitionIdsLost {
+        /// First that may have been given away.
+        from: u32,
+        /// First free one.
+        next: u32,
+    },
     /// Producer ids below `next` are given away.
     ProducerIdsReserved {
         /// First free one.
@@ -95,6 +103,7 @@ const TOPIC_DELETED: u8 = 5;
 const PARTITIONS_ADDED: u8 = 6;
 const TOPIC_CONFIGURED: u8 = 7;
 const PARTITIONS_MOVED: u8 = 8;
+const PARTITION_IDS_LOST: u8 = 9;
 
 /// A partition with its home: u32 and u16.
 const PARTITION_BYTES: usize = 6;
@@ -141,6 +150,11 @@ impl Operation {
                 out.u8(PARTITION_IDS_USED);
                 out.u32(*next);
             }
+            Self::PartitionIdsLost { from, next } => {
+                out.u8(PARTITION_IDS_LOST);
+                out.u32(*from);
+                out.u32(*next);
+            }
             Self::ProducerIdsReserved { next } => {
                 out.u8(PRODUCER_IDS_RESERVED);
                 out.i64(*next);
@@ -184,6 +198,10 @@ impl Operation {
                 id: decode_uuid(input)?,
             },
             PARTITION_IDS_USED => Self::PartitionIdsUsed {
+                next: input.u32(WHAT)?,
+            },
+            PARTITION_IDS_LOST => Self::PartitionIdsLost {
+                from: input.u32(WHAT)?,
                 next: input.u32(WHAT)?,
             },
             PRODUCER_IDS_RESERVED => Self::ProducerIdsReserved {
@@ -295,6 +313,7 @@ pub(crate) mod tests {
                 homes: vec![home(3, 1)],
             },
             Operation::TopicDeleted { id },
+            Operation::PartitionIdsLost { from: 6, next: 9 },
         ]
     }
 

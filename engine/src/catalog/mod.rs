@@ -11,6 +11,7 @@ pub mod settings;
 pub(crate) mod writer;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use millrace_storage::units::{BrokerId, LeaderEpoch, PartitionId, ShardId};
@@ -39,6 +40,9 @@ pub struct Catalog {
     held: BTreeMap<ShardId, u32>,
     /// First partition id never used.
     next_partition: u32,
+    /// Partition ids that may have been given away by changes that are lost; one range for each
+    /// loss that the operator accepted.
+    lost: Vec<Range<u32>>,
     /// First producer id never given to a shard.
     next_producer: i64,
 }
@@ -144,6 +148,13 @@ impl Catalog {
         self.places.get(&partition)
     }
 
+    /// Whether a partition is not in the catalog because the change that made it may be lost.
+    #[must_use]
+    pub fn is_lost(&self, partition: PartitionId) -> bool {
+        let mut lost = self.lost.iter();
+        self.place(partition).is_none() && lost.any(|ids| ids.contains(&partition.0))
+    }
+
     /// The partitions that a shard owns, in no order that means anything.
     pub fn homed(&self, shard: ShardId) -> impl Iterator<Item = PartitionId> + '_ {
         let partitions = self.topics.values().flat_map(|topic| &topic.partitions);
@@ -214,6 +225,11 @@ impl Catalog {
             partitions: topic.partitions.clone(),
             overrides: topic.overrides.clone(),
         }));
+        let lost = self.lost.iter();
+        operations.extend(lost.map(|ids| Operation::PartitionIdsLost {
+            from: ids.start,
+            next: ids.end,
+        }));
         operations.push(Operation::PartitionIdsUsed {
             next: self.next_partition,
         });
@@ -254,6 +270,11 @@ impl Catalog {
             Operation::PartitionIdsUsed { next } => {
                 check(*next >= self.next_partition, || "partition ids fall".into())?;
                 self.next_partition = *next;
+            }
+            Operation::PartitionIdsLost { from, next } => {
+                check(from <= next, || "lost partition ids fall".into())?;
+                self.lost.push(*from..*next);
+                self.next_partition = self.next_partition.max(*next);
             }
             Operation::ProducerIdsReserved { next } => {
                 check(*next >= self.next_producer, || "producer ids fall".into())?;
@@ -451,9 +472,11 @@ mod tests {
         assert!(catalog.held().is_empty());
         assert_eq!(
             catalog.next_partition(),
-            PartitionId(6),
+            PartitionId(9),
             "ids are not reused"
         );
+        let is_lost = [5, 6, 8, 9].map(|id| catalog.is_lost(PartitionId(id)));
+        assert_eq!(is_lost, [false, true, true, false]);
     }
 
     #[test]
@@ -461,6 +484,9 @@ mod tests {
         let mut catalog = Catalog::default();
         catalog
             .apply(&change(1, &every_operation()[..7]))
+            .expect("fits");
+        catalog
+            .apply(&change(2, &every_operation()[8..]))
             .expect("fits");
         let bytes = catalog.as_change().encode();
         let decoded = CatalogChange::decode(&bytes).expect("good");

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod fetches;
+mod lost_catalog;
 mod presence;
 mod produce;
 mod random;
