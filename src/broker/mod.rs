@@ -145,6 +145,9 @@ impl Broker {
         if self.has_failed {
             return Ok(());
         }
+        for thread in &mut self.threads {
+            thread.call_off();
+        }
         for remote in &self.remotes {
             let mut stop = ControlRequest {
                 token: 0,

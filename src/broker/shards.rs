@@ -1,6 +1,7 @@
 //! The shards' threads, and how their ends are told.
 
 use std::io;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use core_affinity::CoreId;
@@ -11,14 +12,18 @@ use super::Ended;
 use crate::exit::Failure;
 
 /// How one shard ended.
-type ShardEnd = Result<(), Failure>;
+pub(super) type ShardEnd = Result<(), Failure>;
 
-/// A running shard.
+/// A shard's thread. It serves once it is released: a broker has all its shards or none.
 #[derive(Debug)]
-pub(super) struct ShardThread(JoinHandle<()>);
+pub(super) struct ShardThread {
+    thread: JoinHandle<()>,
+    /// Gone once the thread is released or called off.
+    release: Option<Sender<()>>,
+}
 
 impl ShardThread {
-    /// Starts a shard's thread, kept on `core` if one is given.
+    /// Starts a shard's thread, kept on `core` if one is given; it waits.
     pub(super) fn start(
         shard: u16,
         core: Option<usize>,
@@ -26,8 +31,12 @@ impl ShardThread {
         end: UnboundedSender<ShardEnd>,
     ) -> io::Result<Self> {
         let name = format!("shard-{shard}");
+        let (release, released) = channel();
         let thread = thread::Builder::new().name(name).spawn(move || {
             let report = Report(end, shard);
+            if released.recv().is_err() {
+                return report.send(Ok(()));
+            }
             if let Some(id) = core
                 && !core_affinity::set_for_current(CoreId { id })
             {
@@ -39,12 +48,27 @@ impl ShardThread {
                 Err(error) => Err(Failure::Kernel(format!("shard {shard}: {error}"))),
             });
         })?;
-        Ok(Self(thread))
+        Ok(Self {
+            thread,
+            release: Some(release),
+        })
+    }
+
+    /// Lets the shard serve.
+    pub(super) fn release(&mut self) {
+        let release = self.release.take().expect("a shard is released once");
+        // If its thread died, its end is told.
+        let _ = release.send(());
+    }
+
+    /// Lets a shard that was not released end, which it tells as any other.
+    pub(super) fn call_off(&mut self) {
+        drop(self.release.take());
     }
 
     /// Waits for the thread of a shard that told its end.
     pub(super) fn join(self) {
-        let _ = self.0.join();
+        let _ = self.thread.join();
     }
 }
 

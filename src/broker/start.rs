@@ -1,8 +1,9 @@
 //! From a resolved configuration to a serving broker, in the order in which it can fail.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use millrace_engine::Shard;
 use millrace_engine::mesh::port::{MeshPort, mesh};
@@ -16,20 +17,22 @@ use millrace_net::uring::sys;
 use millrace_net::worker::{Worker, WorkerConfig};
 use millrace_storage::LossRange;
 use millrace_storage::units::ShardId;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::losses::AcceptedLosses;
-use super::shards::{ShardEnds, ShardThread};
+use super::shards::{ShardEnd, ShardEnds, ShardThread};
 use super::{Broker, directories, identity, listen, translate};
 use crate::checks::{self, FileSystem};
 use crate::config::{Config, Resolved};
-use crate::control::{ControlThread, Facts, Gate, Inbox, Replies};
+use crate::control::{ControlSocket, ControlThread, Facts, Gate, Inbox, Replies};
 use crate::exit::Failure;
 use crate::lock::DirectoryLock;
 use crate::topology::Topology;
 
 /// 1. Nothing is touched before the directory is ours.
 /// 2. Nothing listens before everything is recovered and durable: a client that gets in is served.
-/// 3. The control socket comes last: whoever finds it may ask every shard.
+/// 3. What can fail on its own account is done before the first thread runs.
+/// 4. From then on there is a [`Broker`]: whatever fails drops it, and that stops all it has.
 pub(super) fn start(
     settings: Resolved,
     losses: &AcceptedLosses,
@@ -65,21 +68,53 @@ pub(super) fn start(
         listeners: bound.by_shard,
         worker,
     };
-    let running = run(&facts, parts)?;
-    let gate = Gate::new(running.remotes.iter().map(inbox).collect(), running.replies);
-    let control = ControlThread::start(facts.clone(), gate)?;
-    Ok(Broker {
+    let socket = ControlSocket::bind(&facts.data_dir)?;
+    let ready = set_up(config_of(&facts), parts)?;
+    let gate = Gate::new(ready.remotes.iter().map(inbox).collect(), ready.replies);
+    let (sender, ends) = ShardEnds::new();
+    let mut broker = Broker {
         facts,
         warnings,
-        started_in: began.elapsed(),
-        remotes: running.remotes,
-        threads: running.threads,
-        ends: running.ends,
+        started_in: Duration::ZERO,
+        remotes: ready.remotes,
+        threads: Vec::new(),
+        ends,
         has_failed: false,
-        control: Some(control),
-        jobs: Some(running.jobs),
+        control: None,
+        jobs: Some(ready.jobs),
         _lock: lock,
-    })
+    };
+    broker.run(ready.drivers, &sender)?;
+    let control = ControlThread::start(socket, broker.facts.clone(), gate)?;
+    broker.control = Some(control);
+    broker.started_in = began.elapsed();
+    Ok(broker)
+}
+
+impl Broker {
+    /// Starts the shards' threads, then lets them serve.
+    fn run(
+        &mut self,
+        drivers: Vec<Driver>,
+        ends: &UnboundedSender<ShardEnd>,
+    ) -> Result<(), Failure> {
+        let is_pinned = config_of(&self.facts).server.pin;
+        for ((shard, core), driver) in (0..).zip(&self.facts.cores).zip(drivers) {
+            let core = is_pinned.then_some(*core);
+            let thread = ShardThread::start(shard, core, driver, ends.clone());
+            self.threads.push(thread.map_err(setting_up)?);
+        }
+        self.threads.iter_mut().for_each(ShardThread::release);
+        Ok(())
+    }
+}
+
+fn config_of(facts: &Facts) -> &Config {
+    &facts.settings.config
+}
+
+fn setting_up(error: io::Error) -> Failure {
+    Failure::Kernel(format!("setting up a shard: {error}"))
 }
 
 /// Recovers every shard that ever was; returns those that run, each with its files.
@@ -136,22 +171,19 @@ struct Parts {
     worker: WorkerConfig,
 }
 
-struct Running {
+/// All that the shards' threads need, and nothing runs yet.
+struct Ready {
+    drivers: Vec<Driver>,
     remotes: Vec<Remote>,
-    threads: Vec<ShardThread>,
-    ends: ShardEnds,
     jobs: JobPool,
     replies: Replies,
 }
 
-/// Sets every ring up, then starts the threads: a kernel that refuses one has started none.
-fn run(facts: &Facts, parts: Parts) -> Result<Running, Failure> {
-    let config = &facts.settings.config;
-    let (sender, ends) = ShardEnds::new();
+/// Sets every ring up.
+fn set_up(config: &Config, parts: Parts) -> Result<Ready, Failure> {
     let replies = Replies::new();
-    let kernel = |error| Failure::Kernel(format!("setting up a shard: {error}"));
     let job_threads = translate::size(config.server.job_threads);
-    let jobs = JobPool::start(job_threads, millrace_engine::jobs::perform).map_err(kernel)?;
+    let jobs = JobPool::start(job_threads, millrace_engine::jobs::perform).map_err(setting_up)?;
     let ports = mesh(
         u16::try_from(parts.opened.len()).expect("cores are fewer"),
         translate::size(config.limits.mesh_ring_slots),
@@ -160,7 +192,7 @@ fn run(facts: &Facts, parts: Parts) -> Result<Running, Failure> {
         .iter()
         .map(Remote::to)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(kernel)?;
+        .map_err(setting_up)?;
     let mut drivers = Vec::new();
     let shards = parts
         .opened
@@ -178,16 +210,9 @@ fn run(facts: &Facts, parts: Parts) -> Result<Running, Failure> {
         };
         drivers.push(setup.driver(shard, files, listeners, mesh)?);
     }
-    let mut threads = Vec::new();
-    for ((shard, core), driver) in (0..).zip(&facts.cores).zip(drivers) {
-        let core = config.server.pin.then_some(*core);
-        let thread = ShardThread::start(shard, core, driver, sender.clone());
-        threads.push(thread.map_err(kernel)?);
-    }
-    Ok(Running {
+    Ok(Ready {
+        drivers,
         remotes,
-        threads,
-        ends,
         jobs,
         replies,
     })

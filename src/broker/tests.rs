@@ -92,6 +92,39 @@ fn a_taken_address_is_named() {
     fs::remove_dir_all(&directory).unwrap();
 }
 
+#[test]
+fn a_start_that_fails_at_the_control_socket_leaves_nothing_running() {
+    let directory = directory("control");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let kafka = address.to_string();
+    let more = [
+        ("listeners.kafka.address", kafka.as_str()),
+        ("server.cores", "0,1"),
+    ];
+    let socket = directory.join("control.sock");
+    fs::create_dir_all(&socket).unwrap();
+    let (text, code) = refusal(settings(&directory, &more));
+    assert!(text.contains("control.sock"), "{text}");
+    assert_eq!(code, 74);
+    assert!(TcpStream::connect(address).is_err(), "nobody serves");
+    fs::remove_dir(&socket).unwrap();
+    drop(Broker::start(settings(&directory, &more)).unwrap());
+    assert!(!socket.exists());
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_broker_in_a_deep_directory_can_be_asked() {
+    let top = directory("deep");
+    let deep = top.join("d".repeat(120));
+    let broker = Broker::start(settings(&deep, &[])).unwrap();
+    client::get(&deep, "/status").unwrap();
+    drop(broker);
+    fs::remove_dir_all(&top).unwrap();
+}
+
 /// What a start refuses with, and its code.
 fn refusal(settings: Resolved) -> (String, u8) {
     let failure = Broker::start(settings).unwrap_err();

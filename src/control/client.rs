@@ -1,11 +1,10 @@
 //! Asking a running broker: one GET over its control socket.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::SOCKET_FILE;
+use super::socket;
 use crate::exit::Failure;
 
 /// How long an answer may take.
@@ -16,18 +15,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// [`Failure::Unavailable`] says why there is none.
 pub fn get(directory: &Path, path: &str) -> Result<String, Failure> {
-    let socket = directory.join(SOCKET_FILE);
+    let shown = socket::path(directory);
     let unavailable = |error: std::io::Error| {
         Failure::Unavailable(format!(
             "no broker answers on {} ({error}); is it running, and is this its --data-dir?",
-            socket.display()
+            shown.display()
         ))
     };
-    let answer = exchange(&socket, path).map_err(unavailable)?;
+    let answer = exchange(directory, path).map_err(unavailable)?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         return Err(Failure::Unavailable(format!(
             "{}: the answer breaks off",
-            socket.display()
+            shown.display()
         )));
     };
     if head.split(' ').nth(1) != Some("200") {
@@ -37,8 +36,8 @@ pub fn get(directory: &Path, path: &str) -> Result<String, Failure> {
     Ok(body.to_owned())
 }
 
-fn exchange(socket: &Path, path: &str) -> std::io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
+fn exchange(directory: &Path, path: &str) -> std::io::Result<String> {
+    let mut stream = socket::connect(directory)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     write!(

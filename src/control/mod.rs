@@ -5,11 +5,10 @@
 mod api;
 pub mod client;
 mod gate;
+mod socket;
 
-use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -19,12 +18,10 @@ use tokio::sync::oneshot;
 
 pub use api::{PartitionStatus, SettingStatus, ShardStatus, Status, TopicStatus};
 pub(crate) use gate::{Gate, Inbox, Replies};
+pub(crate) use socket::ControlSocket;
 
 use crate::config::Resolved;
 use crate::exit::Failure;
-
-/// The socket's name in the data directory.
-const SOCKET_FILE: &str = "control.sock";
 
 /// What is known of the broker without asking a shard.
 #[derive(Clone, Debug)]
@@ -45,14 +42,18 @@ pub(crate) struct Facts {
 pub(crate) struct ControlThread {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    socket: PathBuf,
+    /// Removed when the thread has ended.
+    _socket: ControlSocket,
 }
 
 impl ControlThread {
-    /// Binds the socket and starts the thread.
-    pub(crate) fn start(facts: Facts, gate: Gate) -> Result<Self, Failure> {
-        let socket = facts.data_dir.join(SOCKET_FILE);
-        let listener = bind(&socket).map_err(Failure::io(&socket))?;
+    /// Starts the thread on a socket that is bound.
+    pub(crate) fn start(
+        mut socket: ControlSocket,
+        facts: Facts,
+        gate: Gate,
+    ) -> Result<Self, Failure> {
+        let listener = socket.take_listener();
         let (stop, stopped) = oneshot::channel();
         let api = Arc::new(api::Api { facts, gate });
         let thread = std::thread::Builder::new()
@@ -62,7 +63,7 @@ impl ControlThread {
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
-            socket,
+            _socket: socket,
         })
     }
 }
@@ -73,21 +74,7 @@ impl Drop for ControlThread {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = fs::remove_file(&self.socket);
     }
-}
-
-/// Binds where a broker that was killed may have left its socket. The directory's lock is held,
-/// so nobody lives behind it.
-fn bind(socket: &Path) -> std::io::Result<std::os::unix::net::UnixListener> {
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = std::os::unix::net::UnixListener::bind(socket)?;
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 fn run(
@@ -113,6 +100,9 @@ fn run(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use millrace_net::control::{ControlAnswer, ControlAsk, ControlReply, WorkerReport};
 
     use super::*;
@@ -155,10 +145,8 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let replies = Replies::new();
         let gate = Gate::new(vec![answering(&replies)], replies);
-        let thread = ControlThread::start(facts(&directory), gate).unwrap();
-        let mode = fs::metadata(&thread.socket).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-
+        let socket = ControlSocket::bind(&directory).unwrap();
+        let thread = ControlThread::start(socket, facts(&directory), gate).unwrap();
         let status: Status =
             serde_json::from_str(&client::get(&directory, "/status").unwrap()).unwrap();
         assert_eq!((status.shards[0].core, status.kafka.len()), (3, 1));
