@@ -1,5 +1,4 @@
-//! What is looked at before a start: each finding names its cause and what to do about it. The
-//! kernel's ring is checked by whoever sets it up.
+//! What is looked at before a start: each finding names its cause and what to do about it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,6 +9,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::config::Config;
 use crate::exit::Failure;
+
+pub(crate) mod kernel;
 
 /// What a file system promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,36 +139,6 @@ fn raise_descriptors(config: &Config, shards: u16) -> Option<String> {
              ulimit -n, or connections are refused early"
         )
     })
-}
-
-/// What to do about a ring that cannot be set up.
-pub(crate) fn ring_advice(error: &std::io::Error) -> String {
-    let advice = match error.raw_os_error() {
-        Some(libc_errno::ENOSYS | libc_errno::EINVAL) => {
-            "the kernel is too old: 6.1 or newer is needed"
-        }
-        Some(libc_errno::EPERM | libc_errno::EACCES) => {
-            "io_uring is forbidden: set the sysctl kernel.io_uring_disabled to 0, and in a \
-             container use a seccomp profile that allows io_uring_setup, _enter and _register"
-        }
-        Some(libc_errno::ENOMEM) => {
-            "not enough locked memory: raise LimitMEMLOCK or ulimit -l, or lower \
-             `memory.receive_buffers`"
-        }
-        Some(libc_errno::EMFILE) => "no file descriptors left: raise LimitNOFILE or ulimit -n",
-        _ => "see the kernel's log",
-    };
-    format!("io_uring cannot be set up: {error}: {advice}")
-}
-
-/// The error numbers with advice; Linux has the same on every architecture that we run on.
-mod libc_errno {
-    pub(super) const EPERM: i32 = 1;
-    pub(super) const ENOMEM: i32 = 12;
-    pub(super) const EACCES: i32 = 13;
-    pub(super) const EINVAL: i32 = 22;
-    pub(super) const EMFILE: i32 = 24;
-    pub(super) const ENOSYS: i32 = 38;
 }
 
 /// Fresh randomness for a start.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use millrace_engine::Shard;
 use millrace_engine::mesh::port::{MeshPort, mesh};
 use millrace_engine::start::{ShardDirectory, StartConfig, open_all};
-use millrace_net::uring::driver::{Driver, DriverConfig, DriverParts};
+use millrace_net::uring::driver::{Driver, DriverParts};
 use millrace_net::uring::files::Files;
 use millrace_net::uring::inbox::Remote;
 use millrace_net::uring::jobs::{JobPool, JobQueue};
@@ -29,7 +29,8 @@ use crate::exit::Failure;
 use crate::lock::DirectoryLock;
 use crate::topology::Topology;
 
-/// 1. Nothing is touched before the directory is ours.
+/// 1. Nothing is touched before the directory is ours, and nothing is changed in it before kernel
+///    and file system were tried out.
 /// 2. Nothing listens before everything is recovered and durable: a client that gets in is served.
 /// 3. What can fail on its own account is done before the first thread runs.
 /// 4. From then on there is a [`Broker`]: whatever fails drops it, and that stops all it has.
@@ -43,9 +44,11 @@ pub(super) fn start(
     directories::create(&data_dir)?;
     let lock = DirectoryLock::take(&data_dir)?;
     let file_system = FileSystem::of(&data_dir)?;
+    checks::kernel::look_at_directory(&data_dir, &file_system)?;
     let cores = Topology::read().resolve(&config.server.cores, config.server.pin)?;
     let shards = u16::try_from(cores.len()).expect("cores are fewer");
     let warnings = checks::look(config, &file_system, shards)?;
+    checks::kernel::look(&translate::driver(config), shards)?;
 
     let (opened, files) = recover(config, &data_dir, shards, losses)?;
     let bound = listen::bind(&config.kafka, shards)?;
@@ -235,14 +238,6 @@ impl Setup<'_> {
         listeners: Vec<Listener>,
         mesh: MeshPort,
     ) -> Result<Driver, Failure> {
-        let config = DriverConfig {
-            receive_buffers: u16::try_from(self.config.memory.receive_buffers)
-                .expect("bounded by its range"),
-            idle_spin_us: self.config.server.idle_spin_us,
-            commit_spin_us: self.config.server.commit_spin_us,
-            deals_connections: !self.config.kafka.node_per_core,
-            ..DriverConfig::default()
-        };
         let replies = self.replies;
         let parts = DriverParts {
             worker: Worker::new(self.worker.clone(), shard),
@@ -253,7 +248,7 @@ impl Setup<'_> {
             jobs: self.jobs,
             replies: Box::new(move |reply| replies.push(reply)),
         };
-        Driver::new(config, parts).map_err(|error| Failure::Kernel(checks::ring_advice(&error)))
+        Driver::new(translate::driver(self.config), parts).map_err(checks::kernel::no_ring)
     }
 }
 

@@ -112,6 +112,18 @@ pub(super) fn worker(config: &Config, doors: Vec<Door>) -> WorkerConfig {
     }
 }
 
+/// What all drivers have in common.
+pub(super) fn driver(config: &Config) -> DriverConfig {
+    DriverConfig {
+        receive_buffers: u16::try_from(config.memory.receive_buffers)
+            .expect("bounded by its range"),
+        idle_spin_us: config.server.idle_spin_us,
+        commit_spin_us: config.server.commit_spin_us,
+        deals_connections: !config.kafka.node_per_core,
+        ..DriverConfig::default()
+    }
+}
+
 /// What all stores have in common.
 pub(super) fn store(config: &Config) -> StoreConfig {
     StoreConfig {

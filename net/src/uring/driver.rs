@@ -23,6 +23,7 @@ use super::files::Files;
 use super::inbox::Remote;
 use super::jobs::JobQueue;
 use super::listener::Listener;
+use super::probe::RingError;
 use super::ring::{Completion, Ring};
 use super::sockets::Sockets;
 use super::sys;
@@ -145,11 +146,12 @@ impl Driver {
     ///
     /// # Errors
     /// The kernel refuses the ring, its flags or its buffers, or has too few descriptors for us.
-    pub fn new(config: DriverConfig, parts: DriverParts) -> io::Result<Self> {
-        let ring = Ring::new(config.ring_entries)?;
-        let buffers =
-            Buffers::register(&ring, config.receive_buffers, config.receive_buffer_bytes)?;
-        let descriptors = DescriptorPlan::for_process(parts.remotes.len())?;
+    pub fn new(config: DriverConfig, parts: DriverParts) -> Result<Self, RingError> {
+        let ring = Ring::new(config.ring_entries).map_err(RingError::SetUp)?;
+        let buffers = Buffers::register(&ring, config.receive_buffers, config.receive_buffer_bytes)
+            .map_err(RingError::Buffers)?;
+        let descriptors = DescriptorPlan::for_process(parts.remotes.len());
+        let descriptors = descriptors.map_err(RingError::Descriptors)?;
         let mut files = parts.files;
         files.limit(descriptors.files_open_max);
         let own = parts.remotes[usize::from(parts.mesh.shard().0)].clone();

@@ -7,6 +7,7 @@
 //! completion.
 //!
 //! ```text
+//! probe     what a start needs of kernel and file system, tried out
 //! ring      one io_uring: set-up, submission, completions
 //! token     what an operation is called while the kernel has it, and the table of such entries
 //! buffers   the provided buffers that multishot receives fill
@@ -30,6 +31,7 @@ pub mod files;
 pub mod inbox;
 pub mod jobs;
 pub mod listener;
+pub mod probe;
 pub mod ring;
 pub mod sockets;
 pub mod sys;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use io_uring::squeue::Entry;
 use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, Submitter, cqueue};
+use io_uring::{IoUring, Probe, Submitter, cqueue, opcode};
 
 use super::token::Token;
 
@@ -86,6 +86,36 @@ impl Ring {
     /// The ring was enabled before.
     pub fn enable(&mut self) -> io::Result<()> {
         self.ring.submitter().register_enable_rings()
+    }
+
+    /// The first of our operations or features that the kernel does not have.
+    pub(super) fn lacking(&self) -> io::Result<Option<&'static str>> {
+        let params = self.ring.params();
+        if !params.is_feature_nodrop() {
+            return Ok(Some("IORING_FEAT_NODROP"));
+        }
+        if !params.is_feature_ext_arg() {
+            return Ok(Some("IORING_FEAT_EXT_ARG"));
+        }
+        let mut probe = Probe::new();
+        self.ring.submitter().register_probe(&mut probe)?;
+        let mut operations = OPERATIONS.iter();
+        let lacking = operations.find(|(operation, _)| !probe.is_supported(*operation));
+        Ok(lacking.map(|(_, name)| *name))
+    }
+
+    /// Hands what is queued to the kernel and waits for a completion: for a trial, which does not
+    /// assume that it works.
+    pub(super) fn try_enter(&mut self, timeout: Duration) -> io::Result<()> {
+        let timespec = Timespec::from(timeout);
+        let arguments = SubmitArgs::new().timespec(&timespec);
+        loop {
+            match self.ring.submitter().submit_with_args(1, &arguments) {
+                Ok(_) => return Ok(()),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// For registrations.
@@ -207,6 +237,24 @@ impl Ring {
         self.counters.completions += (completions.len() - before) as u64;
     }
 }
+
+/// Every operation that the other files of this room push.
+const OPERATIONS: [(u8, &str); 14] = [
+    (opcode::Accept::CODE, "IORING_OP_ACCEPT"),
+    (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
+    (opcode::Fallocate::CODE, "IORING_OP_FALLOCATE"),
+    (opcode::Fsync::CODE, "IORING_OP_FSYNC"),
+    (opcode::LinkAt::CODE, "IORING_OP_LINKAT"),
+    (opcode::Nop::CODE, "IORING_OP_NOP"),
+    (opcode::OpenAt::CODE, "IORING_OP_OPENAT"),
+    (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
+    (opcode::Read::CODE, "IORING_OP_READ"),
+    (opcode::Recv::CODE, "IORING_OP_RECV"),
+    (opcode::RenameAt::CODE, "IORING_OP_RENAMEAT"),
+    (opcode::Send::CODE, "IORING_OP_SEND"),
+    (opcode::UnlinkAt::CODE, "IORING_OP_UNLINKAT"),
+    (opcode::Write::CODE, "IORING_OP_WRITE"),
+];
 
 /// `IORING_ENTER_GETEVENTS`: run deferred work and look for completions.
 const ENTER_GETEVENTS: u32 = 1;
