@@ -60,6 +60,7 @@ pub(super) fn kafka(config: &Config) -> KafkaConfig {
         pipeline_requests_max: size(listener.pipeline_requests_max),
         pipeline_commands_max: size(listener.pipeline_commands_max),
         pipeline_reply_bytes_max: size(listener.pipeline_reply_bytes_max),
+        reply_bytes_max: size(listener.reply_bytes_max),
         fetch_bytes_max: size(listener.fetch_bytes_max),
         fetch_wait_ms_max: listener.fetch_wait_ms_max,
         fetch_partitions_max: size(config.limits.fetch_partitions_max),

@@ -137,6 +137,8 @@ settings! {
         pipeline_commands_max: u64 = 4_096, 1..=1_000_000;
         /// Bytes of one connection's replies that wait to be sent, past which no request is taken.
         pipeline_reply_bytes_max: u64 = MIB, 1..=GIB;
+        /// Bytes of one reply other than a fetch's; a request for more closes the connection.
+        reply_bytes_max: u64 = 64 * MIB, MIB..=GIB;
         /// Record bytes of one fetch, whatever the client asks for.
         fetch_bytes_max: u64 = 55 * MIB, MIB..=GIB;
         /// Longest wait of a fetch, milliseconds, whatever the client asks for.

@@ -21,6 +21,8 @@ pub struct KafkaConfig {
     /// Bytes of one connection's replies that wait to be sent, past which no request is taken; the
     /// last reply may go past it.
     pub pipeline_reply_bytes_max: usize,
+    /// Bytes of one reply other than a fetch's: what would be longer is not made.
+    pub reply_bytes_max: usize,
     /// Record bytes of one fetch, whatever the client asks for. Kafka's `fetch.max.bytes`.
     pub fetch_bytes_max: usize,
     /// Longest wait of a fetch, milliseconds, whatever the client asks for.
@@ -58,6 +60,7 @@ impl Default for KafkaConfig {
             pipeline_requests_max: 64,
             pipeline_commands_max: 4096,
             pipeline_reply_bytes_max: 1 << 20,
+            reply_bytes_max: 64 << 20,
             fetch_bytes_max: 55 << 20,
             fetch_wait_ms_max: 60_000,
             fetch_partitions_max: 20_000,

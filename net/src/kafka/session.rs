@@ -201,7 +201,8 @@ impl ProtocolSession for Session {
                     bytes: taken,
                 } => {
                     let slot = self.replies.take_slot();
-                    self.reply(slot, api::unknown_version(correlation));
+                    let reply = api::unknown_version(&self.config, correlation)?;
+                    self.reply(slot, reply);
                     bytes += taken;
                 }
             }

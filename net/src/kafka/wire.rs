@@ -35,6 +35,11 @@ pub(crate) enum DecodeError {
     Items(usize),
 }
 
+/// A response is longer than its length field can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a response of {0} bytes is longer than a length can say")]
+pub(crate) struct FrameTooLong(usize);
+
 /// Reads fields from the front of a slice.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
@@ -239,11 +244,20 @@ impl<'a> Writer<'a> {
         write(self.out);
     }
 
+    /// Bytes of the frame so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.out.len() - self.start
+    }
+
     /// Ends the frame by filling in its length.
-    pub(crate) fn end(self) {
+    ///
+    /// # Errors
+    /// It cannot be said; the frame is of no use.
+    pub(crate) fn end(self) -> Result<(), FrameTooLong> {
         let bytes = self.out.len() - self.start - 4;
-        let bytes = i32::try_from(bytes).expect("a response is far below 2 GiB");
-        self.out[self.start..self.start + 4].copy_from_slice(&bytes.to_be_bytes());
+        let length = i32::try_from(bytes).map_err(|_| FrameTooLong(bytes))?;
+        self.out[self.start..self.start + 4].copy_from_slice(&length.to_be_bytes());
+        Ok(())
     }
 
     /// A 16-bit number.
@@ -385,7 +399,7 @@ mod tests {
             writer.i16(-2);
             writer.i64(5);
             writer.tags();
-            writer.end();
+            writer.end().expect("short");
             let mut reader = Reader::new(&out[1..], flexible, 10);
             let length = reader.i32().expect("there");
             assert_eq!(usize::try_from(length).expect("positive"), out.len() - 5);

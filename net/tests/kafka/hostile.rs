@@ -3,6 +3,13 @@
 use std::sync::Arc;
 
 use allocation_counter::measure;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{
+    ApiVersionsRequest, DescribeConfigsRequest, DescribeConfigsResponse, MetadataRequest,
+    MetadataResponse,
+};
+use kafka_protocol::protocol::Request;
 use millrace_engine::catalog::Catalog;
 use millrace_engine::command::Command;
 use millrace_engine::event::Refusal;
@@ -13,7 +20,7 @@ use millrace_net::session::{
 use millrace_storage::units::Now;
 
 use crate::broker::Broker;
-use crate::client::NOW;
+use crate::client::{NOW, frame, reply, text, topic};
 use crate::samples;
 
 /// Bytes that a session may allocate whatever comes: replies, tables, maps.
@@ -70,8 +77,12 @@ pub(crate) struct Served {
 
 /// Feeds a new session until it takes no more, refuses every command, and collects the replies.
 pub(crate) fn serve(input: &[u8]) -> Served {
-    let config = Arc::new(KafkaConfig::default());
-    let mut wall = Wall::new();
+    serve_with(KafkaConfig::default(), Wall::new(), input)
+}
+
+/// As [`serve`], by a broker of one's own.
+fn serve_with(config: KafkaConfig, mut wall: Wall, input: &[u8]) -> Served {
+    let config = Arc::new(config);
     let mut result = Ok(Taken {
         bytes: 0,
         need_bytes: 0,
@@ -271,4 +282,96 @@ fn items_are_limited_however_short_they_are() {
     assert!(most.allocated_max < max, "{} bytes", most.allocated_max);
     let reason = refusal(&metadata(config.request_items_max + 1));
     assert!(reason.contains("request_items_max"), "{reason}");
+}
+
+/// Partitions of the widest topic of a broker.
+const WIDE_PARTITIONS: u32 = 10_000;
+/// A request and its answer for one topic of that many partitions, and what making them takes.
+const WIDE_BYTES_MAX: u64 = 48 << 20;
+
+/// An empty handshake and then that request, to a broker with a wide topic.
+fn serve_wide<R: Request>(config: KafkaConfig, version: i16, body: &R) -> Served {
+    let mut wall = Wall::new();
+    wall.view.add_topic("wide", WIDE_PARTITIONS);
+    let hello = frame(0, 1, &ApiVersionsRequest::default());
+    let mut input = hello.clone();
+    input.extend(frame(version, 2, body));
+    let mut served = serve_with(config, wall, &input);
+    if let Some(length) = served.output.first_chunk() {
+        let first = 4 + u32::from_be_bytes(*length) as usize;
+        served.output.drain(..first);
+    }
+    served
+}
+
+fn metadata_of_wide(times: usize) -> MetadataRequest {
+    let wide = MetadataRequestTopic::default().with_name(Some(topic("wide")));
+    MetadataRequest::default().with_topics(Some(vec![wide; times]))
+}
+
+#[test]
+fn a_wide_topic_named_many_times_is_answered_once() {
+    let config = KafkaConfig::default();
+    let request = metadata_of_wide(config.request_items_max);
+    for version in [0, 9, 13] {
+        let served = serve_wide(config.clone(), version, &request);
+        served.result.expect("served");
+        let allocated = served.allocated_max;
+        assert!(allocated <= WIDE_BYTES_MAX, "{allocated} bytes");
+        let mut output = served.output.into();
+        let response: MetadataResponse = reply::<MetadataRequest>(version, 2, &mut output);
+        let [wide] = response.topics.as_slice() else {
+            panic!("{} topics", response.topics.len())
+        };
+        assert_eq!(wide.partitions.len(), WIDE_PARTITIONS as usize);
+    }
+}
+
+#[test]
+fn a_resource_named_many_times_is_described_once() {
+    let config = KafkaConfig::default();
+    let of = |keys: Option<&'static str>| {
+        DescribeConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text("wide"))
+            .with_configuration_keys(keys.map(|key| vec![text(key)]))
+    };
+    let ask = |resources| {
+        let request = DescribeConfigsRequest::default()
+            .with_include_synonyms(true)
+            .with_include_documentation(true)
+            .with_resources(resources);
+        let served = serve_wide(config.clone(), 4, &request);
+        served.result.expect("served");
+        let allocated = served.allocated_max;
+        assert!(allocated <= WIDE_BYTES_MAX, "{allocated} bytes");
+        let mut output = served.output.into();
+        let response: DescribeConfigsResponse = reply::<DescribeConfigsRequest>(4, 2, &mut output);
+        let results = response.results.into_iter();
+        results
+            .map(|described| described.configs.len())
+            .collect::<Vec<_>>()
+    };
+    let all = ask(vec![of(None); config.request_items_max]);
+    assert!(all.len() == 1 && all[0] >= 2, "{all:?}");
+    // Other settings are another question.
+    let [time, bytes] = ["retention.ms", "retention.bytes"].map(|key| of(Some(key)));
+    let asked = vec![time.clone(), of(None), bytes, time, of(None)];
+    assert_eq!(ask(asked), [1, all[0], 1]);
+}
+
+#[test]
+fn a_reply_that_would_be_too_long_is_not_made() {
+    let config = KafkaConfig {
+        reply_bytes_max: 64 << 10,
+        ..KafkaConfig::default()
+    };
+    let all = MetadataRequest::default().with_topics(None);
+    for request in [metadata_of_wide(1), all] {
+        let served = serve_wide(config.clone(), 9, &request);
+        let reason = served.result.expect_err("too long").reason;
+        assert!(reason.contains("kafka.reply_bytes_max = 65536"), "{reason}");
+        let allocated = served.allocated_max;
+        assert!(allocated <= ALLOCATED_BESIDE_INPUT_MAX, "{allocated} bytes");
+    }
 }

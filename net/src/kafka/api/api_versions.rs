@@ -8,6 +8,7 @@ use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 
 use super::{Call, Handled, Reply, ReplyTo, decode};
+use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::ErrorCode;
 use crate::kafka::frame::Request;
 use crate::kafka::versions::Api;
@@ -18,16 +19,20 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let _names_the_client: ApiVersionsRequest = decode(call, request)?;
-    let reply = ReplyTo::new(request).frame(&table(ErrorCode::None));
-    Ok(Handled::Reply(reply))
+    let reply = ReplyTo::new(call.config, request).frame(&table(ErrorCode::None));
+    reply.map(Handled::Reply)
 }
 
 /// The reply to a request of a version that we do not know.
-pub(crate) fn unknown_version(correlation: i32) -> Reply {
+pub(crate) fn unknown_version(
+    config: &KafkaConfig,
+    correlation: i32,
+) -> Result<Reply, ProtocolViolation> {
     let reply_to = ReplyTo {
         api: Api::ApiVersions,
         version: 0,
         correlation,
+        bytes_max: config.reply_bytes_max,
     };
     reply_to.frame(&table(ErrorCode::UnsupportedVersion))
 }

@@ -28,11 +28,11 @@ pub(super) fn handle(
         }
     }
     let pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         items: Items::new(items),
     };
     if topics.is_empty() {
-        return Ok(Handled::Reply(pending.finish()));
+        return pending.finish().map(Handled::Reply);
     }
     let create = CatalogRequest::CreatePartitions {
         topics,
@@ -88,7 +88,7 @@ impl Pending {
         self.items.take(outcome);
     }
 
-    pub(super) fn finish(self) -> Reply {
+    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let results = self.items.into_results().map(|(name, result)| {
             let described = CreatePartitionsTopicResult::default().with_name(name);
             match result {

@@ -5,6 +5,7 @@ use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult,
 };
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
+use kafka_protocol::protocol::Encodable;
 use millrace_engine::catalog::config::describe;
 use millrace_engine::command::{CatalogRequest, Command, NewTopic};
 use millrace_engine::event::{CatalogAnswer, Outcome, Refusal};
@@ -15,6 +16,8 @@ use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::session::{CommandSink, ProtocolViolation};
 
+/// First version whose answer tells a topic's settings.
+const VERSION_SETTINGS_MIN: i16 = 5;
 /// What clients write for "the broker's default".
 const DEFAULT: i32 = -1;
 
@@ -36,11 +39,11 @@ pub(super) fn handle(
         }
     }
     let pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         items: Items::new(items),
     };
     if topics.is_empty() {
-        return Ok(Handled::Reply(pending.finish(call)));
+        return pending.finish(call).map(Handled::Reply);
     }
     let create = CatalogRequest::CreateTopics {
         topics,
@@ -141,14 +144,21 @@ impl Pending {
         self.items.take(outcome);
     }
 
-    pub(super) fn finish(self, call: &Call<'_>) -> Reply {
+    pub(super) fn finish(self, call: &Call<'_>) -> Result<Reply, ProtocolViolation> {
         let version = self.reply_to.version;
+        let mut left = self.reply_to.bytes_max / 2;
         let topics = self.items.into_results().map(|(name, result)| {
             let described = CreatableTopicResult::default()
                 .with_name(name)
                 .with_error_message(None);
             match result {
-                Ok(answer) => created(version, call.config, described, &answer),
+                Ok(answer) => {
+                    let mut created = created(version, described, &answer);
+                    if version >= VERSION_SETTINGS_MIN {
+                        tell_settings(version, call.config, &mut created, &answer, &mut left);
+                    }
+                    created
+                }
                 Err(failure) => described
                     .with_error_code(failure.code.code())
                     .with_error_message(failure.message.map(text)),
@@ -161,20 +171,10 @@ impl Pending {
 
 fn created(
     version: i16,
-    config: &KafkaConfig,
     mut described: CreatableTopicResult,
     answer: &CatalogAnswer,
 ) -> CreatableTopicResult {
-    if version >= 5 {
-        let settings = describe(&answer.overrides, &config.topic_defaults);
-        let settings = settings.map(|setting| {
-            CreatableTopicConfigs::default()
-                .with_name(text(setting.name))
-                .with_read_only(setting.read_only())
-                .with_config_source(source_code(setting.source))
-                .with_value(Some(text(setting.value)))
-        });
-        described.configs = Some(settings.collect());
+    if version >= VERSION_SETTINGS_MIN {
         described.num_partitions = i32::try_from(answer.partitions).expect("bounded");
         described.replication_factor = 1;
     }
@@ -182,4 +182,41 @@ fn created(
         described.topic_id = answer.id;
     }
     described
+}
+
+/// Tells a new topic's settings while `left` bytes of the answer are. The topic is there by now, so
+/// the answer cannot be refused: the settings of the last topics of many are left out, as Kafka
+/// leaves them out for clients that may not see them.
+fn tell_settings(
+    version: i16,
+    config: &KafkaConfig,
+    described: &mut CreatableTopicResult,
+    answer: &CatalogAnswer,
+    left: &mut usize,
+) {
+    let settings = describe(&answer.overrides, &config.topic_defaults);
+    let settings = settings.map(|setting| {
+        CreatableTopicConfigs::default()
+            .with_name(text(setting.name))
+            .with_read_only(setting.read_only())
+            .with_config_source(source_code(setting.source))
+            .with_value(Some(text(setting.value)))
+    });
+    let settings: Vec<CreatableTopicConfigs> = settings.collect();
+    let sizes = settings.iter().map(|setting| {
+        setting
+            .compute_size(version)
+            .expect("every field set exists in its version")
+    });
+    match left.checked_sub(sizes.sum()) {
+        Some(rest) => {
+            *left = rest;
+            described.configs = Some(settings);
+        }
+        None => {
+            *left = 0;
+            described.topic_config_error_code = ErrorCode::PolicyViolation.code();
+            described.configs = Some(Vec::new());
+        }
+    }
 }

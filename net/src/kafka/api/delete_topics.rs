@@ -32,11 +32,11 @@ pub(super) fn handle(
         (asked, failure)
     });
     let pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         items: Items::new(items.collect()),
     };
     if topics.is_empty() {
-        return Ok(Handled::Reply(pending.finish()));
+        return pending.finish().map(Handled::Reply);
     }
     let delete = CatalogRequest::DeleteTopics { topics };
     call.submit(0, Command::WriteCatalog(delete));
@@ -55,7 +55,7 @@ impl Pending {
         self.items.take(outcome);
     }
 
-    pub(super) fn finish(self) -> Reply {
+    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let version = self.reply_to.version;
         let responses = self.items.into_results().map(|(asked, result)| {
             let mut described = DeletableTopicResult::default();

@@ -45,5 +45,6 @@ pub(super) fn handle(
             response.cluster_authorized_operations = cluster::OPERATIONS;
         }
     }
-    Ok(Handled::Reply(ReplyTo::new(request).frame(&response)))
+    let reply = ReplyTo::new(call.config, request).frame(&response);
+    reply.map(Handled::Reply)
 }

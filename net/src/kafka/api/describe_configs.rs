@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
+use kafka_protocol::messages::DescribeConfigsRequest;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
-use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use millrace_engine::catalog::config::{SettingSource, SettingView, describe};
 use millrace_engine::catalog::names::check_topic_name;
 use millrace_engine::catalog::settings::SettingType;
@@ -41,20 +41,38 @@ pub(super) fn handle(
         synonyms: body.include_synonyms,
         documentation: body.include_documentation,
     };
-    let results = body.resources.into_iter().map(|resource| {
-        let described = DescribeConfigsResult::default()
-            .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name.clone())
-            .with_error_message(None);
-        match settings(call, &resource, detail) {
-            Ok(settings) => described.with_configs(settings),
-            Err(failure) => described
-                .with_error_code(failure.code.code())
-                .with_error_message(failure.message.map(text)),
-        }
+    let reply_to = ReplyTo::new(call.config, request);
+    let resources = once_each(body.resources).into_iter();
+    let results = resources.map(|resource| describe_resource(call, resource, detail));
+    reply_to.frame_of_items(results).map(Handled::Reply)
+}
+
+/// A resource that is named again, with the same settings asked for, is described once.
+fn once_each(mut resources: Vec<DescribeConfigsResource>) -> Vec<DescribeConfigsResource> {
+    let mut seen = HashSet::new();
+    resources.retain(|resource| {
+        let keys = resource.configuration_keys.clone();
+        seen.insert((resource.resource_type, resource.resource_name.clone(), keys))
     });
-    let response = DescribeConfigsResponse::default().with_results(results.collect());
-    Ok(Handled::Reply(ReplyTo::new(request).frame(&response)))
+    resources
+}
+
+fn describe_resource(
+    call: &Call<'_>,
+    resource: DescribeConfigsResource,
+    detail: Detail,
+) -> DescribeConfigsResult {
+    let result = settings(call, &resource, detail);
+    let described = DescribeConfigsResult::default()
+        .with_resource_type(resource.resource_type)
+        .with_resource_name(resource.resource_name)
+        .with_error_message(None);
+    match result {
+        Ok(settings) => described.with_configs(settings),
+        Err(failure) => described
+            .with_error_code(failure.code.code())
+            .with_error_message(failure.message.map(text)),
+    }
 }
 
 fn settings(

@@ -50,6 +50,8 @@ const CODEC_ZSTD: u8 = 4;
 const ATTRIBUTES_LOW_AT: usize = 22;
 /// Bytes that an answer's fields take without names and records, for a partition and in all.
 const FIELD_BYTES_MAX: usize = 64;
+/// Bytes of a frame that its length field can say.
+const FRAME_BYTES_MAX: usize = i32::MAX as usize;
 /// Session epochs with a meaning: open a session; no session, and end the one named.
 const EPOCH_OPEN: i32 = 0;
 const EPOCH_NONE: i32 = -1;
@@ -169,7 +171,7 @@ pub(super) fn handle(
         1 => Isolation::Committed,
         other => return Err(request.malformed(format!("isolation level {other}"))),
     };
-    let reply_to = ReplyTo::new(request);
+    let reply_to = ReplyTo::new(call.config, request);
     let mut set = match choose_set(call, &decoded) {
         Ok(set) => set,
         Err(code) => {
@@ -196,8 +198,7 @@ pub(super) fn handle(
     };
     let partitions = pending.partitions();
     if partitions.is_empty() {
-        let reply = pending.finish(call);
-        return Ok(Handled::Reply(reply));
+        return pending.finish(call).map(Handled::Reply);
     }
     // Something to tell at once is not held back until records come.
     let has_failures = partitions.len() < pending.places.len();
@@ -303,7 +304,7 @@ impl Pending {
         };
     }
 
-    pub(super) fn finish(mut self, call: &mut Call<'_>) -> super::Reply {
+    pub(super) fn finish(mut self, call: &mut Call<'_>) -> Result<super::Reply, ProtocolViolation> {
         let mut partitions = Vec::new();
         let mut fetched = self.fetched.into_iter();
         for place in self.places {
@@ -343,13 +344,19 @@ impl Pending {
         if lives {
             *call.fetch_set = Some(self.set);
         }
-        super::Reply::Fetch(Reply {
+        let reply = Reply {
             reply_to: self.reply_to,
             code: ErrorCode::None,
             session_id,
             is_committed: self.is_committed,
             partitions,
-        })
+        };
+        // Settings keep it below; a sum of many of them at their most may not.
+        if reply.bytes() > FRAME_BYTES_MAX {
+            let words = format!("{} bytes are longer than a length can say", reply.bytes());
+            return Err(self.reply_to.too_long(words));
+        }
+        Ok(super::Reply::Fetch(reply))
     }
 }
 
@@ -417,6 +424,7 @@ impl Reply {
             version,
             correlation,
             api,
+            ..
         } = self.reply_to;
         out.reserve(self.bytes());
         let mut writer = Writer::begin(out, correlation, api.is_flexible(version));
@@ -437,7 +445,9 @@ impl Reply {
             writer.tags();
         }
         writer.tags();
-        writer.end();
+        writer
+            .end()
+            .expect("its length was checked when it was made");
     }
 }
 

@@ -49,7 +49,8 @@ pub(super) fn handle(
             response.error_message = words;
         }
     }
-    Ok(Handled::Reply(ReplyTo::new(request).frame(&response)))
+    let reply = ReplyTo::new(call.config, request).frame(&response);
+    reply.map(Handled::Reply)
 }
 
 fn refusal(key_type: i8) -> Failure {

@@ -18,7 +18,7 @@ pub(super) fn handle(
 ) -> Result<Handled, ProtocolViolation> {
     let body: InitProducerIdRequest = decode(call, request)?;
     let mut pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         result: None,
     };
     let Some(transactional_id) = body.transactional_id else {
@@ -30,7 +30,7 @@ pub(super) fn handle(
     } else {
         ErrorCode::TransactionalIdAuthorizationFailed
     }));
-    Ok(Handled::Reply(pending.finish()))
+    pending.finish().map(Handled::Reply)
 }
 
 /// A request whose id is being drawn.
@@ -50,7 +50,7 @@ impl Pending {
         });
     }
 
-    pub(super) fn finish(self) -> Reply {
+    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let response = InitProducerIdResponse::default();
         let response = match self.result.expect("drawn or refused") {
             Ok(id) => response

@@ -29,7 +29,7 @@ pub(super) fn handle(
         other => return Err(request.malformed(format!("isolation level {other}"))),
     };
     let mut pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         topics: Vec::with_capacity(body.topics.len()),
         partitions: Vec::new(),
     };
@@ -55,7 +55,7 @@ pub(super) fn handle(
         pending.topics.push((name, pending.partitions.len()));
     }
     if call.submitted().commands == 0 {
-        return Ok(Handled::Reply(pending.finish()));
+        return pending.finish().map(Handled::Reply);
     }
     Ok(Handled::Wait(Work::ListOffsets(pending)))
 }
@@ -117,7 +117,7 @@ impl Pending {
         *slot = Some(result);
     }
 
-    pub(super) fn finish(self) -> Reply {
+    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let version = self.reply_to.version;
         let mut start = 0;
         let topics = self.topics.iter().map(|(name, end)| {

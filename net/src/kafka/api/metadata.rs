@@ -3,12 +3,12 @@
 //! Asking for a topic that does not exist creates it, if both the configuration and the request say
 //! so. The answer waits for the creation, so that clients need not ask twice as with Kafka.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use millrace_engine::catalog::names::check_topic_name;
 use millrace_engine::catalog::{Catalog, PartitionHome, Topic};
 use millrace_engine::command::{CatalogRequest, Command, NewTopic};
@@ -27,10 +27,14 @@ const VERSION_IDS_MIN: i16 = 12;
 /// create, delete, alter, describe, describe and alter settings.
 const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 
+/// Bytes that a topic's fields take without its name, and a partition's with its one replica.
+const TOPIC_BYTES_MAX: usize = 40;
+const PARTITION_BYTES_MAX: usize = 42;
+
 /// A topic that was asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Asked {
-    Name(String),
+    Name(TopicName),
     Id(Uuid),
     /// Neither, or an id in a version without ids.
     Nothing,
@@ -50,14 +54,14 @@ pub(super) fn handle(
                 _ if !topic.topic_id.is_nil() && request.version >= VERSION_IDS_MIN => {
                     Asked::Id(topic.topic_id)
                 }
-                Some(name) => Asked::Name(name.to_string()),
+                Some(name) => Asked::Name(name),
                 None => Asked::Nothing,
             });
-            Some(asked.collect::<Vec<_>>())
+            Some(once_each(asked))
         }
     };
     let mut pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         asked,
         tells_cluster_operations: body.include_cluster_authorized_operations,
         tells_topic_operations: body.include_topic_authorized_operations,
@@ -68,7 +72,7 @@ pub(super) fn handle(
         pending.creating = missing(call, pending.asked.as_deref().unwrap_or_default());
     }
     if pending.creating.is_empty() {
-        return Ok(Handled::Reply(pending.finish(call)));
+        return pending.finish(call).map(Handled::Reply);
     }
     let topics = pending.creating.iter().map(|name| NewTopic {
         name: name.clone(),
@@ -83,6 +87,12 @@ pub(super) fn handle(
     Ok(Handled::Wait(Work::Metadata(pending)))
 }
 
+/// Kafka takes the topics of a request for a set: each is answered once, however often it is named.
+fn once_each(asked: impl Iterator<Item = Asked>) -> Vec<Asked> {
+    let mut seen = HashSet::new();
+    asked.filter(|asked| seen.insert(asked.clone())).collect()
+}
+
 /// The names to create: good ones that are not there, each once, as many as the limit leaves.
 fn missing(call: &Call<'_>, asked: &[Asked]) -> Vec<String> {
     let catalog = call.sink.catalog();
@@ -92,11 +102,10 @@ fn missing(call: &Call<'_>, asked: &[Asked]) -> Vec<String> {
     for asked in asked {
         let Asked::Name(name) = asked else { continue };
         if check_topic_name(name).is_ok() && catalog.topic(name).is_none() {
-            names.push(name.clone());
+            names.push(name.to_string());
         }
     }
     names.sort_unstable();
-    names.dedup();
     if names.len() > room {
         tracing::warn!(
             "not creating {} topics that were asked for: topics.auto_create_max = {max}",
@@ -136,9 +145,10 @@ impl Pending {
         }
     }
 
-    pub(super) fn finish(self, call: &mut Call<'_>) -> Reply {
+    pub(super) fn finish(self, call: &mut Call<'_>) -> Result<Reply, ProtocolViolation> {
         let sink: &dyn CommandSink = call.sink;
         let version = self.reply_to.version;
+        self.reply_to.check_bytes(self.bytes(sink.catalog()))?;
         let topics = match &self.asked {
             None => {
                 let all = sink.catalog().topics();
@@ -166,20 +176,42 @@ impl Pending {
         self.reply_to.frame(&response)
     }
 
+    /// Bytes of the topics' part of the answer, or a few more.
+    fn bytes(&self, catalog: &Catalog) -> usize {
+        let topic_bytes = |topic: &Topic| {
+            TOPIC_BYTES_MAX + topic.name.len() + PARTITION_BYTES_MAX * topic.partitions.len()
+        };
+        match &self.asked {
+            None => catalog.topics().map(topic_bytes).sum(),
+            Some(asked) => asked
+                .iter()
+                .map(|asked| match asked {
+                    Asked::Name(name) => catalog
+                        .topic(name)
+                        .map_or(TOPIC_BYTES_MAX + name.len(), topic_bytes),
+                    Asked::Id(id) => catalog
+                        .topic_by_id(*id)
+                        .map_or(TOPIC_BYTES_MAX, topic_bytes),
+                    Asked::Nothing => TOPIC_BYTES_MAX,
+                })
+                .sum(),
+        }
+    }
+
     fn answer(&self, asked: &Asked, sink: &dyn CommandSink) -> MetadataResponseTopic {
         let catalog: &Catalog = sink.catalog();
         match asked {
             Asked::Name(name) => match catalog.topic(name) {
                 Some(topic) => self.describe(topic, sink.cluster()),
                 None => {
-                    let code = match self.refused.get(name) {
+                    let code = match self.refused.get(name.as_str()) {
                         Some(code) => *code,
                         None if check_topic_name(name).is_err() => ErrorCode::InvalidTopic,
                         None => ErrorCode::UnknownTopicOrPartition,
                     };
                     MetadataResponseTopic::default()
                         .with_error_code(code.code())
-                        .with_name(Some(topic_name(name)))
+                        .with_name(Some(name.clone()))
                 }
             },
             Asked::Id(id) => match catalog.topic_by_id(*id) {

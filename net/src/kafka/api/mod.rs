@@ -164,10 +164,11 @@ impl Work {
     /// Makes the reply, once every outcome was taken.
     ///
     /// # Errors
-    /// The client wants no reply, and something failed that it must learn: Kafka closes then.
+    /// The client wants no reply, and something failed that it must learn: Kafka closes then. Or
+    /// the reply would be too long.
     pub(crate) fn finish(self, call: &mut Call<'_>) -> Result<Reply, ProtocolViolation> {
-        Ok(match self {
-            Self::Produce(pending) => return pending.finish(),
+        match self {
+            Self::Produce(pending) => pending.finish(),
             Self::Fetch(pending) => pending.finish(call),
             Self::ListOffsets(pending) => pending.finish(),
             Self::Metadata(pending) => pending.finish(call),
@@ -177,7 +178,7 @@ impl Work {
             Self::IncrementalAlterConfigs(pending) => pending.finish(),
             Self::InitProducerId(pending) => pending.finish(),
             Self::OffsetForLeaderEpoch(pending) => pending.finish(),
-        })
+        }
     }
 
     /// Whether it changes the catalog: what the client sends next may depend on it.
@@ -234,31 +235,93 @@ pub(crate) struct ReplyTo {
     api: Api,
     version: i16,
     correlation: i32,
+    /// Bytes that the reply may have.
+    bytes_max: usize,
 }
 
 impl ReplyTo {
-    fn new(request: &Request<'_>) -> Self {
+    fn new(config: &KafkaConfig, request: &Request<'_>) -> Self {
         Self {
             api: request.api,
             version: request.version,
             correlation: request.correlation,
+            bytes_max: config.reply_bytes_max,
         }
     }
 
     /// A reply with a body of the message crate.
-    fn frame<Body: Encodable>(self, body: &Body) -> Reply {
+    ///
+    /// # Errors
+    /// It would be too long.
+    fn frame<Body: Encodable>(self, body: &Body) -> Result<Reply, ProtocolViolation> {
         // ApiVersions must be readable by clients that know only its version 0: KIP-511.
         let flexible = self.api.is_flexible(self.version) && self.api != Api::ApiVersions;
-        let mut out = Vec::new();
+        let bytes = body
+            .compute_size(self.version)
+            .expect("every field set exists in its version");
+        self.check_bytes(bytes)?;
+        let mut out = Vec::with_capacity(HEADER_BYTES_MAX + bytes);
         let mut writer = Writer::begin(&mut out, self.correlation, flexible);
         writer.with_body(|out| {
             body.encode(out, self.version)
                 .expect("every field set exists in its version");
         });
-        writer.end();
-        Reply::Frame(out)
+        writer.end().map_err(|error| self.too_long(error))?;
+        Ok(Reply::Frame(out))
+    }
+
+    /// A reply of a throttle time and one array. Its items are made, written and dropped one by one,
+    /// because there may be many and they take far more memory than their bytes.
+    ///
+    /// # Errors
+    /// It would be too long; no more than one item is made past that.
+    fn frame_of_items<Item: Encodable>(
+        self,
+        items: impl ExactSizeIterator<Item = Item>,
+    ) -> Result<Reply, ProtocolViolation> {
+        let mut out = Vec::new();
+        let flexible = self.api.is_flexible(self.version);
+        let mut writer = Writer::begin(&mut out, self.correlation, flexible);
+        writer.i32(0); // Throttle time, ms.
+        writer.length(Some(items.len()));
+        for item in items {
+            writer.with_body(|out| {
+                item.encode(out, self.version)
+                    .expect("every field set exists in its version");
+            });
+            self.check_bytes(writer.bytes())?;
+        }
+        writer.tags();
+        writer.end().map_err(|error| self.too_long(error))?;
+        Ok(Reply::Frame(out))
+    }
+
+    /// Checks how long a reply would be, before it is made: a short request may ask for much.
+    ///
+    /// # Errors
+    /// Too long.
+    fn check_bytes(self, bytes: usize) -> Result<(), ProtocolViolation> {
+        if bytes <= self.bytes_max {
+            return Ok(());
+        }
+        let max = self.bytes_max;
+        Err(self.too_long(format!(
+            "{bytes} bytes or more, kafka.reply_bytes_max = {max}"
+        )))
+    }
+
+    fn too_long(self, why: impl std::fmt::Display) -> ProtocolViolation {
+        let (api, version) = (self.api, self.version);
+        ProtocolViolation {
+            reason: format!(
+                "the reply to a {api:?} request, version {version}, is too long: {why}"
+            ),
+        }
     }
 }
+
+/// Bytes of a response's length, correlation id and header tags.
+const HEADER_BYTES_MAX: usize = 9;
 
 /// Decodes a body with the message crate, once the walker has found it sound.
 fn decode<Body: Decodable>(

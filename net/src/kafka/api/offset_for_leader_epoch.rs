@@ -22,7 +22,7 @@ pub(super) fn handle(
 ) -> Result<Handled, ProtocolViolation> {
     let body: OffsetForLeaderEpochRequest = decode(call, request)?;
     let mut pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         topics: Vec::with_capacity(body.topics.len()),
         partitions: Vec::new(),
     };
@@ -47,7 +47,7 @@ pub(super) fn handle(
         pending.topics.push((name, pending.partitions.len()));
     }
     if call.submitted().commands == 0 {
-        return Ok(Handled::Reply(pending.finish()));
+        return pending.finish().map(Handled::Reply);
     }
     Ok(Handled::Wait(Work::OffsetForLeaderEpoch(pending)))
 }
@@ -76,7 +76,7 @@ impl Pending {
         *slot = Some(result);
     }
 
-    pub(super) fn finish(self) -> Reply {
+    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let mut start = 0;
         let topics = self.topics.iter().map(|(name, end)| {
             let partitions = &self.partitions[start..*end];

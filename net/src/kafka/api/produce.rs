@@ -124,7 +124,7 @@ pub(super) fn handle(
     let mut reader = Reader::new(request.body, request.is_flexible(), items_max);
     let produce = decode(request.version, &mut reader).map_err(|error| request.malformed(error))?;
     let mut pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         is_silent: produce.acks == 0,
         topics: Vec::with_capacity(produce.topics.len()),
         partitions: Vec::with_capacity(produce.partitions.len()),
@@ -228,7 +228,7 @@ impl Pending {
     /// that the client at least looks at the metadata again.
     pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         if !self.is_silent {
-            return Ok(self.encode());
+            return self.encode();
         }
         let mut failures = self
             .partitions
@@ -249,11 +249,12 @@ impl Pending {
         }
     }
 
-    fn encode(&self) -> Reply {
+    fn encode(&self) -> Result<Reply, ProtocolViolation> {
         let ReplyTo {
             version,
             correlation,
             api,
+            ..
         } = self.reply_to;
         let mut out = Vec::with_capacity(64 + 64 * self.partitions.len());
         let mut writer = Writer::begin(&mut out, correlation, api.is_flexible(version));
@@ -272,8 +273,9 @@ impl Pending {
             writer.i32(0); // Throttle time, ms.
         }
         writer.tags();
-        writer.end();
-        Reply::Frame(out)
+        let ended = writer.end();
+        ended.map_err(|error| self.reply_to.too_long(error))?;
+        Ok(Reply::Frame(out))
     }
 }
 
