@@ -26,7 +26,8 @@ use crate::window::{Budget, Window};
 /// What one connection may take and how long it may dawdle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// A new connection must complete its first request within this, milliseconds.
+    /// A new connection must complete its first request within this, milliseconds, plus the time
+    /// for what has arrived of it at `rate_bytes_per_s_min`.
     pub handshake_ms_max: u64,
     /// A connection on which nothing moved for so long is closed, milliseconds.
     pub idle_ms_max: u64,
@@ -58,8 +59,16 @@ impl Default for ConnectionLimits {
 impl ConnectionLimits {
     /// When a transfer of `bytes` that began at `since` is too slow.
     fn transfer_deadline(&self, since: BootTime, bytes: usize) -> BootTime {
-        let transfer_ms = bytes as u64 * 1000 / self.rate_bytes_per_s_min.max(1);
-        since.after_ms(self.transfer_ms_max.saturating_add(transfer_ms))
+        since.after_ms(self.transfer_ms_max.saturating_add(self.rate_ms(bytes)))
+    }
+
+    /// When a first request of which `bytes` are here is too slow.
+    fn handshake_deadline(&self, opened: BootTime, bytes: usize) -> BootTime {
+        opened.after_ms(self.handshake_ms_max.saturating_add(self.rate_ms(bytes)))
+    }
+
+    fn rate_ms(&self, bytes: usize) -> u64 {
+        bytes as u64 * 1000 / self.rate_bytes_per_s_min.max(1)
     }
 }
 
@@ -575,7 +584,7 @@ impl<S: ProtocolSession> Connection<S> {
 
     fn deadlines(&self, limits: &ConnectionLimits) -> [Option<(BootTime, &'static str)>; 4] {
         let idle = self.last_active.after_ms(limits.idle_ms_max);
-        let handshake = self.opened.after_ms(limits.handshake_ms_max);
+        let handshake = limits.handshake_deadline(self.opened, self.window.len());
         let request = self
             .request_since
             .map(|since| limits.transfer_deadline(since, self.window.len()));

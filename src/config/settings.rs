@@ -127,7 +127,7 @@ settings! {
         request_bytes_max: u64 = 100 * MIB, 64 * KIB..=GIB;
         /// Largest request other than Produce, bytes.
         control_request_bytes_max: u64 = 4 * MIB, 64 * KIB..=GIB;
-        /// Largest first request of a connection, bytes.
+        /// Largest first request of a connection other than Produce and Fetch, bytes.
         first_request_bytes_max: u64 = 64 * KIB, 4 * KIB..=GIB;
         /// Array items and tagged fields of one request, all together.
         request_items_max: u64 = 50_000, 100..=10_000_000;
@@ -234,7 +234,8 @@ settings! {
         connections_per_address_max: u64 = 4_096, 1..=1_000_000;
         /// A connection without a request for this long is closed, milliseconds.
         idle_timeout_ms: u64 = 600_000, 1_000..=86_400_000;
-        /// A new connection must complete its first request within this, milliseconds.
+        /// A new connection must complete its first request within this, milliseconds, plus the
+        /// time for what has arrived of it at `rate_bytes_per_s_min`.
         handshake_timeout_ms: u64 = 10_000, 100..=3_600_000;
         /// A request that has begun must be whole, and a reply taken, after this, milliseconds,
         /// plus the time for its bytes at `rate_bytes_per_s_min`.

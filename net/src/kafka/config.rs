@@ -9,7 +9,7 @@ pub struct KafkaConfig {
     pub request_bytes_max: usize,
     /// Largest request other than Produce, bytes.
     pub control_request_bytes_max: usize,
-    /// Largest first request of a connection, bytes: a stranger gets no more memory than this.
+    /// Largest first request of a connection other than Produce and Fetch, bytes.
     pub first_request_bytes_max: usize,
     /// Array items and tagged fields of one request, all together.
     pub request_items_max: usize,

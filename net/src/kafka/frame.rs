@@ -157,20 +157,22 @@ fn frame_length(length: [u8; 4], config: &KafkaConfig) -> Result<usize, Protocol
     }
 }
 
-/// Only Produce has a use for large requests, and nobody for a large first one.
+/// Only Produce has a use for large requests. A first one has none to be large, unless its client
+/// skips the handshake on connections that are for data alone, as kafkajs does. Memory is no
+/// reason to tell them apart: it follows the bytes that arrive.
 fn check_size(
     api: Api,
     length: usize,
     is_first: bool,
     config: &KafkaConfig,
 ) -> Result<(), ProtocolViolation> {
-    let (name, max) = if is_first {
+    let (name, max) = if api == Api::Produce {
+        ("kafka.request_bytes_max", config.request_bytes_max)
+    } else if is_first && api != Api::Fetch {
         (
             "kafka.first_request_bytes_max",
             config.first_request_bytes_max,
         )
-    } else if api == Api::Produce {
-        ("kafka.request_bytes_max", config.request_bytes_max)
     } else {
         (
             "kafka.control_request_bytes_max",

@@ -222,11 +222,18 @@ fn lengths_of_requests_are_judged_before_their_bytes_are_there() {
         let reason = refusal(&length.to_be_bytes());
         assert!(reason.contains("request_bytes_max"), "{reason}");
     }
-    // A stranger's first request is short, whatever it is.
-    for key in [0, 3, 18] {
+    // A stranger's first request is short, unless the connection is for data from the start.
+    for key in [3, 18] {
         let reason = refusal(&endless(key, 3, (64 << 10) + 1));
         assert!(reason.contains("first_request_bytes_max"), "{reason}");
     }
+    for (key, length) in [(0, 100 << 20), (1, 4 << 20)] {
+        let served = serve_within_bounds(&endless(key, 4, length));
+        let need_bytes = length as usize + 4;
+        assert_eq!(served.result.expect("it may come").need_bytes, need_bytes);
+    }
+    let reason = refusal(&endless(1, 4, (4 << 20) + 1));
+    assert!(reason.contains("control_request_bytes_max"), "{reason}");
     let known = endless(18, 0, 10);
     let known = [&known[..], &[0xff, 0xff]].concat();
     let mut metadata = known.clone();
