@@ -102,8 +102,11 @@ pub(crate) struct Connection<S> {
     receive: Receive,
     /// Size of the next window to receive into; doubles as receives fill it.
     own_bytes: usize,
-    /// When the request at the front of the window began to arrive.
+    /// When the request at the front of the window began to arrive, later by what it spent waiting
+    /// for memory.
     request_since: Option<BootTime>,
+    /// When the window last got a reservation, and what was in it then.
+    reserved_since: (BootTime, usize),
     sending: Option<Sending>,
     phase: Phase,
     opened: BootTime,
@@ -111,8 +114,8 @@ pub(crate) struct Connection<S> {
     last_active: BootTime,
     /// Its first request was whole.
     has_spoken: bool,
-    /// Waits for the budget.
-    is_starved: bool,
+    /// Since when it waits for the budget.
+    starved_since: Option<BootTime>,
     /// Waits until others' sends have ended.
     is_queued: bool,
     /// Waits until the log takes appends again.
@@ -153,6 +156,8 @@ enum Phase {
 const OWN_BYTES_MIN: usize = 64 << 10;
 /// And grow to this while receives fill them, unless one request needs more.
 const OWN_BYTES_MAX: usize = 256 << 10;
+/// A window that one request made larger than this is given back after it.
+const OWN_KEPT_BYTES_MAX: usize = 2 << 20;
 /// A window may be this many times as large as what has arrived of a request.
 const GROWTH: usize = 4;
 /// Bytes of a large request that must be here before it gets a window of its own: a declared
@@ -162,6 +167,10 @@ const OWN_START_BYTES: usize = 4096;
 const WAITING_BYTES_MAX: usize = 64 << 10;
 /// An own window in which nothing arrives for so long is given back.
 const OWN_IDLE_MS: u64 = 1_000;
+/// A request with memory reserved may take so long while others wait for memory, milliseconds,
+/// and the time for what has arrived of it at this rate, bytes a millisecond.
+const RESERVED_MS: u64 = 5_000;
+const RESERVED_BYTES_PER_MS: u64 = 1 << 10;
 /// Memory kept by a worker for sends to come, bytes.
 const FREE_BYTES_MAX: usize = 8 << 20;
 
@@ -181,13 +190,14 @@ impl<S: ProtocolSession> Connection<S> {
             receive: Receive::Idle,
             own_bytes: OWN_BYTES_MIN,
             request_since: None,
+            reserved_since: (now.boot, 0),
             sending: None,
             phase: Phase::Open,
             opened: now.boot,
             last_received: now.boot,
             last_active: now.boot,
             has_spoken: false,
-            is_starved: false,
+            starved_since: None,
             is_queued: false,
             is_blocked: false,
         }
@@ -208,7 +218,18 @@ impl<S: ProtocolSession> Connection<S> {
 
     /// Whether it waits for the budget.
     pub(crate) fn is_starved(&self) -> bool {
-        self.is_starved
+        self.starved_since.is_some()
+    }
+
+    /// When a request that has memory reserved arrives too slowly for those that wait for memory.
+    pub(crate) fn receive_deadline(&self) -> Option<BootTime> {
+        let is_missing = self.receive == Receive::Own && self.need_bytes > self.window.len();
+        // Its replies are not taken, and so we do not go on with what it sent.
+        let is_stuck = self.receive == Receive::Idle && self.sending.is_some() && !self.is_blocked;
+        let is_awaited = self.window.reserved() > 0 && (is_missing || is_stuck);
+        let (since, had) = self.reserved_since;
+        let arrived = self.window.len().saturating_sub(had);
+        is_awaited.then(|| since.after_ms(RESERVED_MS + arrived as u64 / RESERVED_BYTES_PER_MS))
     }
 
     /// Whether it waits until others' sends have ended.
@@ -346,8 +367,9 @@ impl<S: ProtocolSession> Connection<S> {
         let taken = self.feed(now, window.bytes(), around);
         match taken {
             Ok(taken) => {
-                window.consume(taken);
+                window.consume(taken, around.budget);
                 self.window = window;
+                self.window.shrink_to(OWN_KEPT_BYTES_MAX, around.budget);
                 if self.receive != Receive::Idle {
                     self.window.shrink(around.budget);
                 }
@@ -454,46 +476,76 @@ impl<S: ProtocolSession> Connection<S> {
         }
         // A reply that just left may have made the session want more of what waits here.
         self.resume(now, around);
-        self.poll_receive(around, ops);
+        self.poll_receive(now, around, ops);
     }
 
-    fn poll_receive(&mut self, around: &mut Surroundings<'_>, ops: &mut VecDeque<IoOp>) {
-        self.is_starved = false;
+    fn poll_receive(&mut self, now: Now, around: &mut Surroundings<'_>, ops: &mut VecDeque<IoOp>) {
+        let starved_since = self.starved_since.take();
         let connection = self.id;
         let wants_input = self.phase == Phase::Open && self.wants_input(around.limits);
+        // What fits a shared buffer is always taken: its memory is bounded by the connections.
+        let is_over =
+            around.budget.is_spent() && self.window.len() >= around.limits.shared_buffer_bytes;
+        let is_large = self.need_bytes > around.limits.shared_buffer_bytes;
         match self.receive {
-            Receive::Idle if !wants_input => {}
-            Receive::Idle if self.wants_own_window(around.limits) => {
-                match self.window.lend(self.window_bytes(), around.budget) {
-                    Some((buffer, from)) => {
-                        self.receive = Receive::Own;
-                        ops.push_back(IoOp::ReceiveInto {
-                            connection,
-                            buffer,
-                            from,
-                        });
-                    }
-                    None => self.is_starved = true,
+            Receive::Idle if !wants_input => self.window.leave_queue(around.budget),
+            Receive::Idle => match self.borrow_window(now, around) {
+                Some((buffer, from)) => {
+                    self.receive = Receive::Own;
+                    ops.push_back(IoOp::ReceiveInto {
+                        connection,
+                        buffer,
+                        from,
+                    });
                 }
-            }
-            Receive::Idle if around.budget.is_spent() && !self.window.is_empty() => {
-                self.is_starved = true;
-            }
-            Receive::Idle => {
-                self.window.shrink(around.budget);
-                self.receive = Receive::Shared;
-                ops.push_back(IoOp::Receive { connection });
-            }
+                None if is_over || (is_large && self.wants_own_window(around.limits)) => {
+                    self.starved_since = starved_since.or(Some(now.boot));
+                }
+                None => {
+                    self.window.shrink(around.budget);
+                    self.receive = Receive::Shared;
+                    ops.push_back(IoOp::Receive { connection });
+                }
+            },
             Receive::Shared => {
                 let is_full = !wants_input && self.window.len() > WAITING_BYTES_MAX;
-                let is_over = around.budget.is_spent() && !self.window.is_empty();
-                if is_full || is_over || self.wants_own_window(around.limits) {
+                let is_too_large = is_large && self.wants_own_window(around.limits);
+                if is_full || is_over || is_too_large {
                     self.receive = Receive::Stopping;
                     ops.push_back(IoOp::StopReceive { connection });
                 }
             }
             Receive::Stopping | Receive::Own | Receive::OwnStopping => {}
         }
+        if let Some(since) = starved_since.filter(|_| self.starved_since.is_none()) {
+            self.forgive(now.boot.since_ns(since) / 1_000_000);
+        }
+    }
+
+    /// Borrows the window for a receive of its own, if one is wanted and there is memory.
+    fn borrow_window(
+        &mut self,
+        now: Now,
+        around: &mut Surroundings<'_>,
+    ) -> Option<(Vec<u8>, usize)> {
+        if !self.wants_own_window(around.limits) {
+            return None;
+        }
+        let before = self.window.reserved();
+        // Only who knows that a request is large waits; others take shared buffers.
+        let waits = self.need_bytes > around.limits.shared_buffer_bytes;
+        let (bytes, need) = (self.window_bytes(), self.need_bytes);
+        let lent = self.window.lend(bytes, need, waits, around.budget)?;
+        if self.window.reserved() != before {
+            self.reserved_since = (now.boot, self.window.len());
+        }
+        Some(lent)
+    }
+
+    /// The time that it waited for memory was not the peer's.
+    fn forgive(&mut self, ms: u64) {
+        self.request_since = self.request_since.map(|since| since.after_ms(ms));
+        self.opened = self.opened.after_ms(ms);
     }
 
     /// Whether the request under way is worth a window, or the last ones were.
@@ -519,7 +571,7 @@ impl<S: ProtocolSession> Connection<S> {
             return;
         }
         self.phase = Phase::Closing;
-        self.is_starved = false;
+        self.starved_since = None;
         let is_lent = matches!(self.receive, Receive::Own | Receive::OwnStopping);
         if !is_lent {
             self.window.release(budget);
@@ -587,13 +639,15 @@ impl<S: ProtocolSession> Connection<S> {
         let handshake = limits.handshake_deadline(self.opened, self.window.len());
         let request = self
             .request_since
+            .filter(|_| self.starved_since.is_none())
             .map(|since| limits.transfer_deadline(since, self.window.len()));
         let reply = self
             .sending
             .map(|sending| limits.transfer_deadline(sending.since, sending.bytes));
         [
             Some((idle, "idle for too long")),
-            (!self.has_spoken).then_some((handshake, "no whole request in time")),
+            (!self.has_spoken && self.starved_since.is_none())
+                .then_some((handshake, "no whole request in time")),
             request.map(|at| (at, "a request arrived too slowly")),
             reply.map(|at| (at, "a reply was taken too slowly")),
         ]

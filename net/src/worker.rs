@@ -95,8 +95,8 @@ pub struct Worker {
     queued: BTreeSet<u32>,
     /// One entry a connection: when to look at it, at the latest.
     timers: BTreeSet<(BootTime, u32)>,
-    /// When slow sends are looked for next, if others wait for them.
-    next_send_check: BootTime,
+    /// When slow transfers are looked for next, if others wait for their memory.
+    next_slow_check: BootTime,
     ops: VecDeque<IoOp>,
     control: Control,
     stop: Stop,
@@ -135,8 +135,8 @@ enum Stop {
 
 /// A send may take so long while others wait for its memory, milliseconds.
 const SLOWEST_SEND_MS: u64 = 5_000;
-/// How often that is looked at, milliseconds.
-const SEND_CHECK_MS: u64 = 500;
+/// How often slow transfers are looked at, milliseconds.
+const SLOW_CHECK_MS: u64 = 500;
 
 impl Worker {
     /// A worker without connections.
@@ -156,7 +156,7 @@ impl Worker {
             starved: BTreeSet::new(),
             queued: BTreeSet::new(),
             timers: BTreeSet::new(),
-            next_send_check: BootTime(0),
+            next_slow_check: BootTime(0),
             ops: VecDeque::new(),
             control: Control::default(),
             stop: Stop::Running,
@@ -283,9 +283,14 @@ impl Worker {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.shard.handle_timeout(now);
-        if self.send_deadline().is_some_and(|at| at <= now.boot) {
-            self.next_send_check = now.boot.after_ms(SEND_CHECK_MS);
-            self.end_slowest_send(now);
+        if self.slow_deadline().is_some_and(|at| at <= now.boot) {
+            self.next_slow_check = now.boot.after_ms(SLOW_CHECK_MS);
+            if !self.queued.is_empty() {
+                self.end_slowest_send(now);
+            }
+            if !self.starved.is_empty() {
+                self.end_slow_receives(now);
+            }
         }
         while let Some(&(at, slot)) = self.timers.first() {
             if at > now.boot {
@@ -319,15 +324,36 @@ impl Worker {
             self.counters.connections_timed_out += 1;
             self.log_close(
                 id,
-                "it takes a reply slowly while others wait for the memory",
+                "it takes a reply slowly while others wait for the memory \
+                 (memory.sending_bytes_max)",
             );
             self.close(id);
         }
     }
 
-    /// When [`Worker::end_slowest_send`] looks again.
-    fn send_deadline(&self) -> Option<BootTime> {
-        (!self.queued.is_empty()).then_some(self.next_send_check)
+    /// When requests wait for memory: ends those that have it and arrive slowly.
+    fn end_slow_receives(&mut self, now: Now) {
+        let is_slow = |entry: &&Entry| {
+            let deadline = entry.connection.receive_deadline();
+            deadline.is_some_and(|at| at <= now.boot)
+        };
+        let slow = self.table.iter().flatten().filter(is_slow);
+        let slow: Vec<ConnectionId> = slow.map(|entry| entry.connection.id()).collect();
+        for id in slow {
+            self.counters.connections_timed_out += 1;
+            self.log_close(
+                id,
+                "it sends a request slowly while others wait for the memory \
+                 (memory.assembly_bytes_max)",
+            );
+            self.close(id);
+        }
+    }
+
+    /// When slow transfers are looked for again.
+    fn slow_deadline(&self) -> Option<BootTime> {
+        let is_awaited = !self.queued.is_empty() || !self.starved.is_empty();
+        is_awaited.then_some(self.next_slow_check)
     }
 
     /// Ends a turn: carries outcomes to sessions, lets them go on, closes the commit group, and
@@ -386,7 +412,7 @@ impl Worker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let connections = self.timers.first().map(|(at, _)| *at);
-        let times = [connections, self.send_deadline(), self.shard.poll_timeout()];
+        let times = [connections, self.slow_deadline(), self.shard.poll_timeout()];
         times.into_iter().flatten().min()
     }
 
@@ -576,10 +602,14 @@ impl Worker {
         if entry.connection.is_blocked() && self.blocked.insert(slot) {
             self.counters.receives_blocked_by_log += 1;
         }
-        if entry.connection.is_starved() && self.starved.insert(slot) {
+        if !entry.connection.is_starved() {
+            self.starved.remove(&slot);
+        } else if self.starved.insert(slot) {
             self.counters.receives_starved_of_memory += 1;
         }
-        if entry.connection.is_queued() && self.queued.insert(slot) {
+        if !entry.connection.is_queued() {
+            self.queued.remove(&slot);
+        } else if self.queued.insert(slot) {
             self.counters.sends_starved_of_memory += 1;
         }
         // A timer may be early, never late: it is moved only towards now, and looked at anew when

@@ -195,7 +195,8 @@ settings! {
         tail_cache_bytes: u64 = 64 * MIB, MIB..=64 * GIB;
         /// Log blocks read back for consumers that are behind, bytes.
         read_cache_bytes: u64 = 16 * MIB, MIB..=64 * GIB;
-        /// Requests that are being received, bytes over all connections.
+        /// Requests that are being received, bytes over all connections. While others wait for it,
+        /// a request that arrives slower than 1 MiB/s for five seconds ends its connection.
         assembly_bytes_max: u64 = 128 * MIB, MIB..=64 * GIB;
         /// Replies that are being sent, bytes over all connections; one reply may exceed it. When
         /// it is spent, the slowest reader is disconnected after five seconds.

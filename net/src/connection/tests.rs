@@ -405,18 +405,65 @@ fn slow_and_silent_peers_are_closed() {
 fn a_spent_budget_makes_large_requests_wait() {
     let mut world = World::new(OWN_BYTES_MIN);
     let mut other = Window::default();
-    world.poll();
-    let (lent, _) = other.lend(40_000, &mut world.budget).expect("room");
+    world.receive(&request(1));
+    world.sent();
+    let lent = other.lend(40_000, 40_000, true, &mut world.budget);
+    let (lent, _) = lent.expect("room");
     world.receive(&request(100_000)[..5_000]);
     world.poll();
     world.connection.handle_receive_stopped();
     assert!(world.poll().is_empty());
     assert!(world.connection.is_starved());
+    // The time that it waits for us does not count as its own.
+    world.pass(60_000).expect("not the peer's fault");
     other.take_back(lent, 0);
     other.release(&mut world.budget);
     assert!(world.budget.take_released());
     assert!(matches!(world.poll()[..], [IoOp::ReceiveInto { .. }]));
     assert!(!world.connection.is_starved());
+    world.pass(29_000).expect("in time");
+    world.pass(2_000).expect_err("its own thirty seconds");
+}
+
+#[test]
+fn a_spent_budget_leaves_small_requests_alone() {
+    let mut world = World::new(OWN_BYTES_MIN);
+    let mut other = Window::default();
+    world.poll();
+    let lent = other.lend(OWN_BYTES_MIN, 0, true, &mut world.budget);
+    let (lent, _) = lent.expect("room");
+    let small = request(10_000);
+    world.receive(&small[..9_000]);
+    assert!(world.budget.is_spent());
+    assert!(world.poll().is_empty(), "the receive stays armed");
+    world.receive(&small[9_000..]);
+    assert_eq!(world.sent(), format!("{};", small.len()));
+    other.take_back(lent, 0);
+    other.release(&mut world.budget);
+    assert_eq!(world.budget.used(), 0);
+}
+
+#[test]
+fn a_slow_request_with_memory_has_its_time_and_what_arrives_adds_to_it() {
+    let mut world = World::new(1 << 30);
+    world.poll();
+    world.receive(&request(10 << 20)[..8_192]);
+    world.poll();
+    world.connection.handle_receive_stopped();
+    assert_eq!(world.connection.receive_deadline(), None);
+    let ops = world.poll();
+    let Some(IoOp::ReceiveInto { buffer, from, .. }) = ops.into_iter().next() else {
+        panic!("a receive into the window")
+    };
+    let first = world.now.boot.after_ms(RESERVED_MS);
+    assert_eq!(world.connection.receive_deadline(), Some(first));
+    let bytes = buffer.len() - from;
+    world.with(|connection, now, around| {
+        connection.handle_received_into(now, (buffer, Ok(bytes)), around);
+    });
+    world.poll();
+    let later = first.after_ms(bytes as u64 / RESERVED_BYTES_PER_MS);
+    assert_eq!(world.connection.receive_deadline(), Some(later));
 }
 
 #[test]
