@@ -35,11 +35,14 @@ pub enum ExitCode {
     Locked = 77,
     /// The configuration is wrong.
     Config = 78,
+    /// A second signal ended a clean stop: nothing acknowledged is lost, but the next start has
+    /// more to recover.
+    Interrupted = 79,
 }
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Clean,
         Self::Measurement,
         Self::Usage,
@@ -52,6 +55,7 @@ impl ExitCode {
         Self::Poisoned,
         Self::Locked,
         Self::Config,
+        Self::Interrupted,
     ];
 
     /// The number.

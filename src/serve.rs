@@ -5,7 +5,7 @@ use std::io::Write;
 use millrace::broker::losses::AcceptedLosses;
 use millrace::broker::{Broker, Ended};
 use millrace::config::Resolved;
-use millrace::exit::Failure;
+use millrace::exit::{ExitCode, Failure};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -22,18 +22,18 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let ready = writeln!(stdout, "ready {}", broker.addresses()).and_then(|()| stdout.flush());
     ready.map_err(Failure::io("standard output"))?;
 
-    match wait(&mut broker)? {
-        None => broker.stop(),
-        Some(Ended::Failed(failure)) => {
+    match run(&mut broker)? {
+        Ended::Cleanly => broker.stop(),
+        Ended::Failed(failure) => {
             tracing::error!(%failure, "the broker ends");
             Err(failure)
         }
-        Some(Ended::Cleanly) => Ok(()),
     }
 }
 
-/// Waits for a signal (`None`), or for the broker's own end.
-fn wait(broker: &mut Broker) -> Result<Option<Ended>, Failure> {
+/// Waits for the broker's end: its own, or a clean stop after a signal. A second signal does not
+/// wait for that: what was acknowledged is on the disk, and the next start recovers it.
+fn run(broker: &mut Broker) -> Result<Ended, Failure> {
     let failed = || Failure::io("signal handling");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -42,12 +42,19 @@ fn wait(broker: &mut Broker) -> Result<Option<Ended>, Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(failed())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed())?;
         let name = tokio::select! {
-            ended = broker.ended() => return Ok(Some(ended)),
+            ended = broker.ended() => return Ok(ended),
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!("{name}: stopping");
-        Ok(None)
+        broker.begin_stop();
+        let name = tokio::select! {
+            ended = broker.ended() => return Ok(ended),
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::warn!("{name} again: ending without a clean stop");
+        std::process::exit(i32::from(ExitCode::Interrupted.number()))
     })
 }
 

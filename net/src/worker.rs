@@ -37,6 +37,9 @@ pub struct WorkerConfig {
     pub assembly_bytes_max: usize,
     /// Replies that are being sent, bytes over all connections; one reply may exceed it.
     pub sending_bytes_max: usize,
+    /// A clean stop waits so long for other shards, and then for clients to take their replies,
+    /// milliseconds.
+    pub stop_ms_max: u64,
 }
 
 /// What a listener leads to.
@@ -100,6 +103,8 @@ pub struct Worker {
     ops: VecDeque<IoOp>,
     control: Control,
     stop: Stop,
+    /// When the present step of a clean stop has lasted too long; `None` before its first turn.
+    stop_until: Option<BootTime>,
     counters: Counters,
 }
 
@@ -131,6 +136,8 @@ enum Stop {
     Settling,
     /// Answers go out and connections close.
     Draining,
+    /// As before, but nobody is waited for any more.
+    Ending,
 }
 
 /// A send may take so long while others wait for its memory, milliseconds.
@@ -160,6 +167,7 @@ impl Worker {
             ops: VecDeque::new(),
             control: Control::default(),
             stop: Stop::Running,
+            stop_until: None,
             counters: Counters::default(),
         }
     }
@@ -276,8 +284,12 @@ impl Worker {
     /// Whether a clean stop is through.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        let is_idle = self.connections == 0 && self.ops.is_empty();
-        self.stop == Stop::Draining && is_idle && self.shard.is_quiet()
+        let is_done = match self.stop {
+            Stop::Running | Stop::Settling => false,
+            Stop::Draining => !self.shard.is_asked_by_others(),
+            Stop::Ending => true,
+        };
+        is_done && self.connections == 0 && self.ops.is_empty() && self.shard.is_quiet()
     }
 
     /// Does what is due.
@@ -412,7 +424,12 @@ impl Worker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let connections = self.timers.first().map(|(at, _)| *at);
-        let times = [connections, self.slow_deadline(), self.shard.poll_timeout()];
+        let times = [
+            connections,
+            self.slow_deadline(),
+            self.stop_until,
+            self.shard.poll_timeout(),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -674,20 +691,61 @@ impl Worker {
     }
 
     /// Moves a clean stop on.
+    ///
+    /// A shard drains once what it accepted is durable, here and on the shards that it asked, and
+    /// ends once nobody can ask it any more.
     fn advance_stop(&mut self, now: Now) {
-        if self.stop == Stop::Running {
+        if matches!(self.stop, Stop::Running | Stop::Ending) {
             return;
         }
         self.shard.close(now);
-        if self.stop == Stop::Settling && self.shard.is_quiet() {
-            self.stop = Stop::Draining;
-            for slot in 0..self.table.len() {
-                if let Some(entry) = &mut self.table[slot] {
-                    entry.connection.drain();
-                    self.touch(slot as u32);
+        let until = now.boot.after_ms(self.config.stop_ms_max);
+        let is_late = *self.stop_until.get_or_insert(until) <= now.boot;
+        match self.stop {
+            Stop::Running | Stop::Ending => {}
+            Stop::Settling => {
+                let is_answered = is_late || !self.shard.awaits_others();
+                if is_answered && self.shard.is_quiet() {
+                    self.stop = Stop::Draining;
+                    self.stop_until = Some(until);
+                    self.drain(now);
+                } else if is_late {
+                    // Only our own disk is waited for from here on, and it tells when it is done.
+                    self.stop_until = Some(until);
                 }
             }
-            self.settle(now);
+            Stop::Draining if is_late => {
+                self.stop = Stop::Ending;
+                self.stop_until = None;
+                self.end_connections();
+            }
+            Stop::Draining => {}
+        }
+    }
+
+    fn drain(&mut self, now: Now) {
+        for slot in 0..self.table.len() {
+            if let Some(entry) = &mut self.table[slot] {
+                entry.connection.drain();
+                self.touch(slot as u32);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Closes whoever has not taken its replies by the end of a clean stop.
+    fn end_connections(&mut self) {
+        let left = self
+            .table
+            .iter()
+            .flatten()
+            .map(|entry| entry.connection.id());
+        for id in left.collect::<Vec<_>>() {
+            self.log_close(
+                id,
+                "its replies were not taken within limits.stop_timeout_ms",
+            );
+            self.close(id);
         }
     }
 }

@@ -78,6 +78,26 @@ fn a_reader_that_does_not_read_is_left_alone_and_then_closed() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_reader_that_does_not_read() {
+    let broker = Broker::start("stop", 2, ConnectionLimits::default());
+    let stuck = broker.connect();
+    let mut writer = stuck.try_clone().expect("a second handle");
+    let patience = Some(Duration::from_millis(200));
+    writer.set_write_timeout(patience).expect("set");
+    let requests: Vec<u8> = (0..1000).flat_map(api_versions).collect();
+    let flood = (0..100_000).take_while(|_| writer.write_all(&requests).is_ok());
+    assert!(flood.count() < 99_999, "the broker stopped reading");
+    let begun = Instant::now();
+    broker.stop();
+    let taken = begun.elapsed();
+    assert!(
+        taken >= Duration::from_millis(900),
+        "{taken:?}: its time was over too early"
+    );
+    assert!(taken < Duration::from_secs(5), "{taken:?}");
+}
+
+#[test]
 fn garbage_and_silence_are_closed() {
     let limits = ConnectionLimits {
         handshake_ms_max: 300,

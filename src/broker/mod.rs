@@ -38,6 +38,8 @@ pub struct Broker {
     remotes: Vec<Remote>,
     threads: Vec<ShardThread>,
     ends: ShardEnds,
+    /// Whether the shards were asked to stop.
+    is_stopping: bool,
     /// Whether a shard failed: the others may wait for it for ever.
     has_failed: bool,
     // Dropped in this order: nothing asks the shards when they are gone, and the directory is
@@ -132,19 +134,13 @@ impl Broker {
         ended
     }
 
-    /// Stops cleanly: what was accepted becomes durable and is answered, connections close.
-    ///
-    /// # Errors
-    /// A shard failed meanwhile.
-    pub fn stop(mut self) -> Result<(), Failure> {
-        self.shut_down()
-    }
-
-    fn shut_down(&mut self) -> Result<(), Failure> {
+    /// Begins a clean stop, of which [`Broker::ended`] tells the end.
+    pub fn begin_stop(&mut self) {
         drop(self.control.take());
-        if self.has_failed {
-            return Ok(());
+        if self.has_failed || self.is_stopping {
+            return;
         }
+        self.is_stopping = true;
         for thread in &mut self.threads {
             thread.call_off();
         }
@@ -159,6 +155,21 @@ impl Broker {
             }
         }
         self.remotes.clear();
+    }
+
+    /// Stops cleanly: what was accepted becomes durable and is answered, connections close.
+    ///
+    /// # Errors
+    /// A shard failed meanwhile.
+    pub fn stop(mut self) -> Result<(), Failure> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<(), Failure> {
+        self.begin_stop();
+        if self.has_failed {
+            return Ok(());
+        }
         let ended = self.ends.wait(self.threads.len());
         if let Ended::Failed(failure) = ended {
             self.has_failed = true;

@@ -82,6 +82,7 @@ pub(super) fn start(
         remotes: ready.remotes,
         threads: Vec::new(),
         ends,
+        is_stopping: false,
         has_failed: false,
         control: None,
         jobs: Some(ready.jobs),

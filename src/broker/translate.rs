@@ -110,6 +110,7 @@ pub(super) fn worker(config: &Config, doors: Vec<Door>) -> WorkerConfig {
         connections_per_address_max: size(limits.connections_per_address_max),
         assembly_bytes_max: size(config.memory.assembly_bytes_max),
         sending_bytes_max: size(config.memory.sending_bytes_max),
+        stop_ms_max: limits.stop_timeout_ms,
     }
 }
 

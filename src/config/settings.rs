@@ -241,6 +241,9 @@ settings! {
         /// A request that has begun must be whole, and a reply taken, after this, milliseconds,
         /// plus the time for its bytes at `rate_bytes_per_s_min`.
         transfer_timeout_ms: u64 = 30_000, 100..=3_600_000;
+        /// A clean stop waits so long for clients to take their replies, milliseconds. A second
+        /// SIGTERM or SIGINT ends it at once.
+        stop_timeout_ms: u64 = 5_000, 0..=3_600_000;
         /// The slowest peer that is put up with, bytes a second.
         rate_bytes_per_s_min: u64 = 16 * KIB, 1..=GIB;
         /// Replies that wait for a slow client, bytes per connection, before reading from it stops.

@@ -383,5 +383,6 @@ fn worker_config(dice: &mut Dice) -> WorkerConfig {
         connections_per_address_max: 1_000,
         assembly_bytes_max: 64 << 20,
         sending_bytes_max: 64 << 20,
+        stop_ms_max: 5_000,
     }
 }

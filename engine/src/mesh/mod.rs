@@ -94,6 +94,8 @@ pub enum MeshMessage {
     CatalogChanged(Arc<CatalogChange>),
     /// The shard has the catalog up to this epoch.
     CatalogHeld(CatalogEpoch),
+    /// The shard stops, and every `Request` of its own has ended: it sends no more of them.
+    AsksNoMore,
 }
 
 /// A command that another shard executes.
@@ -145,7 +147,8 @@ impl MeshMessage {
             | Self::Watch { .. }
             | Self::Unwatch { .. }
             | Self::ReserveProducerIds
-            | Self::CatalogChanged(_) => Lane::Requests,
+            | Self::CatalogChanged(_)
+            | Self::AsksNoMore => Lane::Requests,
             Self::Ended { .. }
             | Self::ReadDone { .. }
             | Self::Woken { .. }

@@ -161,6 +161,11 @@ impl Shard {
         self.give_producer_ids();
     }
 
+    /// Whether requests wait for a block of producer ids.
+    pub(super) fn awaits_producer_ids(&self) -> bool {
+        !self.producer_ids.waiting.is_empty()
+    }
+
     fn give_producer_ids(&mut self) {
         while self.producer_ids.next < self.producer_ids.end
             && let Some(request) = self.producer_ids.waiting.pop_front()

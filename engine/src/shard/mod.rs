@@ -73,6 +73,10 @@ pub struct Shard {
     asked: Vec<usize>,
     /// Bytes of batches that other shards have to append. At most `mesh_append_bytes_max`.
     asked_bytes: usize,
+    /// Other shards that may still ask something of this one: it must not end before them.
+    askers: BTreeSet<ShardId>,
+    /// Whether a clean stop told the others that this one asks no more.
+    asks_no_more: bool,
     producer_ids: ProducerIds,
     /// When idle producers are looked for next; `None` while there are none at all.
     sweep: Option<appends::Sweep>,
@@ -146,6 +150,11 @@ impl Shard {
             requests: BTreeMap::new(),
             asked: vec![0; usize::from(shards)],
             asked_bytes: 0,
+            askers: (0..shards)
+                .map(ShardId)
+                .filter(|other| *other != id)
+                .collect(),
+            asks_no_more: false,
             producer_ids: ProducerIds::default(),
             sweep: None,
             poisoned: None,
@@ -359,6 +368,7 @@ impl Shard {
                 self.send(from, MeshMessage::CatalogHeld(change.epoch));
             }
             MeshMessage::CatalogHeld(epoch) => self.note_held(from, epoch),
+            MeshMessage::AsksNoMore => drop(self.askers.remove(&from)),
         }
     }
 
@@ -397,6 +407,26 @@ impl Shard {
     /// [`Self::end_turn`], carrying operations and completions, until [`Self::is_quiet`].
     pub fn close(&mut self, now: Now) {
         self.store.close(now);
+        if !self.asks_no_more && !self.awaits_others() {
+            self.asks_no_more = true;
+            let id = self.id;
+            for other in (0..self.shards).map(ShardId).filter(|other| *other != id) {
+                self.send(other, MeshMessage::AsksNoMore);
+            }
+        }
+    }
+
+    /// Whether requests of this shard's connections wait for other shards.
+    #[must_use]
+    pub fn awaits_others(&self) -> bool {
+        self.asked.iter().any(|asked| *asked > 0) || self.awaits_producer_ids()
+    }
+
+    /// Whether other shards may still ask something of this one, which ends after they said that
+    /// they do not.
+    #[must_use]
+    pub fn is_asked_by_others(&self) -> bool {
+        !self.askers.is_empty()
     }
 
     /// Whether everything appended is durable and nothing is on its way to the disk.

@@ -139,6 +139,46 @@ fn another_shards_partition_is_appended_to_and_read_through_the_mesh() {
 }
 
 #[test]
+fn a_clean_stop_waits_for_what_other_shards_were_asked_and_for_who_may_ask() {
+    let mut world = World::new(2);
+    let partitions = world.create("a", 2);
+    let home = |world: &World, id| world.shards[0].catalog().place(id).expect("there").home;
+    let there = partitions
+        .into_iter()
+        .find(|id| home(&world, *id) == ShardId(1));
+    let partition = there.expect("one of two");
+    let batch = BatchMaker::new(3).bytes();
+    let sequence = world.submit(
+        0,
+        Command::Append {
+            partition,
+            batch: &batch,
+        },
+    );
+    // The asker's own log has nothing to do with it; its home has not even heard of it.
+    for shard in &mut world.shards {
+        shard.close(world.now);
+    }
+    assert!(world.shards[0].awaits_others());
+    assert!(world.shards[1].is_asked_by_others());
+    let mut turns = 0;
+    while world
+        .shards
+        .iter()
+        .any(|shard| shard.awaits_others() || shard.is_asked_by_others())
+    {
+        world.run();
+        for shard in &mut world.shards {
+            shard.close(world.now);
+        }
+        turns += 1;
+        assert!(turns < 10, "they wait for each other");
+    }
+    let ended = world.ended(sequence).expect("answered before the stop");
+    assert!(matches!(ended, Ok(Outcome::Appended(_))), "{ended:?}");
+}
+
+#[test]
 fn the_logs_own_stamp_is_used_where_the_topic_asks_for_it() {
     let mut world = World::new(1);
     let config = [("message.timestamp.type", "LogAppendTime")];
