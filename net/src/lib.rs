@@ -6,6 +6,7 @@ pub mod connection;
 pub mod control;
 pub mod io;
 pub mod kafka;
+mod refusals;
 pub mod reply_order;
 pub mod session;
 pub mod uring;

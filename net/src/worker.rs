@@ -19,6 +19,7 @@ use crate::connection::{Connection, ConnectionLimits, SendBuffers, Surroundings}
 use crate::control::{ControlAnswer, ControlAsk, ControlReply, ControlRequest, WorkerReport};
 use crate::io::{IoDone, IoOp, ListenerId};
 use crate::kafka::{self, KafkaConfig};
+use crate::refusals::Refusals;
 use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Session};
 use crate::window::Budget;
 
@@ -87,6 +88,7 @@ pub struct Worker {
     /// Entries of `table`.
     connections: usize,
     by_address: HashMap<IpAddr, usize>,
+    refusals: Refusals,
     budget: Budget,
     buffers: SendBuffers,
     /// Slots whose connection may have something to do, each once.
@@ -158,6 +160,7 @@ impl Worker {
             table: Vec::new(),
             connections: 0,
             by_address: HashMap::new(),
+            refusals: Refusals::default(),
             dirty: Vec::new(),
             blocked: BTreeSet::new(),
             starved: BTreeSet::new(),
@@ -443,9 +446,22 @@ impl Worker {
         addresses: ConnectionAddresses,
     ) {
         let from_there = self.by_address.entry(addresses.peer.ip()).or_default();
-        let is_full = self.connections >= self.config.connections_max
-            || *from_there >= self.config.connections_per_address_max;
-        if is_full || self.stop != Stop::Running {
+        let config = &self.config;
+        let limit = if self.connections >= config.connections_max {
+            Some(("limits.connections_max", config.connections_max))
+        } else if *from_there >= config.connections_per_address_max {
+            let max = config.connections_per_address_max;
+            Some(("limits.connections_per_address_max", max))
+        } else {
+            None
+        };
+        if let Some((name, max)) = limit
+            && let Some(count) = self.refusals.note(now)
+        {
+            let peer = addresses.peer;
+            tracing::warn!("{peer}: connection refused by {name} = {max}; {count} of late");
+        }
+        if limit.is_some() || self.stop != Stop::Running {
             if *from_there == 0 {
                 self.by_address.remove(&addresses.peer.ip());
             }

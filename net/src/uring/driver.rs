@@ -293,7 +293,7 @@ impl Driver {
 
     fn adopt(&mut self, now: Now, stream: std::net::TcpStream, listener: ListenerId) {
         let worker = &mut self.worker;
-        self.sockets.adopt(stream, listener, &mut |done| {
+        self.sockets.adopt(now, stream, listener, &mut |done| {
             worker.handle_io(now, done);
         });
     }

@@ -16,6 +16,7 @@ use super::listener::Listener;
 use super::ring::{Completion, Ring};
 use super::token::{Kind, LIFE_COUNT, Token};
 use crate::io::{IoDone, IoOp, ListenerId};
+use crate::refusals::Refusals;
 
 /// Where completions go: the worker.
 pub type Deliver<'a> = dyn FnMut(IoDone<'_>) + 'a;
@@ -34,6 +35,7 @@ pub struct Sockets {
     sockets_max: usize,
     /// Accepts ended for good: nothing is re-armed any more.
     is_stopping: bool,
+    refusals: Refusals,
     counters: SocketCounters,
 }
 
@@ -122,6 +124,7 @@ impl Sockets {
             starved: Vec::new(),
             spare: spare_descriptor(),
             is_stopping: false,
+            refusals: Refusals::default(),
             counters: SocketCounters::default(),
         }
     }
@@ -199,9 +202,22 @@ impl Sockets {
     }
 
     /// Takes in a connection, accepted here or by another shard.
-    pub fn adopt(&mut self, stream: TcpStream, listener: ListenerId, deliver: &mut Deliver<'_>) {
+    pub fn adopt(
+        &mut self,
+        now: Now,
+        stream: TcpStream,
+        listener: ListenerId,
+        deliver: &mut Deliver<'_>,
+    ) {
         if self.counters.connections_now >= self.sockets_max as u64 {
             self.counters.dropped_without_descriptor += 1;
+            if let Some(count) = self.refusals.note(now) {
+                let max = self.sockets_max;
+                tracing::warn!(
+                    "connection refused: the process may open files for {max} of a shard's \
+                     connections (RLIMIT_NOFILE); {count} of late"
+                );
+            }
             return;
         }
         let addresses = stream.set_nodelay(true).and_then(|()| {
