@@ -12,6 +12,7 @@ use millrace_storage::units::{BootTime, Now, Offset, PartitionId, ShardId};
 
 use crate::command::{FetchPartition, FetchRequest, Isolation, RequestId};
 use crate::event::{Fetched, FetchedPartition, Refusal};
+use crate::shard::{Allowance, READ_BYTES_MIN};
 
 /// A fetch of one shard. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,12 @@ pub(crate) struct Gather {
     /// What this round found, by place in the request. Places without a home are filled for good.
     found: Vec<Option<FetchedPartition>>,
     phase: Phase,
+    /// Its next round waits until there is room for what it may bring.
+    pub(crate) waits_for_room: bool,
+    /// Room of the round under way, or of the last one.
+    allowance: Allowance,
+    /// Nobody wants its answer any more.
+    is_given_up: bool,
 }
 
 /// Where a fetch stands.
@@ -47,6 +54,8 @@ pub(crate) enum Next {
     Answer(Vec<FetchedPartition>),
     /// Ask each home to tell when more comes.
     Park(Vec<WatchOrder>),
+    /// Forget it.
+    Drop,
 }
 
 /// What one home is to watch.
@@ -85,7 +94,28 @@ impl Gather {
             homes,
             found,
             phase: Phase::Parked,
+            waits_for_room: false,
+            allowance: Allowance::default(),
+            is_given_up: false,
         }
+    }
+
+    /// Record bytes that a round may bring from each home.
+    pub(crate) fn wanted_bytes(&self) -> usize {
+        let wanted = self.fetch.partitions.iter();
+        let wanted = wanted.map(|wanted| wanted.bytes_max.max(READ_BYTES_MIN));
+        let wanted = wanted.fold(0, usize::saturating_add);
+        self.fetch.bytes_max.min(wanted)
+    }
+
+    /// Room of the round under way, or of the last one.
+    pub(crate) fn allowance(&self) -> Allowance {
+        self.allowance
+    }
+
+    /// Its answer is no longer wanted.
+    pub(crate) fn give_up(&mut self) {
+        self.is_given_up = true;
     }
 
     /// The fetch as it was asked for.
@@ -99,8 +129,13 @@ impl Gather {
     }
 
     /// Begins a round: what to ask of which home. Each answers through `take`.
-    pub(crate) fn begin_round(&mut self) -> Vec<(ShardId, Vec<FetchPartition>)> {
+    pub(crate) fn begin_round(
+        &mut self,
+        allowance: Allowance,
+    ) -> Vec<(ShardId, Vec<FetchPartition>)> {
         assert_eq!(self.phase, Phase::Parked, "one round at a time");
+        self.waits_for_room = false;
+        self.allowance = allowance;
         self.phase = Phase::Reading {
             outstanding: self.homes.len(),
         };
@@ -137,9 +172,14 @@ impl Gather {
         if self.phase != (Phase::Reading { outstanding: 0 }) {
             return Next::Wait;
         }
+        if self.is_given_up {
+            return Next::Drop;
+        }
         let found: usize = self.found.iter().flatten().map(bytes_of).sum();
         let failed = self.found.iter().flatten().any(|one| one.result.is_err());
-        let enough = found >= self.fetch.bytes_min;
+        // A round that had less room than was asked for cannot find what is asked for at least.
+        let is_short = self.allowance.home_bytes_max < self.fetch.bytes_min;
+        let enough = found >= self.fetch.bytes_min || (is_short && found > 0);
         if enough || failed || now.boot >= self.fetch.deadline || self.homes.is_empty() {
             return Next::Answer(self.answer());
         }
@@ -174,7 +214,7 @@ impl Gather {
 
     /// What was found, cut to the bytes asked for: the first batch goes whatever its size.
     fn answer(&mut self) -> Vec<FetchedPartition> {
-        let mut left = self.fetch.bytes_max;
+        let mut left = self.fetch.bytes_max.min(self.allowance.bytes);
         let mut first = true;
         let mut answer = Vec::with_capacity(self.found.len());
         for found in &mut self.found {
@@ -254,6 +294,14 @@ mod tests {
         })
     }
 
+    /// Room for anything.
+    fn room() -> Allowance {
+        Allowance {
+            home_bytes_max: 1 << 20,
+            bytes: 2 << 20,
+        }
+    }
+
     fn found(partition: u32, high_watermark: u64, batches: &[usize]) -> FetchedPartition {
         FetchedPartition {
             partition: PartitionId(partition),
@@ -278,7 +326,7 @@ mod tests {
     #[test]
     fn the_answer_has_the_order_of_the_request() {
         let mut gather = gather(1, 1_000, &[0, 1, 2]);
-        let orders = gather.begin_round();
+        let orders = gather.begin_round(room());
         assert_eq!(orders.len(), 2);
         assert_eq!(orders[0].1.len(), 2);
         gather.take(ShardId(1), vec![found(1, 5, &[10])]);
@@ -293,7 +341,7 @@ mod tests {
     #[test]
     fn too_little_parks_and_each_home_watches_for_its_share() {
         let mut gather = gather(15, 1_000, &[0, 1, 2]);
-        gather.begin_round();
+        gather.begin_round(room());
         gather.take(ShardId(0), vec![found(0, 5, &[4]), found(2, 6, &[])]);
         gather.take(ShardId(1), vec![found(1, 7, &[])]);
         match gather.judge(now(0)) {
@@ -314,7 +362,7 @@ mod tests {
             ),
             other => panic!("{other:?}"),
         }
-        gather.begin_round();
+        gather.begin_round(room());
         gather.take(ShardId(0), vec![found(0, 5, &[4]), found(2, 6, &[])]);
         gather.take(ShardId(1), vec![found(1, 7, &[])]);
         assert!(
@@ -326,7 +374,7 @@ mod tests {
     #[test]
     fn a_failed_partition_is_told_at_once() {
         let mut gather = gather(15, 1_000, &[0, 9]);
-        gather.begin_round();
+        gather.begin_round(room());
         gather.take(ShardId(0), vec![found(0, 5, &[])]);
         match gather.judge(now(0)) {
             Next::Answer(answer) => {
@@ -342,14 +390,14 @@ mod tests {
     #[test]
     fn a_fetch_of_nothing_is_answered_at_once() {
         let mut gather = gather(1, 10, &[]);
-        assert!(gather.begin_round().is_empty());
+        assert!(gather.begin_round(room()).is_empty());
         assert!(matches!(gather.judge(now(0)), Next::Answer(answer) if answer.is_empty()));
     }
 
     #[test]
     fn the_answer_is_cut_but_never_to_nothing() {
         let mut gather = gather(1, 25, &[0, 2, 4]);
-        gather.begin_round();
+        gather.begin_round(room());
         let batches = vec![found(0, 5, &[30]), found(2, 5, &[1]), found(4, 5, &[1])];
         gather.take(ShardId(0), batches);
         match gather.judge(now(0)) {
@@ -357,7 +405,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         let mut gather = self::gather(1, 25, &[0, 2, 4]);
-        gather.begin_round();
+        gather.begin_round(room());
         let batches = vec![
             found(0, 5, &[10, 10]),
             found(2, 5, &[5, 1]),

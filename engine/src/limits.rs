@@ -60,6 +60,12 @@ pub struct Limits {
     /// Bytes of batches that a shard has given to others and that are not appended yet. Default
     /// 256 MiB; more than the largest request.
     pub mesh_append_bytes_max: usize,
+    /// Bytes of answers that fetches of this shard's connections are reading, or that sessions have
+    /// not sent. Default 256 MiB; one batch may exceed it. Past it reads wait.
+    pub answer_bytes_max: usize,
+    /// Partitions of all fetches of one shard's connections under way or parked. Default
+    /// 2,000,000; 1 and up. About 400 bytes each.
+    pub fetched_partitions_max: usize,
     /// Slots of each ring between two shards. Default 1,024; a power of two, 2 and up.
     pub mesh_ring_slots: usize,
 }
@@ -80,6 +86,8 @@ impl Default for Limits {
             lookups_max: 1_024,
             mesh_requests_max: 65_536,
             mesh_append_bytes_max: 256 << 20,
+            answer_bytes_max: 256 << 20,
+            fetched_partitions_max: 2_000_000,
             mesh_ring_slots: 1_024,
         }
     }

@@ -91,6 +91,14 @@ impl CommandSink for Void {
     fn accepts_appends(&self) -> bool {
         true
     }
+
+    fn accepts_questions(&self) -> bool {
+        true
+    }
+
+    fn remembered_partitions_left(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// A frame: length, header version 1 without a client id, body.

@@ -118,8 +118,17 @@ pub(crate) struct Connection<S> {
     starved_since: Option<BootTime>,
     /// Waits until others' sends have ended.
     is_queued: bool,
-    /// Waits until the log takes appends again.
-    is_blocked: bool,
+    /// Waits until the shard accepts this again.
+    blocked_by: Option<Gate>,
+}
+
+/// What a shard may not accept for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gate {
+    /// The log takes no appends.
+    Appends,
+    /// There is no memory for answers.
+    Questions,
 }
 
 /// The receive that is under way.
@@ -167,6 +176,8 @@ const OWN_START_BYTES: usize = 4096;
 const WAITING_BYTES_MAX: usize = 64 << 10;
 /// An own window in which nothing arrives for so long is given back.
 const OWN_IDLE_MS: u64 = 1_000;
+/// Replies of up to this many bytes are sent although sends have used up their memory.
+const SHORT_SEND_BYTES: usize = 16 << 10;
 /// A request with memory reserved may take so long while others wait for memory, milliseconds,
 /// and the time for what has arrived of it at this rate, bytes a millisecond.
 const RESERVED_MS: u64 = 5_000;
@@ -199,7 +210,7 @@ impl<S: ProtocolSession> Connection<S> {
             has_spoken: false,
             starved_since: None,
             is_queued: false,
-            is_blocked: false,
+            blocked_by: None,
         }
     }
 
@@ -225,7 +236,8 @@ impl<S: ProtocolSession> Connection<S> {
     pub(crate) fn receive_deadline(&self) -> Option<BootTime> {
         let is_missing = self.receive == Receive::Own && self.need_bytes > self.window.len();
         // Its replies are not taken, and so we do not go on with what it sent.
-        let is_stuck = self.receive == Receive::Idle && self.sending.is_some() && !self.is_blocked;
+        let is_stuck =
+            self.receive == Receive::Idle && self.sending.is_some() && self.blocked_by.is_none();
         let is_awaited = self.window.reserved() > 0 && (is_missing || is_stuck);
         let (since, had) = self.reserved_since;
         let arrived = self.window.len().saturating_sub(had);
@@ -239,17 +251,28 @@ impl<S: ProtocolSession> Connection<S> {
 
     /// Since when its send is under way.
     pub(crate) fn sending_since(&self) -> Option<BootTime> {
-        self.sending.map(|sending| sending.since)
+        let sending = self.sending.filter(|_| self.phase != Phase::Closing);
+        sending.map(|sending| sending.since)
     }
 
-    /// Whether it waits until the log takes appends again.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.is_blocked
+    /// What it waits for.
+    pub(crate) fn blocked_by(&self) -> Option<Gate> {
+        self.blocked_by
     }
 
-    /// The log takes appends again.
+    /// What it waited for is accepted again.
     pub(crate) fn unblock(&mut self) {
-        self.is_blocked = false;
+        self.blocked_by = None;
+    }
+
+    /// Bytes of replies that wait to be sent.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.session.held_bytes()
+    }
+
+    /// See [`ProtocolSession::remembered_partitions`].
+    pub(crate) fn remembered_partitions(&self) -> usize {
+        self.session.remembered_partitions()
     }
 
     /// No more input is taken; what is ready goes out, then it closes.
@@ -407,10 +430,18 @@ impl<S: ProtocolSession> Connection<S> {
                 break;
             }
         }
-        // A request that nothing of is taken or missing is an append that the log has no room for.
-        // It waits for the log: waiting for the peer would wait for bytes that never come.
+        // A request that nothing of is taken or missing is one that the shard has no room for. It
+        // waits for the shard: waiting for the peer would wait for bytes that never come.
         let is_left = taken_in_all < input.len();
-        self.is_blocked = is_left && self.need_bytes == 0 && !around.sink.accepts_appends();
+        self.blocked_by = if !is_left || self.need_bytes > 0 || !self.session.wants_input() {
+            None
+        } else if !around.sink.accepts_appends() {
+            Some(Gate::Appends)
+        } else if !around.sink.accepts_questions() {
+            Some(Gate::Questions)
+        } else {
+            None
+        };
         let is_waiting_for_peer = is_left && self.wants_input(around.limits);
         if is_waiting_for_peer {
             self.request_since.get_or_insert(now.boot);
@@ -424,7 +455,7 @@ impl<S: ProtocolSession> Connection<S> {
         let is_choked = self
             .sending
             .is_some_and(|sending| sending.bytes >= limits.send_bytes_max);
-        !is_choked && !self.is_blocked && self.session.wants_input()
+        !is_choked && self.blocked_by.is_none() && self.session.wants_input()
     }
 
     fn note_arrival(&mut self, now: Now) {
@@ -454,7 +485,9 @@ impl<S: ProtocolSession> Connection<S> {
         if self.phase == Phase::Closing {
             return;
         }
-        self.is_queued = self.sending.is_none() && buffers.are_spent();
+        // Short replies pass: a producer's must not wait for consumers.
+        let is_long = self.session.held_bytes() > SHORT_SEND_BYTES;
+        self.is_queued = self.sending.is_none() && is_long && buffers.are_spent();
         if self.sending.is_none() && !self.is_queued {
             let mut buffer = buffers.take();
             self.session
@@ -464,7 +497,7 @@ impl<S: ProtocolSession> Connection<S> {
                     bytes: buffer.len(),
                     since: now.boot,
                 });
-                buffers.begin(&buffer);
+                buffers.begin(buffer.capacity());
                 let connection = self.id;
                 ops.push_back(IoOp::Send { connection, buffer });
             } else {
@@ -686,13 +719,14 @@ impl SendBuffers {
         buffer
     }
 
-    fn begin(&mut self, buffer: &[u8]) {
-        self.used += buffer.len();
+    /// Counts a buffer of that capacity as on its way.
+    fn begin(&mut self, capacity: usize) {
+        self.used += capacity;
     }
 
     /// Takes back the buffer of a send that ended.
     pub(crate) fn end(&mut self, buffer: Vec<u8>) {
-        self.used -= buffer.len();
+        self.used -= buffer.capacity();
         self.keep(buffer);
     }
 

@@ -48,6 +48,12 @@ pub trait ProtocolSession {
     /// `out` holds `out_bytes_max`; one reply may exceed it.
     fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize);
 
+    /// Bytes of replies that wait for `poll_output`.
+    fn held_bytes(&self) -> usize;
+
+    /// Partitions that a reader's next requests need not name again, in memory until it is gone.
+    fn remembered_partitions(&self) -> usize;
+
     /// Whether another request may be read now. `false` stops reading from the socket: the
     /// pipeline is full, or an earlier request must end first.
     fn wants_input(&self) -> bool;
@@ -102,6 +108,18 @@ impl ProtocolSession for Session {
         }
     }
 
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Kafka(session) => session.held_bytes(),
+        }
+    }
+
+    fn remembered_partitions(&self) -> usize {
+        match self {
+            Self::Kafka(session) => session.remembered_partitions(),
+        }
+    }
+
     fn wants_input(&self) -> bool {
         match self {
             Self::Kafka(session) => session.wants_input(),
@@ -147,6 +165,13 @@ pub trait CommandSink {
 
     /// Whether the log takes appends; `false`: leave produce requests in the socket.
     fn accepts_appends(&self) -> bool;
+
+    /// Whether there is memory for answers; `false`: leave requests in the socket whose answer may
+    /// be long.
+    fn accepts_questions(&self) -> bool;
+
+    /// Partitions that sessions of this shard may yet remember, all together.
+    fn remembered_partitions_left(&self) -> usize;
 }
 
 /// A connection's two ends.

@@ -3,25 +3,30 @@
 //! The io_uring driver and the simulator both run it. A turn: hand it everything that happened
 //! (`handle_*`), call [`Worker::end_turn`] once, then take out what is to be done (`poll_*`).
 
+mod sink;
+mod slow;
+mod stop;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use millrace_engine::Shard;
-use millrace_engine::catalog::Catalog;
 use millrace_engine::command::{Command, ConnectionId, RequestId};
 use millrace_engine::event::{Event, Outcome};
 use millrace_engine::mesh::MeshMessage;
 use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
-use crate::connection::{Connection, ConnectionLimits, SendBuffers, Surroundings};
+use crate::connection::{Connection, ConnectionLimits, Gate, SendBuffers, Surroundings};
 use crate::control::{ControlAnswer, ControlAsk, ControlReply, ControlRequest, WorkerReport};
 use crate::io::{IoDone, IoOp, ListenerId};
 use crate::kafka::{self, KafkaConfig};
 use crate::refusals::Refusals;
-use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Session};
+use crate::session::{ClusterView, ConnectionAddresses, Session};
 use crate::window::Budget;
+use sink::Sink;
+use stop::Stop;
 
 /// What a worker serves and what it may take.
 #[derive(Clone, Debug)]
@@ -38,6 +43,8 @@ pub struct WorkerConfig {
     pub assembly_bytes_max: usize,
     /// Replies that are being sent, bytes over all connections; one reply may exceed it.
     pub sending_bytes_max: usize,
+    /// Partitions of all fetch sessions; past it readers name theirs in each request.
+    pub remembered_partitions_max: usize,
     /// A clean stop waits so long for other shards, and then for clients to take their replies,
     /// milliseconds.
     pub stop_ms_max: u64,
@@ -75,6 +82,7 @@ struct Counters {
     connections_refused: u64,
     connections_timed_out: u64,
     receives_blocked_by_log: u64,
+    receives_blocked_by_answers: u64,
     receives_starved_of_memory: u64,
     sends_starved_of_memory: u64,
 }
@@ -93,11 +101,15 @@ pub struct Worker {
     buffers: SendBuffers,
     /// Slots whose connection may have something to do, each once.
     dirty: Vec<u32>,
-    /// Connections that wait for the log, and for memory to receive into.
-    blocked: BTreeSet<u32>,
+    /// Connections that wait for the log or for memory for answers, and for memory to receive into.
+    blocked: BTreeSet<(Gate, u32)>,
     starved: BTreeSet<u32>,
     /// Connections that wait until others' sends have ended.
     queued: BTreeSet<u32>,
+    /// Bytes of replies that sessions hold, and partitions that they remember.
+    held: Held,
+    /// Since when there is no memory for answers while somebody waits for it.
+    answers_awaited_since: Option<BootTime>,
     /// One entry a connection: when to look at it, at the latest.
     timers: BTreeSet<(BootTime, u32)>,
     /// When slow transfers are looked for next, if others wait for their memory.
@@ -114,9 +126,36 @@ pub struct Worker {
 struct Entry {
     connection: Connection<Session>,
     door: usize,
+    /// Its part of the worker's.
+    held: Held,
     /// Its place in `timers`.
     timer: Option<BootTime>,
     is_dirty: bool,
+}
+
+/// What sessions keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Held {
+    reply_bytes: usize,
+    partitions: usize,
+}
+
+impl Held {
+    /// Replaces a connection's part of it.
+    fn recount(&mut self, part: &mut Self, now: Self) {
+        self.reply_bytes = self.reply_bytes - part.reply_bytes + now.reply_bytes;
+        self.partitions = self.partitions - part.partitions + now.partitions;
+        *part = now;
+    }
+}
+
+impl Entry {
+    fn held_now(&self) -> Held {
+        Held {
+            reply_bytes: self.connection.held_bytes(),
+            partitions: self.connection.remembered_partitions(),
+        }
+    }
 }
 
 /// The control thread's requests.
@@ -128,24 +167,6 @@ struct Control {
     reports: HashMap<u64, u64>,
     replies: VecDeque<ControlReply>,
 }
-
-/// How far a clean stop is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// None was asked for.
-    Running,
-    /// Nothing new is read; what was accepted becomes durable and is answered.
-    Settling,
-    /// Answers go out and connections close.
-    Draining,
-    /// As before, but nobody is waited for any more.
-    Ending,
-}
-
-/// A send may take so long while others wait for its memory, milliseconds.
-const SLOWEST_SEND_MS: u64 = 5_000;
-/// How often slow transfers are looked at, milliseconds.
-const SLOW_CHECK_MS: u64 = 500;
 
 impl Worker {
     /// A worker without connections.
@@ -165,6 +186,8 @@ impl Worker {
             blocked: BTreeSet::new(),
             starved: BTreeSet::new(),
             queued: BTreeSet::new(),
+            held: Held::default(),
+            answers_awaited_since: None,
             timers: BTreeSet::new(),
             next_slow_check: BootTime(0),
             ops: VecDeque::new(),
@@ -298,15 +321,7 @@ impl Worker {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.shard.handle_timeout(now);
-        if self.slow_deadline().is_some_and(|at| at <= now.boot) {
-            self.next_slow_check = now.boot.after_ms(SLOW_CHECK_MS);
-            if !self.queued.is_empty() {
-                self.end_slowest_send(now);
-            }
-            if !self.starved.is_empty() {
-                self.end_slow_receives(now);
-            }
-        }
+        self.end_slow_transfers(now);
         while let Some(&(at, slot)) = self.timers.first() {
             if at > now.boot {
                 break;
@@ -327,61 +342,14 @@ impl Worker {
         }
     }
 
-    /// When sends have used up their memory and others wait: ends the one that takes longest, once
-    /// it has had its time. Whoever reads what it asked for is through long before.
-    fn end_slowest_send(&mut self, now: Now) {
-        let since =
-            |entry: &Entry| Some((entry.connection.sending_since()?, entry.connection.id()));
-        let slowest = self.table.iter().flatten().filter_map(since).min();
-        if let Some((since, id)) = slowest
-            && since.after_ms(SLOWEST_SEND_MS) <= now.boot
-        {
-            self.counters.connections_timed_out += 1;
-            self.log_close(
-                id,
-                "it takes a reply slowly while others wait for the memory \
-                 (memory.sending_bytes_max)",
-            );
-            self.close(id);
-        }
-    }
-
-    /// When requests wait for memory: ends those that have it and arrive slowly.
-    fn end_slow_receives(&mut self, now: Now) {
-        let is_slow = |entry: &&Entry| {
-            let deadline = entry.connection.receive_deadline();
-            deadline.is_some_and(|at| at <= now.boot)
-        };
-        let slow = self.table.iter().flatten().filter(is_slow);
-        let slow: Vec<ConnectionId> = slow.map(|entry| entry.connection.id()).collect();
-        for id in slow {
-            self.counters.connections_timed_out += 1;
-            self.log_close(
-                id,
-                "it sends a request slowly while others wait for the memory \
-                 (memory.assembly_bytes_max)",
-            );
-            self.close(id);
-        }
-    }
-
-    /// When slow transfers are looked for again.
-    fn slow_deadline(&self) -> Option<BootTime> {
-        let is_awaited = !self.queued.is_empty() || !self.starved.is_empty();
-        is_awaited.then_some(self.next_slow_check)
-    }
-
     /// Ends a turn: carries outcomes to sessions, lets them go on, closes the commit group, and
     /// emits what connections have to send and receive.
     pub fn end_turn(&mut self, now: Now) {
         loop {
             self.settle(now);
+            self.shard.note_answers_held(self.held.reply_bytes);
             self.shard.end_turn(now);
-            if self.shard.accepts_appends() {
-                for slot in std::mem::take(&mut self.blocked) {
-                    self.unblock(slot);
-                }
-            }
+            self.unblock_accepted();
             if self.budget.take_released() {
                 for slot in std::mem::take(&mut self.starved) {
                     self.touch(slot);
@@ -397,7 +365,28 @@ impl Worker {
                 break;
             }
         }
+        self.note_answers_awaited(now);
         self.advance_stop(now);
+    }
+
+    /// Lets those go on that wait for what the shard accepts again.
+    fn unblock_accepted(&mut self) {
+        if self.blocked.is_empty() {
+            return;
+        }
+        let accepts = |gate: Gate| match gate {
+            Gate::Appends => self.shard.accepts_appends(),
+            Gate::Questions => self.shard.accepts_questions(),
+        };
+        let open = [Gate::Appends, Gate::Questions].map(|gate| (gate, accepts(gate)));
+        for (gate, _) in open.into_iter().filter(|(_, is_open)| *is_open) {
+            let range = (gate, 0)..=(gate, u32::MAX);
+            let slots: Vec<(Gate, u32)> = self.blocked.range(range).copied().collect();
+            for key in slots {
+                self.blocked.remove(&key);
+                self.unblock(key.1);
+            }
+        }
     }
 
     // Out.
@@ -483,6 +472,7 @@ impl Worker {
         self.table[slot] = Some(Entry {
             connection: Connection::new(now, id, addresses, session),
             door,
+            held: Held::default(),
             timer: None,
             is_dirty: false,
         });
@@ -510,6 +500,10 @@ impl Worker {
             cluster: &self.config.doors[entry.door].cluster,
             connection: id,
             addresses: entry.connection.addresses(),
+            remembered_partitions_left: self
+                .config
+                .remembered_partitions_max
+                .saturating_sub(self.held.partitions),
         };
         let mut around = Surroundings {
             limits: &self.config.connection,
@@ -517,6 +511,8 @@ impl Worker {
             sink: &mut sink,
         };
         call(&mut entry.connection, &mut around);
+        let held = entry.held_now();
+        self.held.recount(&mut entry.held, held);
         self.touch(id.slot);
     }
 
@@ -583,7 +579,7 @@ impl Worker {
         });
     }
 
-    fn counters(&self) -> [(&'static str, u64); 9] {
+    fn counters(&self) -> [(&'static str, u64); 12] {
         let counters = &self.counters;
         [
             ("net_connections_now", self.connections as u64),
@@ -594,6 +590,12 @@ impl Worker {
                 "net_receives_blocked_by_log",
                 counters.receives_blocked_by_log,
             ),
+            (
+                "net_receives_blocked_by_answers",
+                counters.receives_blocked_by_answers,
+            ),
+            ("net_held_reply_bytes_now", self.held.reply_bytes as u64),
+            ("net_remembered_partitions_now", self.held.partitions as u64),
             (
                 "net_receives_starved_of_memory",
                 counters.receives_starved_of_memory,
@@ -619,6 +621,10 @@ impl Worker {
             cluster: &self.config.doors[entry.door].cluster,
             connection: id,
             addresses: entry.connection.addresses(),
+            remembered_partitions_left: self
+                .config
+                .remembered_partitions_max
+                .saturating_sub(self.held.partitions),
         };
         let mut around = Surroundings {
             limits: &self.config.connection,
@@ -632,8 +638,15 @@ impl Worker {
         if entry.connection.is_closing() && !was_closing {
             self.shard.cancel_connection(id);
         }
-        if entry.connection.is_blocked() && self.blocked.insert(slot) {
-            self.counters.receives_blocked_by_log += 1;
+        let held = entry.held_now();
+        self.held.recount(&mut entry.held, held);
+        if let Some(gate) = entry.connection.blocked_by()
+            && self.blocked.insert((gate, slot))
+        {
+            match gate {
+                Gate::Appends => self.counters.receives_blocked_by_log += 1,
+                Gate::Questions => self.counters.receives_blocked_by_answers += 1,
+            }
         }
         if !entry.connection.is_starved() {
             self.starved.remove(&slot);
@@ -690,10 +703,12 @@ impl Worker {
             return;
         };
         entry.connection.handle_closed(&mut self.budget);
+        self.held.recount(&mut entry.held, Held::default());
         if let Some(timer) = entry.timer {
             self.timers.remove(&(timer, id.slot));
         }
-        self.blocked.remove(&id.slot);
+        self.blocked.remove(&(Gate::Appends, id.slot));
+        self.blocked.remove(&(Gate::Questions, id.slot));
         self.starved.remove(&id.slot);
         self.queued.remove(&id.slot);
         self.connections -= 1;
@@ -704,110 +719,5 @@ impl Worker {
         if *from_there == 0 {
             self.by_address.remove(&address);
         }
-    }
-
-    /// Moves a clean stop on.
-    ///
-    /// A shard drains once what it accepted is durable, here and on the shards that it asked, and
-    /// ends once nobody can ask it any more.
-    fn advance_stop(&mut self, now: Now) {
-        if matches!(self.stop, Stop::Running | Stop::Ending) {
-            return;
-        }
-        self.shard.close(now);
-        let until = now.boot.after_ms(self.config.stop_ms_max);
-        let is_late = *self.stop_until.get_or_insert(until) <= now.boot;
-        match self.stop {
-            Stop::Running | Stop::Ending => {}
-            Stop::Settling => {
-                let is_answered = is_late || !self.shard.awaits_others();
-                if is_answered && self.shard.is_quiet() {
-                    self.stop = Stop::Draining;
-                    self.stop_until = Some(until);
-                    self.drain(now);
-                } else if is_late {
-                    // Only our own disk is waited for from here on, and it tells when it is done.
-                    self.stop_until = Some(until);
-                }
-            }
-            Stop::Draining if is_late => {
-                self.stop = Stop::Ending;
-                self.stop_until = None;
-                self.end_connections();
-            }
-            Stop::Draining => {}
-        }
-    }
-
-    fn drain(&mut self, now: Now) {
-        for slot in 0..self.table.len() {
-            if let Some(entry) = &mut self.table[slot] {
-                entry.connection.drain();
-                self.touch(slot as u32);
-            }
-        }
-        self.settle(now);
-    }
-
-    /// Closes whoever has not taken its replies by the end of a clean stop.
-    fn end_connections(&mut self) {
-        let left = self
-            .table
-            .iter()
-            .flatten()
-            .map(|entry| entry.connection.id());
-        for id in left.collect::<Vec<_>>() {
-            self.log_close(
-                id,
-                "its replies were not taken within limits.stop_timeout_ms",
-            );
-            self.close(id);
-        }
-    }
-}
-
-/// A session's way to the shard.
-struct Sink<'a> {
-    shard: &'a mut Shard,
-    cluster: &'a ClusterView,
-    connection: ConnectionId,
-    addresses: ConnectionAddresses,
-}
-
-impl Sink<'_> {
-    fn request(&self, sequence: u64) -> RequestId {
-        RequestId {
-            origin: self.shard.id(),
-            connection: self.connection,
-            sequence,
-        }
-    }
-}
-
-impl CommandSink for Sink<'_> {
-    fn submit(&mut self, now: Now, sequence: u64, command: Command<'_>) {
-        let request = self.request(sequence);
-        self.shard.submit(now, request, command);
-    }
-
-    fn cancel(&mut self, sequence: u64) {
-        let request = self.request(sequence);
-        self.shard.cancel(request);
-    }
-
-    fn catalog(&self) -> &Catalog {
-        self.shard.catalog()
-    }
-
-    fn cluster(&self) -> &ClusterView {
-        self.cluster
-    }
-
-    fn addresses(&self) -> ConnectionAddresses {
-        self.addresses
-    }
-
-    fn accepts_appends(&self) -> bool {
-        self.shard.accepts_appends()
     }
 }

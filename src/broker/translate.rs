@@ -37,6 +37,8 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
             lookups_max: size(limits.lookups_max),
             mesh_requests_max: size(limits.mesh_requests_max),
             mesh_append_bytes_max: size(config.memory.mesh_append_bytes_max),
+            answer_bytes_max: size(config.memory.answer_bytes_max),
+            fetched_partitions_max: size(limits.fetched_partitions_max),
             mesh_ring_slots: size(limits.mesh_ring_slots),
         },
         topic_defaults: TopicDefaults {
@@ -110,6 +112,7 @@ pub(super) fn worker(config: &Config, doors: Vec<Door>) -> WorkerConfig {
         connections_per_address_max: size(limits.connections_per_address_max),
         assembly_bytes_max: size(config.memory.assembly_bytes_max),
         sending_bytes_max: size(config.memory.sending_bytes_max),
+        remembered_partitions_max: size(limits.remembered_partitions_max),
         stop_ms_max: limits.stop_timeout_ms,
     }
 }

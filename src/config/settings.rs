@@ -201,6 +201,10 @@ settings! {
         /// Replies that are being sent, bytes over all connections; one reply may exceed it. When
         /// it is spent, the slowest reader is disconnected after five seconds.
         sending_bytes_max: u64 = 256 * MIB, MIB..=64 * GIB;
+        /// Answers that are being read or wait to be sent, bytes over all connections; one answer,
+        /// and one batch of each fetch, may exceed it. When it is spent, fetches wait and other
+        /// questions stay in the socket; after five seconds somebody who holds it is disconnected.
+        answer_bytes_max: u64 = 256 * MIB, MIB..=64 * GIB;
         /// Buffers that the kernel receives into, each of 16 KiB; a power of two.
         receive_buffers: u64 = 1_024, 16..=32_768;
         /// Batches held while the log has no free file, bytes.
@@ -258,6 +262,11 @@ settings! {
         fetch_partitions_max: u64 = 20_000, 1..=1_000_000;
         /// Fetches of one shard's connections under way or parked.
         fetches_max: u64 = 65_536, 1..=16_777_216;
+        /// Partitions of all fetches of one shard's connections, about 400 bytes each.
+        fetched_partitions_max: u64 = 2_000_000, 1_000..=100_000_000;
+        /// Partitions of all fetch sessions of one shard's connections, about 200 bytes each; past
+        /// it clients are served without a session.
+        remembered_partitions_max: u64 = 1_000_000, 0..=100_000_000;
         /// Requests of one shard's connections without an answer yet.
         requests_max: u64 = 262_144, 1..=16_777_216;
         /// Appends of one shard that are not durable yet.

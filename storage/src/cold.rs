@@ -15,6 +15,8 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::buf::{AlignedBuf, BufferPool};
 use crate::disk::{DiskDone, DiskOp, DiskOutcome, DiskToken, DiskTokens};
 use crate::error::ReadError;
@@ -225,8 +227,10 @@ impl ColdReads {
                     Ok(walked) => walked,
                     Err(at) => return Cold::Done(Err(self.damaged(packs, look.section, at))),
                 };
+                let read_bytes = data.len();
+                drop(data);
                 if let Some(outcome) = goal.take(&want, &look, walked, section) {
-                    return outcome;
+                    return unpinned(outcome, read_bytes);
                 }
             }
         }
@@ -354,6 +358,21 @@ impl Step {
             Self::Chunks(look, _) => look.section,
         }
     }
+}
+
+/// Gives batches memory of their own when they are the lesser part of what was read: an answer that
+/// waits must not keep more memory than its bytes say.
+fn unpinned(outcome: Cold, read_bytes: usize) -> Cold {
+    let Cold::Done(Ok(mut records)) = outcome else {
+        return outcome;
+    };
+    let bytes: usize = records.batches.iter().map(Bytes::len).sum();
+    if bytes < read_bytes / 2 {
+        for batch in &mut records.batches {
+            *batch = Bytes::copy_from_slice(batch);
+        }
+    }
+    Cold::Done(Ok(records))
 }
 
 /// The last page boundary at or before `position`.

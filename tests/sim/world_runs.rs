@@ -383,6 +383,7 @@ fn worker_config(dice: &mut Dice) -> WorkerConfig {
         connections_per_address_max: 1_000,
         assembly_bytes_max: 64 << 20,
         sending_bytes_max: 64 << 20,
+        remembered_partitions_max: 10_000,
         stop_ms_max: 5_000,
     }
 }

@@ -9,6 +9,7 @@ use millrace_storage::error::ReadError;
 use millrace_storage::units::{Now, Offset, PartitionId, ShardId};
 use millrace_storage::{ReadOutcome, ReadRequest, ReadTicket, Records};
 
+use super::answers::READ_BYTES_MIN;
 use super::{Asked, Shard};
 use crate::command::{FetchPartition, FetchRequest, Isolation, RequestId};
 use crate::event::{Fetched, FetchedPartition, Outcome, Refusal};
@@ -68,7 +69,7 @@ impl HomeRead {
     fn next(&self) -> Option<(usize, FetchPartition, usize)> {
         let wanted = *self.partitions.get(self.begun)?;
         let room = self.left.saturating_sub(self.reserved);
-        if self.under_way > 0 && room < wanted.bytes_max.min(self.left) {
+        if self.under_way > 0 && room < set_aside(wanted.bytes_max).min(self.left) {
             return None; // Until it is known what the reads under way leave.
         }
         Some((self.begun, wanted, wanted.bytes_max.min(room)))
@@ -100,6 +101,8 @@ impl Shard {
             })
         } else if self.gathers.len() >= limits.fetches_max {
             Some(Refusal::Busy("fetches_max"))
+        } else if self.fetched_partitions + fetch.partitions.len() > limits.fetched_partitions_max {
+            Some(Refusal::Busy("fetched_partitions_max"))
         } else {
             None
         };
@@ -113,18 +116,44 @@ impl Shard {
             self.catalog.place(partition).map(|place| place.home)
         });
         self.deadlines.insert((gather.deadline(), id));
+        self.fetched_partitions += gather.fetch().partitions.len();
         self.gathers.insert(id, gather);
         self.requests.insert(request, Asked::Fetch(id));
         self.run_fetch(now, id);
     }
 
-    /// Begins a round of a fetch that waits.
+    /// Begins a round of a fetch that waits, or lets it wait until there is room for its answer.
     fn run_fetch(&mut self, now: Now, id: GatherId) {
-        let Some(gather) = self.gathers.get_mut(&id) else {
-            return;
+        let is_first = self.answers.first_waiting().is_none();
+        if !is_first || !self.begin_fetch(now, id) {
+            let gather = self.gathers.get_mut(&id).expect("it waits to be run");
+            gather.waits_for_room = true;
+            self.answers.wait(id, now.boot);
+        }
+    }
+
+    /// Runs the fetches that waited for room, as long as there is some.
+    pub(super) fn run_waiting_fetches(&mut self, now: Now) {
+        while let Some((id, _)) = self.answers.first_waiting() {
+            let is_done = !self.gathers.contains_key(&id) || self.begin_fetch(now, id);
+            if !is_done {
+                return;
+            }
+            self.answers.pop_waiting();
+        }
+    }
+
+    /// Begins a round of a fetch; `false` if there is no room for what it may bring.
+    fn begin_fetch(&mut self, now: Now, id: GatherId) -> bool {
+        let gather = self.gathers.get_mut(&id).expect("it waits to be run");
+        let Some(allowance) = self
+            .answers
+            .allow(gather.wanted_bytes(), gather.homes().count())
+        else {
+            return false;
         };
-        let (bytes_max, isolation) = (gather.fetch().bytes_max, gather.fetch().isolation);
-        for (home, partitions) in gather.begin_round() {
+        let (bytes_max, isolation) = (allowance.home_bytes_max, gather.fetch().isolation);
+        for (home, partitions) in gather.begin_round(allowance) {
             if home == self.id {
                 self.read_for(now, (home, id), partitions, (bytes_max, isolation));
             } else {
@@ -140,6 +169,7 @@ impl Shard {
             }
         }
         self.judge_fetch(now, id);
+        true
     }
 
     /// Takes a home's part of a round.
@@ -163,11 +193,17 @@ impl Shard {
         match gather.judge(now) {
             Next::Wait => {}
             Next::Answer(partitions) => {
-                let gather = self.gathers.remove(&id).expect("just judged");
-                self.deadlines.remove(&(gather.deadline(), id));
+                let gather = self.forget_fetch(id);
+                let found = partitions.iter().map(found_bytes).sum();
+                self.answers.end(gather.allowance(), found);
                 self.complete(gather.request, Ok(Outcome::Fetched(partitions)));
             }
+            Next::Drop => {
+                let gather = self.forget_fetch(id);
+                self.answers.end(gather.allowance(), 0);
+            }
             Next::Park(orders) => {
+                self.answers.end(gather.allowance(), 0);
                 let isolation = gather.fetch().isolation;
                 self.counters.parked_fetches += 1;
                 for order in orders {
@@ -203,7 +239,7 @@ impl Shard {
         let Some(gather) = self.gathers.get(&id) else {
             return; // Answered or cancelled meanwhile.
         };
-        if gather.is_reading() {
+        if gather.is_reading() || gather.waits_for_room {
             return; // Another home told first.
         }
         self.unwatch(id);
@@ -223,11 +259,23 @@ impl Shard {
 
     /// Forgets a fetch whose answer is no longer wanted.
     pub(super) fn drop_fetch(&mut self, id: GatherId) {
-        if self.gathers.contains_key(&id) {
-            self.unwatch(id);
-            let gather = self.gathers.remove(&id).expect("just seen");
-            self.deadlines.remove(&(gather.deadline(), id));
+        let Some(gather) = self.gathers.get_mut(&id) else {
+            return;
+        };
+        if gather.is_reading() {
+            // What its homes read for it takes memory until they are done.
+            gather.give_up();
+            return;
         }
+        self.unwatch(id);
+        self.forget_fetch(id);
+    }
+
+    fn forget_fetch(&mut self, id: GatherId) -> Gather {
+        let gather = self.gathers.remove(&id).expect("a fetch ends once");
+        self.deadlines.remove(&(gather.deadline(), id));
+        self.fetched_partitions -= gather.fetch().partitions.len();
+        gather
     }
 
     /// Takes back what a fetch asked its homes to tell.
@@ -304,11 +352,11 @@ impl Shard {
                 ReadOutcome::Pending => {
                     self.counters.pending_reads += 1;
                     read.under_way += 1;
-                    read.reserved += bytes_max;
+                    read.reserved += set_aside(bytes_max);
                     let ticket_for = Ticket::Fetch {
                         read: id,
                         place,
-                        reserved: bytes_max,
+                        reserved: set_aside(bytes_max),
                         seen,
                     };
                     self.reads.tickets.insert(ticket, ticket_for);
@@ -463,6 +511,12 @@ pub(super) fn refusal_of(error: ReadError, partition: &Partition) -> Refusal {
         },
         ReadError::Damaged { .. } | ReadError::Disk(_) => Refusal::Damaged(error.to_string()),
     }
+}
+
+/// Bytes that a read under way counts for: however few are wanted, a batch comes, and with it what
+/// was read around it.
+fn set_aside(bytes_max: usize) -> usize {
+    bytes_max.max(READ_BYTES_MIN)
 }
 
 fn found_bytes(found: &FetchedPartition) -> usize {

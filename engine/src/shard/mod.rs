@@ -7,6 +7,7 @@
 //! [`Shard::complete`] alone ends a request, and a durable write's end comes only from the release
 //! of its waiter.
 
+mod answers;
 mod appends;
 mod catalogs;
 mod fetches;
@@ -35,6 +36,8 @@ use crate::mesh::{MeshMessage, RemoteCommand};
 use crate::partition::{Partition, PartitionState};
 use crate::waiters::Waiters;
 use crate::watches::Watches;
+use answers::Answers;
+pub(crate) use answers::{Allowance, READ_BYTES_MIN};
 use appends::PendingAppends;
 use catalogs::ProducerIds;
 use fetches::Reads;
@@ -63,6 +66,9 @@ pub struct Shard {
     lookups: Lookups,
     /// Fetches of this shard's connections.
     gathers: BTreeMap<GatherId, Gather>,
+    /// Partitions of `gathers`. At most `fetched_partitions_max`.
+    fetched_partitions: usize,
+    answers: Answers,
     /// When each of `gathers` is answered at the latest.
     deadlines: BTreeSet<(BootTime, GatherId)>,
     next_gather: GatherId,
@@ -144,6 +150,8 @@ impl Shard {
             reads: Reads::default(),
             lookups: Lookups::default(),
             gathers: BTreeMap::new(),
+            fetched_partitions: 0,
+            answers: Answers::new(config.limits.answer_bytes_max),
             deadlines: BTreeSet::new(),
             next_gather: GatherId(0),
             next_ticket: ReadTicket(0),
@@ -232,6 +240,31 @@ impl Shard {
                 .asked
                 .iter()
                 .all(|asked| *asked <= limits.mesh_requests_max / 2)
+    }
+
+    /// Sessions hold replies of `bytes`, and have the outcome of every event.
+    pub fn note_answers_held(&mut self, bytes: usize) {
+        self.answers.note_held(bytes);
+    }
+
+    /// Bytes of answers that are being read, were read, or are held by sessions.
+    #[must_use]
+    pub fn answer_bytes(&self) -> usize {
+        self.answers.used()
+    }
+
+    /// Whether questions may be read: there is room for their answers. Fetches wait here instead,
+    /// and appends have short answers.
+    #[must_use]
+    pub fn accepts_questions(&self) -> bool {
+        !self.answers.are_spent()
+    }
+
+    /// Since when the fetch at the front waits for room for its answer.
+    #[must_use]
+    pub fn fetch_waits_since(&self) -> Option<BootTime> {
+        let waiting = self.answers.first_waiting();
+        waiting.map(|(_, since)| since)
     }
 
     /// The failure after which nothing more is acknowledged: the process must end.
@@ -391,6 +424,7 @@ impl Shard {
             self.finish_read(now, ticket, result);
         }
         self.retry_appends(now);
+        self.run_waiting_fetches(now);
         self.advance_catalog(now);
         while let Some(watcher) = self.watches.poll_fired() {
             if watcher.origin == self.id {

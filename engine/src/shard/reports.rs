@@ -65,6 +65,8 @@ impl Shard {
             ("waiters_now", self.waiters.len()),
             ("pending_appends_now", self.pending.len()),
             ("fetches_now", self.gathers.len()),
+            ("fetched_partitions_now", self.fetched_partitions),
+            ("answer_bytes_now", self.answers.used()),
             ("watches_now", self.watches.len()),
             ("home_reads_now", self.reads.len()),
             ("lookups_now", self.lookups.len()),

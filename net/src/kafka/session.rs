@@ -8,8 +8,9 @@
 //! * a fetch is out and the next request is a fetch: a connection has one fetch session, and Kafka
 //!   serves one request at a time anyway.
 //!
-//! A produce request is also left in the input while the log takes no appends. `wants_input` stays
-//! true then: the sink knows when the log takes appends again, and the worker asks it.
+//! A produce request is also left in the input while the log takes no appends, and others but
+//! fetches while there is no memory for answers. `wants_input` stays true then: the sink knows when
+//! that is over, and the worker asks it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub struct Session {
     fetch_waits: bool,
     /// The fetch session between two fetches; a fetch under way holds it.
     fetch_set: Option<FetchSet>,
+    /// Partitions of the fetch under way.
+    fetch_partitions: usize,
     /// Why the connection must close, found when nothing could be returned.
     failed: Option<ProtocolViolation>,
 }
@@ -80,6 +83,7 @@ impl Session {
             fetch_out: false,
             fetch_waits: false,
             fetch_set: None,
+            fetch_partitions: 0,
             failed: None,
         }
     }
@@ -92,7 +96,9 @@ impl Session {
                 true
             }
             Api::Produce => !sink.accepts_appends(),
-            _ => false,
+            // Its answer has a bound of its own below.
+            Api::Fetch | Api::ApiVersions => false,
+            _ => !sink.accepts_questions(),
         }
     }
 
@@ -128,7 +134,10 @@ impl Session {
         );
         self.commands_out += submitted.commands;
         self.catalog_write_out |= work.writes_catalog();
-        self.fetch_out |= work.is_fetch();
+        if let Some(partitions) = work.fetch_partitions() {
+            self.fetch_out = true;
+            self.fetch_partitions = partitions;
+        }
         self.under_way.push_back(UnderWay {
             first,
             span: submitted.span,
@@ -149,8 +158,9 @@ impl Session {
         if ended.work.writes_catalog() {
             self.catalog_write_out = false;
         }
-        if ended.work.is_fetch() {
+        if ended.work.fetch_partitions().is_some() {
             self.fetch_out = false;
+            self.fetch_partitions = 0;
             self.fetch_waits = false;
         }
         let mut call = Call::new(
@@ -261,6 +271,15 @@ impl ProtocolSession for Session {
                 Reply::Fetch(reply) => reply.encode(out),
             }
         }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.reply_bytes
+    }
+
+    fn remembered_partitions(&self) -> usize {
+        let between = self.fetch_set.as_ref().map_or(0, FetchSet::len);
+        between + self.fetch_partitions
     }
 
     fn wants_input(&self) -> bool {

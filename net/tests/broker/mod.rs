@@ -217,6 +217,7 @@ fn worker_config(address: SocketAddr, connection: ConnectionLimits) -> WorkerCon
         connections_per_address_max: 10_000,
         assembly_bytes_max: 64 << 20,
         sending_bytes_max: 64 << 20,
+        remembered_partitions_max: 100_000,
         stop_ms_max: 1_000,
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Broker {
     pub(crate) catalog: Catalog,
     pub(crate) cluster: ClusterView,
     pub(crate) accepts_appends: bool,
+    pub(crate) accepts_questions: bool,
+    pub(crate) remembered_partitions_left: usize,
     /// Every append is refused with this.
     pub(crate) refuse_appends: Option<Refusal>,
     /// Outcomes not delivered yet.
@@ -60,6 +62,8 @@ impl Broker {
                 own: 0,
             },
             accepts_appends: true,
+            accepts_questions: true,
+            remembered_partitions_left: usize::MAX,
             refuse_appends: None,
             outcomes: VecDeque::new(),
             seen: Vec::new(),
@@ -365,5 +369,13 @@ impl CommandSink for Broker {
 
     fn accepts_appends(&self) -> bool {
         self.accepts_appends
+    }
+
+    fn accepts_questions(&self) -> bool {
+        self.accepts_questions
+    }
+
+    fn remembered_partitions_left(&self) -> usize {
+        self.remembered_partitions_left
     }
 }

@@ -351,3 +351,40 @@ fn leader_epochs_are_compared_and_their_ends_found() {
         assert_eq!(ask(&mut connection, 5, 0, 0), (3, -1, -1));
     }
 }
+
+#[test]
+fn who_finds_no_room_for_a_session_is_served_without_one() {
+    let mut connection = connection();
+    connection.broker.remembered_partitions_left = 1;
+    let both = vec![wanted(0, 0), wanted(1, 0)];
+    let response = connection.ask(11, &request((0, 0), both.clone()));
+    assert_eq!((response.error_code, response.session_id), (0, 0));
+    assert_eq!(answers(&response).len(), 2);
+    assert_eq!(connection.session.remembered_partitions(), 0);
+    // One that is there cannot grow past it either, and its client begins anew.
+    let response = connection.ask(11, &request((0, 0), vec![wanted(0, 0)]));
+    assert!(response.session_id > 0);
+    assert_eq!(connection.session.remembered_partitions(), 1);
+    let response = connection.ask(11, &request((response.session_id, 1), both));
+    assert_eq!(response.error_code, 70);
+    assert_eq!(connection.session.remembered_partitions(), 0);
+}
+
+#[test]
+fn questions_wait_while_there_is_no_memory_for_answers() {
+    let mut connection = connection();
+    connection.broker.accepts_questions = false;
+    let offsets = ListOffsetsRequest::default();
+    connection.send(1, &offsets);
+    assert!(!connection.input.is_empty());
+    assert!(
+        connection.session.wants_input(),
+        "the sink says when to go on"
+    );
+    connection.broker.accepts_questions = true;
+    connection.feed().expect("a good request");
+    assert!(connection.input.is_empty());
+    assert!(connection.session.held_bytes() > 0);
+    assert!(!connection.output().is_empty());
+    assert_eq!(connection.session.held_bytes(), 0);
+}

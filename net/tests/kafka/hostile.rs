@@ -65,6 +65,14 @@ impl CommandSink for Wall {
     fn accepts_appends(&self) -> bool {
         true
     }
+
+    fn accepts_questions(&self) -> bool {
+        true
+    }
+
+    fn remembered_partitions_left(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// What became of some input.

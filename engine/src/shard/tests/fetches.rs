@@ -73,6 +73,70 @@ fn a_fetch_waits_for_as_many_bytes_as_it_asked_for() {
 }
 
 #[test]
+fn fetches_wait_while_sessions_hold_what_others_read() {
+    let mut engine = EngineConfig::default();
+    engine.limits.answer_bytes_max = 8 << 20;
+    let mut world = World::with(2, engine);
+    let partitions = world.create("t", 2);
+    for partition in &partitions {
+        assert!(world.append(0, *partition, &BatchMaker::new(2)).is_ok());
+    }
+    let from: Vec<(PartitionId, u64)> = partitions.iter().map(|p| (*p, 0)).collect();
+    world.shards[0].note_answers_held(7 << 20);
+    assert!(
+        world.shards[0].accepts_questions(),
+        "short ones have a part of their own"
+    );
+    let fetch = world.wanted(&from, 0);
+    let waiting: Vec<u64> = (0..3)
+        .map(|_| world.submit(0, Command::Fetch(fetch.clone())))
+        .collect();
+    world.run();
+    assert!(
+        waiting
+            .iter()
+            .all(|sequence| world.ended(*sequence).is_none())
+    );
+    assert_eq!(world.shards[0].fetch_waits_since(), Some(world.now.boot));
+    // Nobody waits for one that is gone.
+    let gone = world.request(0, waiting[0]);
+    world.shards[0].cancel(gone);
+    world.shards[0].note_answers_held(0);
+    world.run();
+    assert!(world.ended(waiting[0]).is_none());
+    for sequence in &waiting[1..] {
+        assert!(matches!(
+            world.ended(*sequence),
+            Some(Ok(Outcome::Fetched(_)))
+        ));
+    }
+    assert_eq!(world.shards[0].fetch_waits_since(), None);
+    let brought = world.shards[0].answer_bytes();
+    assert!(
+        brought > 0 && brought < 4096,
+        "what was read, not what might have been: {brought}"
+    );
+    world.shards[0].note_answers_held(0);
+    assert_eq!(world.shards[0].answer_bytes(), 0);
+}
+
+#[test]
+fn a_fetch_given_up_while_it_reads_keeps_its_room_until_its_homes_are_done() {
+    let mut world = World::new(2);
+    let partitions = world.create("t", 2);
+    let from: Vec<(PartitionId, u64)> = partitions.iter().map(|p| (*p, 0)).collect();
+    let fetch = world.wanted(&from, 0);
+    let sequence = world.submit(0, Command::Fetch(fetch));
+    assert!(world.shards[0].answer_bytes() > 0, "another home was asked");
+    let request = world.request(0, sequence);
+    world.shards[0].cancel(request);
+    assert!(world.shards[0].answer_bytes() > 0);
+    world.run();
+    assert_eq!(world.shards[0].answer_bytes(), 0);
+    assert!(world.ended(sequence).is_none());
+}
+
+#[test]
 fn a_cancelled_fetch_leaves_nothing_behind() {
     for whole_connection in [false, true] {
         let mut world = World::new(2);

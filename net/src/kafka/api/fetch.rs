@@ -233,7 +233,9 @@ fn choose_set(call: &mut Call<'_>, decoded: &Decoded<'_>) -> Result<FetchSet, Er
         EPOCH_OPEN | EPOCH_NONE => {
             // Whatever session there was: the client begins anew or ends it.
             *call.fetch_set = None;
-            if decoded.session_epoch == EPOCH_OPEN {
+            // Who finds no room for a session goes on without one, as with Kafka.
+            let has_room = decoded.partitions.len() <= call.sink.remembered_partitions_left();
+            if decoded.session_epoch == EPOCH_OPEN && has_room {
                 FetchSet::session(call.now.boot.0)
             } else {
                 FetchSet::sessionless()
@@ -244,6 +246,10 @@ fn choose_set(call: &mut Call<'_>, decoded: &Decoded<'_>) -> Result<FetchSet, Er
             let set = call.fetch_set.as_mut().filter(|set| set.id() == id);
             set.ok_or(ErrorCode::FetchSessionIdNotFound)?
                 .advance(epoch)?;
+            if decoded.partitions.len() > call.sink.remembered_partitions_left() {
+                *call.fetch_set = None;
+                return Err(ErrorCode::FetchSessionIdNotFound);
+            }
             call.fetch_set.take().expect("just found")
         }
     };
@@ -270,6 +276,11 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Partitions that it reads or remembers.
+    pub(super) fn partitions_count(&self) -> usize {
+        self.set.len()
+    }
+
     /// What to ask the engine for.
     fn partitions(&self) -> Vec<FetchPartition> {
         let entries = self.places.iter().map(|place| self.set.entry(*place));

@@ -197,9 +197,13 @@ impl Work {
         }
     }
 
-    /// Whether it is a fetch, of which a connection has one under way at most.
-    pub(crate) fn is_fetch(&self) -> bool {
-        matches!(self, Self::Fetch(_))
+    /// How many partitions it reads, if it is a fetch, of which a connection has one under way at
+    /// most.
+    pub(crate) fn fetch_partitions(&self) -> Option<usize> {
+        match self {
+            Self::Fetch(pending) => Some(pending.partitions_count()),
+            _ => None,
+        }
     }
 }
 
@@ -270,8 +274,8 @@ impl ReplyTo {
         Ok(Reply::Frame(out))
     }
 
-    /// A reply of a throttle time and one array. Its items are made, written and dropped one by one,
-    /// because there may be many and they take far more memory than their bytes.
+    /// A reply of a throttle time and one array. Its items are made, written and dropped one by
+    /// one, because there may be many and they take far more memory than their bytes.
     ///
     /// # Errors
     /// It would be too long; no more than one item is made past that.
