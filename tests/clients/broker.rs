@@ -57,6 +57,22 @@ impl Broker {
 
     /// As [`Broker::start`], where clients of an earlier one look for it.
     pub(crate) fn start_at(directory: &Directory, address: &str, arguments: &[&str]) -> Self {
+        Self::launch(directory, address, arguments, ("warn", Stdio::inherit()))
+    }
+
+    /// As [`Broker::start`], with everything that it has to say written to a file.
+    pub(crate) fn start_logging(directory: &Directory, arguments: &[&str], log: &Path) -> Self {
+        let log = fs::File::create(log).expect("the build directory is writable");
+        let log = ("info", Stdio::from(log));
+        Self::launch(directory, "127.0.0.1:0", arguments, log)
+    }
+
+    fn launch(
+        directory: &Directory,
+        address: &str,
+        arguments: &[&str],
+        (level, log): (&str, Stdio),
+    ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_millrace"))
             .args(["serve", "--kafka", address, "--set", "server.pin=false"])
             .args([
@@ -74,7 +90,8 @@ impl Broker {
             .arg("--data-dir")
             .arg(directory.path())
             .args(arguments)
-            .env("MILLRACE_SERVER_LOG", "warn")
+            .env("MILLRACE_SERVER_LOG", level)
+            .stderr(log)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the command was built");
@@ -100,10 +117,28 @@ impl Broker {
         self.child.wait().expect("it ended");
     }
 
-    /// SIGTERM: a clean stop.
-    pub(crate) fn stop(mut self) {
+    /// Resident memory, bytes.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let path = format!("/proc/{}/statm", self.child.id());
+        let text = fs::read_to_string(path).expect("it runs");
+        let pages = text.split(' ').nth(1).expect("the second field");
+        pages.parse::<usize>().expect("a number") * 4096
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    }
+
+    /// Waits for its end and returns its exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        self.child.wait().expect("it ended").code()
+    }
+
+    /// SIGTERM: a clean stop.
+    pub(crate) fn stop(mut self) {
+        self.terminate();
         let status = self.child.wait().expect("it ended");
         assert_eq!(status.code(), Some(0), "a clean stop");
     }

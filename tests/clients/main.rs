@@ -3,6 +3,7 @@
 
 mod admin;
 mod broker;
+mod budgets;
 mod consume;
 mod damage;
 mod kill;
