@@ -17,6 +17,7 @@ pub mod report;
 pub mod search;
 mod shard;
 mod snapshot;
+pub mod stages;
 pub mod start;
 #[cfg(test)]
 mod testing;

@@ -2,6 +2,8 @@
 
 use millrace_storage::units::{Offset, PartitionId, ShardId};
 
+use crate::stages::StageReport;
+
 /// One shard's state at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct ShardReport {
@@ -13,6 +15,8 @@ pub struct ShardReport {
     pub partitions: Vec<PartitionReport>,
     /// Counters by name, each monotone since start unless its name ends in `_now`.
     pub counters: Vec<(&'static str, u64)>,
+    /// Histograms of what work passes.
+    pub stages: Vec<StageReport>,
 }
 
 /// One partition's state.

@@ -3,6 +3,7 @@
 
 use millrace_engine::catalog::Catalog;
 use millrace_engine::report::ShardReport;
+use millrace_engine::stages::StageReport;
 
 /// Something the control thread asks of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,4 +52,6 @@ pub struct WorkerReport {
     /// The connections' counters by name, each monotone since start unless its name ends in
     /// `_now`.
     pub counters: Vec<(&'static str, u64)>,
+    /// Histograms of the driver's stages and the connections'.
+    pub stages: Vec<StageReport>,
 }

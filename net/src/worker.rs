@@ -15,6 +15,7 @@ use millrace_engine::Shard;
 use millrace_engine::command::{Command, ConnectionId, RequestId};
 use millrace_engine::event::{Event, Outcome};
 use millrace_engine::mesh::MeshMessage;
+use millrace_engine::stages::{Stage, Unit};
 use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
@@ -120,6 +121,10 @@ pub struct Worker {
     /// When the present step of a clean stop has lasted too long; `None` before its first turn.
     stop_until: Option<BootTime>,
     counters: Counters,
+    /// Since when producers are not read because the log takes nothing.
+    stalled_since: Option<BootTime>,
+    /// How long such times lasted.
+    log_stall: Stage,
 }
 
 /// A connection with the worker's notes on it.
@@ -195,6 +200,8 @@ impl Worker {
             stop: Stop::Running,
             stop_until: None,
             counters: Counters::default(),
+            stalled_since: None,
+            log_stall: Stage::new("log_stall", Unit::Nanoseconds),
         }
     }
 
@@ -349,7 +356,7 @@ impl Worker {
             self.settle(now);
             self.shard.note_answers_held(self.held.reply_bytes);
             self.shard.end_turn(now);
-            self.unblock_accepted();
+            self.unblock_accepted(now);
             if self.budget.take_released() {
                 for slot in std::mem::take(&mut self.starved) {
                     self.touch(slot);
@@ -370,7 +377,7 @@ impl Worker {
     }
 
     /// Lets those go on that wait for what the shard accepts again.
-    fn unblock_accepted(&mut self) {
+    fn unblock_accepted(&mut self, now: Now) {
         if self.blocked.is_empty() {
             return;
         }
@@ -380,6 +387,11 @@ impl Worker {
         };
         let open = [Gate::Appends, Gate::Questions].map(|gate| (gate, accepts(gate)));
         for (gate, _) in open.into_iter().filter(|(_, is_open)| *is_open) {
+            if gate == Gate::Appends
+                && let Some(since) = self.stalled_since.take()
+            {
+                self.log_stall.record(now.boot.since_ns(since));
+            }
             let range = (gate, 0)..=(gate, u32::MAX);
             let slots: Vec<(Gate, u32)> = self.blocked.range(range).copied().collect();
             for key in slots {
@@ -572,6 +584,7 @@ impl Worker {
         let report = WorkerReport {
             shard: *shard,
             counters: self.counters().to_vec(),
+            stages: vec![self.log_stall.report()],
         };
         self.control.replies.push_back(ControlReply {
             token,
@@ -644,7 +657,10 @@ impl Worker {
             && self.blocked.insert((gate, slot))
         {
             match gate {
-                Gate::Appends => self.counters.receives_blocked_by_log += 1,
+                Gate::Appends => {
+                    self.counters.receives_blocked_by_log += 1;
+                    self.stalled_since.get_or_insert(now.boot);
+                }
                 Gate::Questions => self.counters.receives_blocked_by_answers += 1,
             }
         }

@@ -10,6 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use millrace_engine::catalog::Catalog;
 use millrace_engine::report::PartitionReport;
+use millrace_engine::stages::StageReport;
 use millrace_net::control::{ControlAnswer, ControlAsk, WorkerReport};
 use millrace_storage::units::PartitionId;
 use serde::{Deserialize, Serialize};
@@ -144,15 +145,47 @@ async fn config(State(api): Shared) -> Json<Vec<SettingStatus>> {
     Json(settings.collect())
 }
 
-async fn metrics(
-    State(api): Shared,
-) -> Result<Json<BTreeMap<String, BTreeMap<String, u64>>>, Silent> {
+/// One shard in `GET /metrics.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ShardMetrics {
+    /// Counters by name.
+    #[serde(flatten)]
+    pub counters: BTreeMap<String, u64>,
+    /// Histograms since start, in the order that work passes the stages.
+    pub stages: Vec<StageMetrics>,
+}
+
+/// One stage in `GET /metrics.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StageMetrics {
+    /// Its name.
+    pub name: String,
+    /// What its values are: `ns`, `bytes` or `count`.
+    pub unit: String,
+    /// Pairs of a value and how often it was recorded, ascending.
+    pub histogram: Vec<[u64; 2]>,
+}
+
+async fn metrics(State(api): Shared) -> Result<Json<BTreeMap<String, ShardMetrics>>, Silent> {
     let reports = api.reports().await?;
     let shards = reports.iter().map(|report| {
         let name = format!("shard-{}", report.shard.shard);
-        (name, counters(report))
+        let stages = report.stages.iter().chain(&report.shard.stages);
+        let metrics = ShardMetrics {
+            counters: counters(report),
+            stages: stages.map(stage).collect(),
+        };
+        (name, metrics)
     });
     Ok(Json(shards.collect()))
+}
+
+fn stage(report: &StageReport) -> StageMetrics {
+    StageMetrics {
+        name: report.name.to_owned(),
+        unit: report.unit.name().to_owned(),
+        histogram: report.histogram.clone(),
+    }
 }
 
 async fn topics(State(api): Shared) -> Result<Json<Vec<TopicStatus>>, Silent> {

@@ -58,6 +58,8 @@ pub(crate) struct Commit {
     /// When an idle log is to be sealed.
     seal_at: Option<BootTime>,
     poisoned: Option<DiskError>,
+    /// Not told yet. At most [`GROUPS_DONE_MAX`]: without a listener the first ones stay.
+    groups_done: VecDeque<GroupDone>,
     pub(crate) counters: CommitCounters,
 }
 
@@ -96,6 +98,7 @@ struct OpenGroup {
     capacity: usize,
     entries: u32,
     first_lsn: Lsn,
+    opened: BootTime,
     /// Parts of the payload whose sums are known.
     known: Vec<Known>,
 }
@@ -117,7 +120,30 @@ enum FlightKind {
         bytes: usize,
         entries: u32,
         file: FileName,
+        opened: BootTime,
+        /// Set when it goes to the disk.
+        submitted: BootTime,
     },
+}
+
+/// Groups that wait to be told; one turn makes a few durable.
+const GROUPS_DONE_MAX: usize = 256;
+
+/// A commit group that became durable, for whoever keeps histograms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupDone {
+    /// When its first entry came.
+    pub opened: BootTime,
+    /// When its write went to the disk.
+    pub submitted: BootTime,
+    /// When it and everything before it was durable.
+    pub durable: BootTime,
+    /// Bytes of the block.
+    pub bytes: usize,
+    /// Entries in it; a seal has none and is not told.
+    pub entries: u32,
+    /// Groups on their way to the disk at that moment, this one included.
+    pub in_flight: usize,
 }
 
 #[derive(Debug)]
@@ -175,6 +201,7 @@ impl Commit {
             seal_at: (recovered.recorded < recovered.content_end)
                 .then(|| now.boot.after_ms(SEAL_AFTER_MS)),
             poisoned: None,
+            groups_done: VecDeque::new(),
             counters: CommitCounters::default(),
         }
     }
@@ -220,7 +247,7 @@ impl Commit {
 
     /// Puts the next file into use although the current one has room, so that it can be settled.
     /// Does nothing while a group is open or the next file would be the last.
-    pub(crate) fn roll(&mut self, wal: &mut Wal, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn roll(&mut self, now: Now, wal: &mut Wal, ops: &mut VecDeque<DiskOp>) {
         let is_open = self.open.is_some();
         if is_open || !self.has_content(wal) || !wal.can_roll(Reserve::Kept) {
             return;
@@ -230,7 +257,7 @@ impl Commit {
         let header = wal.roll();
         self.counters.rolls += 1;
         self.push_header(&header);
-        self.submit(ops);
+        self.submit(now, ops);
     }
 
     /// Whether the current file has entries, or gets some.
@@ -244,6 +271,7 @@ impl Commit {
     /// [`AppendError::WalFull`] and [`AppendError::Poisoned`].
     pub(crate) fn append(
         &mut self,
+        now: Now,
         wal: &mut Wal,
         (kind, id): (EntryKind, u64),
         body_bytes: usize,
@@ -256,7 +284,7 @@ impl Commit {
         let fits = |open: &OpenGroup| open.used + bytes <= open.capacity;
         if !self.open.as_ref().is_some_and(fits) {
             self.close(wal);
-            self.open(wal, block_bytes_for(body_bytes), reserve)?;
+            self.open(now, wal, (block_bytes_for(body_bytes), reserve))?;
         }
         let open = self.open.as_mut().expect("opened above");
         let start = open.used;
@@ -284,7 +312,12 @@ impl Commit {
     }
 
     /// Opens a group with room for a block of `need` bytes.
-    fn open(&mut self, wal: &mut Wal, need: usize, reserve: Reserve) -> Result<(), AppendError> {
+    fn open(
+        &mut self,
+        now: Now,
+        wal: &mut Wal,
+        (need, reserve): (usize, Reserve),
+    ) -> Result<(), AppendError> {
         let usual = self.pool.buffer_bytes();
         if !self.queue_takes(need.max(usual)) {
             return Err(AppendError::WalFull);
@@ -309,6 +342,7 @@ impl Commit {
             used: BLOCK_HEADER_BYTES,
             entries: 0,
             first_lsn: wal.current().end_lsn,
+            opened: now.boot,
             known: Vec::new(),
         });
         self.seal_at = None;
@@ -342,6 +376,7 @@ impl Commit {
             mut buffer,
             used,
             known,
+            opened,
             ..
         } = open;
         let bytes = page_ceil(used);
@@ -379,6 +414,8 @@ impl Commit {
                 bytes,
                 entries: open.entries,
                 file,
+                opened,
+                submitted: opened,
             },
             end_lsn: header.end_lsn(),
             state: FlightState::Waiting {
@@ -391,19 +428,19 @@ impl Commit {
 
     /// The end of a turn: closes the open group if it may go to the disk at once, and submits
     /// what may be submitted.
-    pub(crate) fn close_group(&mut self, wal: &mut Wal, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn close_group(&mut self, now: Now, wal: &mut Wal, ops: &mut VecDeque<DiskOp>) {
         if self.poisoned.is_some() {
             return;
         }
-        self.submit(ops);
+        self.submit(now, ops);
         if self.blocks_in_flight < self.groups_in_flight_max {
             self.close(wal);
-            self.submit(ops);
+            self.submit(now, ops);
         }
     }
 
     /// Submits waiting flights in log order while fewer blocks than allowed are in flight.
-    pub(crate) fn submit(&mut self, ops: &mut VecDeque<DiskOp>) {
+    pub(crate) fn submit(&mut self, now: Now, ops: &mut VecDeque<DiskOp>) {
         if self.poisoned.is_some() {
             return;
         }
@@ -414,6 +451,9 @@ impl Commit {
             let is_block = matches!(flight.kind, FlightKind::Block { .. });
             if is_block && self.blocks_in_flight >= self.groups_in_flight_max {
                 break;
+            }
+            if let FlightKind::Block { submitted, .. } = &mut flight.kind {
+                *submitted = now.boot;
             }
             self.blocks_in_flight += usize::from(is_block);
             let token = self.tokens.issue();
@@ -480,12 +520,12 @@ impl Commit {
         }) = self.queue.front()
         {
             let flight = self.queue.pop_front().expect("just seen");
-            self.acknowledge(flight, wal, cache);
+            self.acknowledge(now, flight, wal, cache);
         }
         if self.queue.is_empty() && self.open.is_none() && self.recorded_lsn < self.content_end {
             self.seal_at = Some(now.boot.after_ms(SEAL_AFTER_MS));
         }
-        self.submit(ops);
+        self.submit(now, ops);
         Ok(())
     }
 
@@ -500,7 +540,7 @@ impl Commit {
     }
 
     /// The longest completed prefix grew by `flight`.
-    fn acknowledge(&mut self, flight: Flight, wal: &mut Wal, cache: &mut TailCache) {
+    fn acknowledge(&mut self, now: Now, flight: Flight, wal: &mut Wal, cache: &mut TailCache) {
         assert!(flight.end_lsn >= self.durable_lsn, "durable moves forward");
         self.durable_lsn = flight.end_lsn;
         let FlightState::Completed(buffer) = flight.state else {
@@ -512,8 +552,20 @@ impl Commit {
                 first_lsn,
                 bytes,
                 entries,
+                opened,
+                submitted,
                 ..
             } => {
+                if entries > 0 && self.groups_done.len() < GROUPS_DONE_MAX {
+                    self.groups_done.push_back(GroupDone {
+                        opened,
+                        submitted,
+                        durable: now.boot,
+                        bytes,
+                        entries,
+                        in_flight: self.blocks_in_flight + 1,
+                    });
+                }
                 self.queue_bytes -= bytes;
                 self.counters.groups += 1;
                 self.counters.group_bytes += bytes as u64;
@@ -528,6 +580,11 @@ impl Commit {
                 }
             }
         }
+    }
+
+    /// The next group that became durable, seals left out.
+    pub(crate) fn poll_done(&mut self) -> Option<GroupDone> {
+        self.groups_done.pop_front()
     }
 
     /// When [`Commit::handle_timeout`] is due.
@@ -564,10 +621,11 @@ impl Commit {
                 used: BLOCK_HEADER_BYTES,
                 entries: 0,
                 first_lsn: wal.current().end_lsn,
+                opened: now.boot,
                 known: Vec::new(),
             },
         );
-        self.submit(ops);
+        self.submit(now, ops);
     }
 }
 

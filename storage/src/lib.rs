@@ -38,7 +38,7 @@ pub mod units;
 mod wal;
 
 pub use cold::ColdCounters;
-pub use commit::CommitCounters;
+pub use commit::{CommitCounters, GroupDone};
 #[cfg(any(test, feature = "testing"))]
 pub use config::SeededBug;
 pub use config::{CommitBackend, LossRange, StoreConfig};

@@ -12,7 +12,7 @@ mod settled;
 use std::collections::VecDeque;
 
 use crate::cold::{COLD_TAG, ColdCounters, ColdReads};
-use crate::commit::{COMMIT_TAG, Commit, CommitCounters, Placed, Recovered};
+use crate::commit::{COMMIT_TAG, Commit, CommitCounters, GroupDone, Placed, Recovered};
 use crate::config::StoreConfig;
 use crate::disk::{BlockingDisk, DiskDone, DiskError, DiskOp};
 use crate::entry::{ENTRY_HEADER_BYTES, EntryKind};
@@ -139,7 +139,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was taken.
-    pub fn append(&mut self, _now: Now, append: Append<'_>) -> Result<Lsn, AppendError> {
+    pub fn append(&mut self, now: Now, append: Append<'_>) -> Result<Lsn, AppendError> {
         let log = self.logs.get_mut(append.partition);
         let log = log.expect("a log is created before it is written");
         let bytes = append.batch.bytes();
@@ -150,7 +150,7 @@ impl Store {
         let id = (EntryKind::Batch, u64::from(append.partition.0));
         let placed = self
             .commit
-            .append(&mut self.wal, id, bytes.len(), Reserve::Kept)?;
+            .append(now, &mut self.wal, id, bytes.len(), Reserve::Kept)?;
         let Placed {
             block,
             start,
@@ -181,12 +181,12 @@ impl Store {
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was taken.
-    pub fn append_state(&mut self, _now: Now, key: u64, bytes: &[u8]) -> Result<Lsn, AppendError> {
+    pub fn append_state(&mut self, now: Now, key: u64, bytes: &[u8]) -> Result<Lsn, AppendError> {
         check_size(&self.config, bytes)?;
         let id = (EntryKind::State, key);
         let placed = self
             .commit
-            .append(&mut self.wal, id, bytes.len(), Reserve::Used)?;
+            .append(now, &mut self.wal, id, bytes.len(), Reserve::Used)?;
         placed.body.copy_from_slice(bytes);
         let lsn = placed.end_lsn;
         self.accepted_bytes += bytes.len() as u64;
@@ -200,7 +200,7 @@ impl Store {
     /// See [`AppendError`]; nothing was taken.
     pub fn append_log_start(
         &mut self,
-        _now: Now,
+        now: Now,
         partition: PartitionId,
         offset: Offset,
     ) -> Result<Lsn, AppendError> {
@@ -211,7 +211,7 @@ impl Store {
         let id = (EntryKind::LogStart, u64::from(partition.0));
         let placed = self
             .commit
-            .append(&mut self.wal, id, body.len(), Reserve::Used)?;
+            .append(now, &mut self.wal, id, body.len(), Reserve::Used)?;
         placed.body.copy_from_slice(&body);
         let lsn = placed.end_lsn;
         log.raise_start(offset);
@@ -222,7 +222,7 @@ impl Store {
     /// The end of a turn: the open group goes to the disk unless as many as allowed are on their
     /// way, in which case it stays open and grows.
     pub fn close_group(&mut self, now: Now) {
-        self.commit.close_group(&mut self.wal, &mut self.ops);
+        self.commit.close_group(now, &mut self.wal, &mut self.ops);
         self.maintain_slots(now);
         self.background(now);
     }
@@ -237,6 +237,11 @@ impl Store {
     #[must_use]
     pub fn append_lsn(&self) -> Lsn {
         self.commit.append_lsn(&self.wal)
+    }
+
+    /// The next group that became durable.
+    pub fn poll_group(&mut self) -> Option<GroupDone> {
+        self.commit.poll_done()
     }
 
     /// The failure after which nothing more is acknowledged.
@@ -497,7 +502,7 @@ impl Store {
         self.schedule.closing = true;
         self.wal.slots.stop();
         self.background(now);
-        self.commit.close_group(&mut self.wal, &mut self.ops);
+        self.commit.close_group(now, &mut self.wal, &mut self.ops);
         self.commit.seal_now(now, &mut self.wal, &mut self.ops);
     }
 

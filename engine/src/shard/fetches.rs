@@ -118,7 +118,7 @@ impl Shard {
         self.deadlines.insert((gather.deadline(), id));
         self.fetched_partitions += gather.fetch().partitions.len();
         self.gathers.insert(id, gather);
-        self.requests.insert(request, Asked::Fetch(id));
+        self.set_asked(request, Asked::Fetch(id));
         self.run_fetch(now, id);
     }
 

@@ -34,6 +34,7 @@ use crate::jobs::{JobDone, JobOp};
 use crate::limits::EngineConfig;
 use crate::mesh::{MeshMessage, RemoteCommand};
 use crate::partition::{Partition, PartitionState};
+use crate::stages::{Passage, Stages};
 use crate::waiters::Waiters;
 use crate::watches::Watches;
 use answers::Answers;
@@ -74,7 +75,7 @@ pub struct Shard {
     next_gather: GatherId,
     next_ticket: ReadTicket,
     /// Requests of this shard's connections without an end. At most `requests_max`.
-    requests: BTreeMap<RequestId, Asked>,
+    requests: BTreeMap<RequestId, Request>,
     /// Requests that each other shard has to end. At most `mesh_requests_max` each.
     asked: Vec<usize>,
     /// Bytes of batches that other shards have to append. At most `mesh_append_bytes_max`.
@@ -92,6 +93,15 @@ pub struct Shard {
     mesh: VecDeque<(ShardId, MeshMessage)>,
     jobs: VecDeque<JobOp>,
     counters: Counters,
+    stages: Stages,
+}
+
+/// A request of one of this shard's connections.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    asked: Asked,
+    begun: BootTime,
+    passage: Passage,
 }
 
 /// Who works on a request.
@@ -170,6 +180,7 @@ impl Shard {
             mesh: VecDeque::new(),
             jobs: VecDeque::new(),
             counters: Counters::default(),
+            stages: Stages::new(),
             config,
         };
         shard.begin(states);
@@ -281,7 +292,17 @@ impl Shard {
         assert_eq!(request.origin, self.id, "a request begins at its origin");
         self.counters.requests += 1;
         let full = self.requests.len() >= self.config.limits.requests_max;
-        let before = self.requests.insert(request, Asked::Here);
+        self.stages.begin_turn(now);
+        let entry = Request {
+            asked: Asked::Here,
+            begun: now.boot,
+            passage: match command {
+                Command::Append { .. } => Passage::Append,
+                Command::Fetch(_) => Passage::Fetch,
+                _ => Passage::Other,
+            },
+        };
+        let before = self.requests.insert(request, entry);
         assert!(before.is_none(), "a request is submitted once");
         if full {
             self.complete(request, Err(Refusal::Busy("requests_max")));
@@ -328,7 +349,7 @@ impl Shard {
     /// Withdraws a request of one of this shard's connections: no event follows. What it did so
     /// far stays done.
     pub fn cancel(&mut self, request: RequestId) {
-        match self.requests.get_mut(&request) {
+        match self.requests.get_mut(&request).map(|r| &mut r.asked) {
             Some(Asked::There { wanted, .. }) => *wanted = false,
             Some(Asked::Fetch(gather)) => {
                 let gather = *gather;
@@ -355,6 +376,7 @@ impl Shard {
 
     /// Takes a disk operation's completion.
     pub fn handle_disk(&mut self, now: Now, done: DiskDone) {
+        self.stages.begin_turn(now);
         self.store.handle_disk(now, done);
     }
 
@@ -366,6 +388,7 @@ impl Shard {
     /// Takes a message from another shard.
     pub fn handle_mesh(&mut self, now: Now, from: ShardId, message: MeshMessage) {
         assert_ne!(from, self.id, "no shard sends to itself");
+        self.stages.begin_turn(now);
         self.counters.mesh_received += 1;
         match message {
             MeshMessage::Request { request, command } => {
@@ -407,6 +430,7 @@ impl Shard {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.stages.begin_turn(now);
         self.store.handle_timeout(now);
         self.expire_fetches(now);
         self.sweep_producers(now);
@@ -415,6 +439,10 @@ impl Shard {
     /// Ends a turn: acts on what completed, and closes the commit group. May be called again in
     /// the same turn when its events led to more requests.
     pub fn end_turn(&mut self, now: Now) {
+        self.stages.begin_turn(now);
+        while let Some(group) = self.store.poll_group() {
+            self.stages.note_group(&group);
+        }
         // First what is durable: retention may drop it as soon as it is.
         self.release();
         while let Some(event) = self.store.poll_event() {
@@ -508,18 +536,28 @@ impl Shard {
             self.send(request.origin, MeshMessage::Ended { request, outcome });
             return;
         }
-        let is_wanted = match self.requests.remove(&request) {
-            Some(Asked::Here | Asked::Fetch(_)) => true,
-            Some(Asked::There { bytes, wanted }) => {
+        let Some(ended) = self.requests.remove(&request) else {
+            return; // It was cancelled.
+        };
+        let is_wanted = match ended.asked {
+            Asked::Here | Asked::Fetch(_) => true,
+            Asked::There { bytes, wanted } => {
                 self.asked_bytes -= bytes;
+                self.stages.note_mesh(ended.begun);
                 wanted
             }
-            None => false,
         };
         if is_wanted {
+            self.stages.note_end(ended.passage, ended.begun);
             self.counters.refusals += u64::from(outcome.is_err());
             self.events.push_back(Event { request, outcome });
         } // Else it was cancelled.
+    }
+
+    /// A request that was just submitted is worked on elsewhere.
+    fn set_asked(&mut self, request: RequestId, asked: Asked) {
+        let entry = self.requests.get_mut(&request);
+        entry.expect("a request is there until its end").asked = asked;
     }
 
     fn send(&mut self, to: ShardId, message: MeshMessage) {
@@ -572,8 +610,7 @@ impl Shard {
         self.asked[usize::from(home.0)] += 1;
         self.asked_bytes += bytes;
         let wanted = true;
-        self.requests
-            .insert(request, Asked::There { bytes, wanted });
+        self.set_asked(request, Asked::There { bytes, wanted });
         self.send(home, MeshMessage::Request { request, command });
     }
 

@@ -30,6 +30,7 @@ impl Shard {
             catalog_epoch: self.catalog.epoch().0,
             partitions: self.partition_reports(),
             counters: self.counter_list(),
+            stages: self.stages.report(),
         }
     }
 
@@ -79,7 +80,7 @@ impl Shard {
 }
 
 impl Shard {
-    fn store_counters(&self) -> [(&'static str, u64); 11] {
+    fn store_counters(&self) -> [(&'static str, u64); 18] {
         let store = self.store.counters();
         [
             ("log_accepted_bytes", store.accepted_bytes),
@@ -88,6 +89,13 @@ impl Shard {
             ("log_entries", store.commit.entries),
             ("log_seals", store.commit.seals),
             ("log_rolls", store.commit.rolls),
+            ("settle_passes", store.settle.passes),
+            ("settle_passes_discarded", store.settle.discarded),
+            ("settled_log_bytes", store.settle.wal_bytes),
+            ("settled_pack_bytes", store.settle.pack_bytes),
+            ("merges", store.merge.merges),
+            ("merged_pack_bytes", store.merge.pack_bytes),
+            ("returned_bytes", store.returned_bytes),
             ("cached_reads", store.reads.cached),
             ("cold_reads", store.reads.cold),
             ("cold_read_blocks", store.reads.blocks),

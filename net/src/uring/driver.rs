@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use io_uring::{opcode, types};
 use millrace_engine::jobs::JobOp;
 use millrace_engine::mesh::port::MeshPort;
+use millrace_engine::stages::{Stage, Unit};
 use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
@@ -101,6 +102,8 @@ pub struct Driver {
     next_shard: usize,
     is_stopping: bool,
     counters: DriverCounters,
+    /// How long turns take, the waiting between them left out.
+    turn: Stage,
 }
 
 /// Why a driver ended.
@@ -172,6 +175,7 @@ impl Driver {
             next_shard: 0,
             is_stopping: false,
             counters: DriverCounters::default(),
+            turn: Stage::new("turn", Unit::Nanoseconds),
         })
     }
 
@@ -189,6 +193,7 @@ impl Driver {
         loop {
             let now = sys::now();
             self.turn(now, &mut completions);
+            self.turn.record(sys::now().boot.since_ns(now.boot));
             if self.worker.is_stopped() && self.is_quiet() {
                 return Ok(DriverEnd::Stopped);
             }
@@ -429,6 +434,7 @@ impl Driver {
         let ControlAnswer::Report(report) = answer else {
             return;
         };
+        report.stages.push(self.turn.report());
         let (driver, ring) = (self.counters, self.ring.counters());
         let sockets = self.sockets.counters();
         report.counters.extend([

@@ -160,7 +160,7 @@ impl Store {
         let is_old = since.after_ms(self.config.settle_after_ms) <= now.boot;
         let is_due = is_old || self.schedule.settle_all;
         if is_due && self.wal.closed().is_empty() && self.settle.is_ready(now) {
-            self.commit.roll(&mut self.wal, &mut self.ops);
+            self.commit.roll(now, &mut self.wal, &mut self.ops);
         }
         let files = self.wal.closed().len();
         // A limit above the number of files must not hold the log up.

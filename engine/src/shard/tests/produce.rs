@@ -369,3 +369,28 @@ fn too_much_for_other_shards_stops_producers_and_then_is_refused() {
     assert!(world.shards[0].accepts_appends(), "everything came back");
     assert_eq!(world.read_all(0, partition), [0, 1, 2, 3]);
 }
+
+#[test]
+fn stages_are_recorded_at_the_connections_shard_and_at_the_home() {
+    let mut world = World::new(2);
+    let partition = world.create("t", 2)[1]; // Homed at shard 1.
+    let count = |world: &mut World, shard: u16, name: &str| {
+        let Ok(Outcome::Reported(report)) = world.ask(shard, Command::Report) else {
+            panic!("a report is never refused");
+        };
+        let mut stages = report.stages.into_iter();
+        let stage = stages.find(|stage| stage.name == name);
+        let histogram = stage.expect("a stage is told from the start").histogram;
+        histogram.iter().map(|[_, count]| count).sum::<u64>()
+    };
+    let before = [0, 1].map(|shard| count(&mut world, shard, "group_commit"));
+    for _ in 0..3 {
+        let stored = world.append(0, partition, &BatchMaker::new(1));
+        assert!(stored.is_ok(), "{stored:?}");
+    }
+    let after = [0, 1].map(|shard| count(&mut world, shard, "group_commit"));
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [0, 3]);
+    assert_eq!(count(&mut world, 0, "append"), 3);
+    assert_eq!(count(&mut world, 1, "append"), 0);
+    assert!(count(&mut world, 0, "mesh") >= 3);
+}
