@@ -175,16 +175,11 @@ pub(crate) struct Placed<'a> {
 impl Commit {
     /// A log that recovery made durable up to its end.
     pub(crate) fn new(config: &StoreConfig, now: Now, recovered: &Recovered) -> Self {
-        let sync = if config.bug(SeededBug::AckBeforeSync) {
-            WriteSync::None
-        } else {
-            config.backend.write_sync()
-        };
         // What is not durable at a crash is copied into one file by the recovery.
         let file_max = usize::try_from(config.wal_file_bytes).unwrap_or(usize::MAX);
         let tail_max = file_max - 4 * PAGE_BYTES;
         Self {
-            sync,
+            sync: write_sync(config),
             groups_in_flight_max: config.groups_in_flight_max,
             queue_bytes_max: config.commit_queue_bytes_max.min(tail_max),
             seeding: seeding(config),
@@ -627,6 +622,15 @@ impl Commit {
         );
         self.submit(now, ops);
     }
+}
+
+/// How this store's blocks become durable.
+fn write_sync(config: &StoreConfig) -> WriteSync {
+    #[cfg(any(test, feature = "testing"))]
+    if config.bug(SeededBug::AckBeforeSync) {
+        return config.backend.write_without_sync();
+    }
+    config.backend.write_sync()
 }
 
 /// What this store's checksums cover.

@@ -139,6 +139,15 @@ impl CommitBackend {
             Self::LinkedFdatasync => WriteSync::LinkedFdatasync,
         }
     }
+
+    /// What [`SeededBug::AckBeforeSync`] makes of it.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn write_without_sync(self) -> WriteSync {
+        match self {
+            Self::Dsync => WriteSync::None,
+            Self::LinkedFdatasync => WriteSync::LinkedFdatasyncUnawaited,
+        }
+    }
 }
 
 /// A range of one shard's log that the operator accepts to lose.
@@ -163,7 +172,8 @@ impl LossRange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(any(test, feature = "testing")), allow(dead_code, unreachable_pub))]
 pub enum SeededBug {
-    /// A group counts as durable when its write returned, although nothing synced it.
+    /// A group counts as durable when its write returned: nothing syncs it, or the fdatasync that
+    /// is linked behind it has not returned.
     AckBeforeSync,
     /// A failed commit is synced once more, and believed.
     RetryAfterFailedSync,

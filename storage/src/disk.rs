@@ -111,6 +111,10 @@ pub enum WriteSync {
     Dsync,
     /// Durable: a write with an fdatasync linked behind it; one completion reports both.
     LinkedFdatasync,
+    /// A planted bug, for the simulated disk: the same chain, but what is reported is the end of
+    /// its write. The fdatasync follows when it may.
+    #[cfg(any(test, feature = "testing"))]
+    LinkedFdatasyncUnawaited,
 }
 
 /// An operation for the driver to perform. Buffers' lengths and positions are multiples of

@@ -469,7 +469,7 @@ impl Transfer {
             Direction::Write(sync) => {
                 let flags = match sync {
                     WriteSync::Dsync => libc::RWF_DSYNC,
-                    WriteSync::None | WriteSync::LinkedFdatasync => 0,
+                    _ => 0,
                 };
                 opcode::Write::new(fd, rest.as_ptr(), bytes)
                     .offset(position)

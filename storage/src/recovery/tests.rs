@@ -13,6 +13,8 @@ use crate::testing::{Dice, SimDisk, Stream, Survival};
 use crate::units::{LeaderEpoch, Lsn, Offset};
 use crate::{LogConfig, Records};
 
+const BACKENDS: [CommitBackend; 2] = [CommitBackend::Dsync, CommitBackend::LinkedFdatasync];
+
 /// What must hold, whatever the disk did.
 #[derive(Default)]
 struct Model {
@@ -226,9 +228,7 @@ fn lives(seed: u64, config: StoreConfig) {
 
 #[test]
 fn what_was_acknowledged_or_told_survives_many_lives() {
-    for seed in 1..=100 {
-        lives(seed, small());
-        let backend = CommitBackend::LinkedFdatasync;
+    for (seed, backend) in (1..=100).flat_map(|seed| BACKENDS.map(|backend| (seed, backend))) {
         lives(seed, StoreConfig { backend, ..small() });
     }
 }
@@ -257,8 +257,11 @@ fn life_with_three_in_flight(machine: &mut Machine, model: &mut Model, mask: u64
 
 #[test]
 fn three_lives_with_every_subset_of_the_groups_in_flight_never_refuse_and_never_lose() {
-    for masks in 0..512_u64 {
-        let mut machine = Machine::new(masks, small());
+    for (backend, masks) in BACKENDS
+        .into_iter()
+        .flat_map(|backend| (0..512_u64).map(move |masks| (backend, masks)))
+    {
+        let mut machine = Machine::new(masks, StoreConfig { backend, ..small() });
         let mut model = Model::default();
         for life in 0..3 {
             let mask = (masks >> (3 * life)) & 7;

@@ -53,6 +53,8 @@ pub(super) struct InFlight {
     /// The content that `op`'s file named at submission: descriptors stay with their content.
     pub(super) inode: Option<InodeId>,
     fault: Option<Fault>,
+    /// Nobody waits for its completion.
+    is_unawaited: bool,
 }
 
 type Performed = Result<DiskOutcome, DiskError>;
@@ -114,6 +116,14 @@ impl SimDisk {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Which operations in flight `is_chosen`, as bits of [`super::Survival::InFlight`].
+    #[must_use]
+    pub fn in_flight_mask(&self, is_chosen: impl Fn(&DiskOp) -> bool) -> u64 {
+        let bits = (0..u64::BITS).zip(&self.in_flight);
+        let chosen = bits.filter(|(_, in_flight)| is_chosen(&in_flight.op));
+        chosen.fold(0, |mask, (bit, _)| mask | 1 << bit)
     }
 
     /// What went wrong so far, over all lives.
@@ -234,18 +244,23 @@ impl SimDisk {
             op,
             inode,
             fault,
+            is_unawaited: false,
         });
     }
 
     /// Performs one of the operations in flight, any of them. `None` when there is none, or when
     /// the machine has stopped.
     pub fn complete_one(&mut self) -> Option<(ShardId, DiskDone)> {
-        if self.in_flight.is_empty() || self.is_off {
-            return None;
+        while !self.in_flight.is_empty() && !self.is_off {
+            let chosen = self.order.index(self.in_flight.len());
+            let in_flight = self.in_flight.remove(chosen);
+            let (shard, is_unawaited) = (in_flight.shard, in_flight.is_unawaited);
+            let done = self.perform(in_flight);
+            if !is_unawaited {
+                return Some((shard, done));
+            }
         }
-        let chosen = self.order.index(self.in_flight.len());
-        let in_flight = self.in_flight.remove(chosen);
-        Some((in_flight.shard, self.perform(in_flight)))
+        None
     }
 
     fn assert_well_formed(&self, shard: ShardId, op: &DiskOp, inode: Option<InodeId>) {
@@ -271,7 +286,7 @@ impl SimDisk {
             "{op:?}: the length is not aligned"
         );
         for other in &self.in_flight {
-            if other.shard == shard {
+            if other.shard == shard && !other.is_unawaited {
                 assert_ne!(
                     other.op.token(),
                     op.token(),
@@ -316,6 +331,7 @@ impl SimDisk {
             mut op,
             inode,
             fault,
+            is_unawaited: _,
         } = in_flight;
         let summary = Summary::of(&op);
         if let Some(fault) = fault {
@@ -326,6 +342,9 @@ impl SimDisk {
             Some(Fault::NoSpace) => Err(DiskError::NoSpace),
             _ => self.perform_op(shard, &mut op, inode, fault),
         };
+        if result == Ok(DiskOutcome::Done) {
+            self.leave_sync_behind(shard, &op, inode);
+        }
         let error = result.as_ref().err().copied();
         self.trace.record(TraceEvent {
             number,
@@ -343,6 +362,24 @@ impl SimDisk {
             token,
             buffer,
             result,
+        }
+    }
+
+    /// A chain whose end nobody awaits goes on with its fdatasync.
+    fn leave_sync_behind(&mut self, shard: ShardId, op: &DiskOp, inode: Option<InodeId>) {
+        if let DiskOp::Write {
+            token, file, sync, ..
+        } = *op
+            && sync == WriteSync::LinkedFdatasyncUnawaited
+        {
+            self.in_flight.push(InFlight {
+                number: self.ops_started,
+                shard,
+                op: DiskOp::Sync { token, file },
+                inode,
+                fault: None,
+                is_unawaited: true,
+            });
         }
     }
 
@@ -447,7 +484,7 @@ impl SimDisk {
         let inode = self.inodes.get_mut(&id).expect("open content exists");
         let put = |inode: &mut Inode, at: u64, bytes: &[u8]| match sync {
             WriteSync::Dsync => inode.write_durably(at, bytes),
-            WriteSync::None | WriteSync::LinkedFdatasync => inode.write(change, at, bytes),
+            _ => inode.write(change, at, bytes),
         };
         match fault {
             Some(Fault::LostWrite) => return Ok(DiskOutcome::Done),

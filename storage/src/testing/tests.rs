@@ -107,6 +107,18 @@ fn dsync_makes_one_write_durable_and_a_linked_fdatasync_the_whole_file() {
 }
 
 #[test]
+fn an_unawaited_chain_is_reported_before_its_fdatasync() {
+    let mut disk = disk_with_file(1);
+    let op = write_op(1, 0, 1, WriteSync::LinkedFdatasyncUnawaited);
+    disk.submit(SHARD, op);
+    let (_, done) = disk.complete_one().expect("the write ends");
+    assert_eq!(done.result, Ok(DiskOutcome::Done));
+    assert_eq!(pages(&disk.after_power_cut(Survival::Nothing, 1)).0, [0]);
+    assert!(disk.complete_one().is_none(), "nobody is told of the sync");
+    assert_eq!(pages(&disk.after_power_cut(Survival::Nothing, 1)).0, [1]);
+}
+
+#[test]
 fn a_durable_write_is_never_undone_by_an_older_unsynced_one() {
     let mut disk = disk_with_file(1);
     write(&mut disk, 0, 1, WriteSync::None);

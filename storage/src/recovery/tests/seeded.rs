@@ -40,19 +40,20 @@ fn lives_with_failing_syncs(seed: u64, config: StoreConfig) {
 
 #[test]
 fn a_failed_commit_acknowledges_nothing_that_is_lost() {
-    for seed in 1..=100 {
-        lives_with_failing_syncs(seed, small());
-        let backend = CommitBackend::LinkedFdatasync;
+    for (seed, backend) in (1..=100).flat_map(|seed| BACKENDS.map(|backend| (seed, backend))) {
         lives_with_failing_syncs(seed, StoreConfig { backend, ..small() });
     }
 }
 
 #[test]
 fn acknowledging_before_the_sync_is_caught() {
-    assert!(is_caught(|seed| lives(
-        seed,
-        with_bug(SeededBug::AckBeforeSync)
-    )));
+    for backend in BACKENDS {
+        let config = StoreConfig {
+            backend,
+            ..with_bug(SeededBug::AckBeforeSync)
+        };
+        assert!(is_caught(|seed| lives(seed, config.clone())), "{backend:?}");
+    }
 }
 
 #[test]
