@@ -1,7 +1,8 @@
 //! Power cuts: after every I/O, in every way, and again during the recovery from the last one.
 
+use millrace_storage::disk::{DiskOp, FileName, WriteSync};
 use millrace_storage::error::StorageError;
-use millrace_storage::testing::{SimDisk, Stream, Survival};
+use millrace_storage::testing::{Dice, SimDisk, Stream, Survival};
 use millrace_storage::units::Now;
 
 use crate::failure::{Checked, Failure, ensure};
@@ -14,6 +15,8 @@ use crate::setup::Setup;
 const IOS_MAX: u64 = 90;
 /// Random subsets tried at each I/O.
 const RANDOM_CUTS: u64 = 4;
+/// Commit writes in flight of which every subset is tried.
+const COMMITS_MAX: u32 = 4;
 
 #[test]
 fn a_power_cut_after_any_io_loses_nothing_acknowledged() {
@@ -214,12 +217,12 @@ pub(crate) fn three_lives(setup: &Setup) -> Checked<()> {
     let mut first = setup.first_machine()?;
     first.run_ios(setup, dice.between(3, IOS_MAX))?;
     first.fill_flight(setup)?;
-    for survival in subsets(&first) {
+    for survival in subsets(&first, &mut dice) {
         let disk = first.disk.after_power_cut(survival, setup.seed);
         let mut second = judge(setup, disk, &first, survival)?;
         second.run_ios(setup, dice.below(6))?;
         second.fill_flight(setup)?;
-        for survival in subsets(&second) {
+        for survival in subsets(&second, &mut dice) {
             let disk = second.disk.after_power_cut(survival, setup.seed);
             let mut third = judge(setup, disk, &second, survival)?;
             third.run_ios(setup, 4)?;
@@ -230,8 +233,31 @@ pub(crate) fn three_lives(setup: &Setup) -> Checked<()> {
     Ok(())
 }
 
-/// Every subset of what is in flight, as long as that is a handful.
-fn subsets(machine: &Machine) -> impl Iterator<Item = Survival> + use<> {
-    let in_flight = machine.disk.in_flight().min(4);
-    (0..1_u64 << in_flight).map(Survival::InFlight)
+/// Every subset of the commit writes in flight, the newest four if there are more. What else is in
+/// flight survives or not, at random.
+fn subsets(machine: &Machine, dice: &mut Dice) -> Vec<Survival> {
+    let all = machine.disk.in_flight_mask(|_| true);
+    let mut commits = machine.disk.in_flight_mask(is_commit);
+    while commits.count_ones() > COMMITS_MAX {
+        commits &= commits - 1;
+    }
+    let bits: Vec<u64> = (0..u64::BITS)
+        .map(|bit| 1 << bit)
+        .filter(|bit| commits & bit != 0)
+        .collect();
+    let subset = |choice: u64| {
+        let chosen = bits.iter().zip(0..).filter(|(_, at)| choice >> at & 1 == 1);
+        chosen.fold(0, |mask, (bit, _)| mask | bit)
+    };
+    (0..1_u64 << bits.len())
+        .map(|choice| Survival::InFlight(subset(choice) | dice.bits() & all & !commits))
+        .collect()
+}
+
+/// A group on its way to the log, or the header of the file that it goes to.
+fn is_commit(op: &DiskOp) -> bool {
+    let DiskOp::Write { file, sync, .. } = op else {
+        return false;
+    };
+    matches!(file, FileName::Wal(_)) && *sync != WriteSync::None
 }
