@@ -23,6 +23,7 @@ mod kafka;
 mod machine;
 mod manifest_crash;
 mod network;
+mod node;
 mod oracle;
 mod seeded_bugs;
 mod seeds;

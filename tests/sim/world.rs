@@ -1,17 +1,16 @@
 //! Whole workers in one simulated world: connections, shards, stores, mesh, disks, clients.
 //!
 //! One random stream decides who goes next. Everything that a worker asks for is done by the
-//! world, in an order of its choosing: completions, arrivals, messages between shards, jobs and
-//! timers. The machine loses power, or the process is killed, at any of these points.
+//! world, in an order of its choosing: completions, arrivals, turns that take messages from the
+//! mesh, parking, jobs and timers. The machine loses power, or the process is killed, at any of
+//! these points.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
 
 use millrace_engine::command::ConnectionId;
-use millrace_engine::jobs::{self, JobOp};
-use millrace_engine::mesh::{Lane, MeshMessage};
+use millrace_engine::mesh::port::mesh;
 use millrace_engine::start::{OpenError, ShardDirectory, StartConfig, open_all};
-use millrace_net::io::{IoDone, IoOp};
+use millrace_net::io::IoDone;
 use millrace_net::worker::{Worker, WorkerConfig};
 use millrace_storage::testing::{Dice, SimDisk};
 use millrace_storage::units::{BootTime, Now, ShardId};
@@ -19,14 +18,8 @@ use millrace_storage::units::{BootTime, Now, ShardId};
 use crate::clients::Client;
 use crate::failure::{Checked, Failure};
 use crate::history::History;
-use crate::network::{NetDone, Network};
-
-/// One core.
-struct Node {
-    worker: Worker,
-    network: Network,
-    jobs: VecDeque<JobOp>,
-}
+use crate::network::NetDone;
+use crate::node::{Around, Node, NodeCounts};
 
 /// A client and its connection, if it has one.
 struct Seat {
@@ -45,14 +38,14 @@ pub(crate) struct Streams {
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
     nodes: Vec<Node>,
-    /// Messages on their way, in order for each pair of shards and lane.
-    mesh: BTreeMap<(ShardId, ShardId, bool), VecDeque<MeshMessage>>,
     seats: Vec<Seat>,
     pub(crate) history: History,
     pub(crate) now: Now,
     pub(crate) streams: Streams,
-    /// Messages between shards that were delivered.
-    pub(crate) delivered: u64,
+    /// What the cores of earlier machines did.
+    earlier: NodeCounts,
+    /// How many wake-ups are lost from now on: one in so many; 0 for none, as it must be.
+    pub(crate) wake_lost_one_in: u32,
 }
 
 /// What a stopped machine leaves to the next one.
@@ -62,7 +55,7 @@ pub(crate) struct Remains {
     pub(crate) history: History,
     pub(crate) now: Now,
     streams: Streams,
-    pub(crate) delivered: u64,
+    counts: NodeCounts,
 }
 
 impl Remains {
@@ -78,7 +71,7 @@ impl Remains {
             history: History::default(),
             now,
             streams,
-            delivered: 0,
+            counts: NodeCounts::default(),
         }
     }
 
@@ -100,23 +93,22 @@ impl Remains {
         match opened {
             Err(error) => Err(Box::new((Self { disk, ..self }, error))),
             Ok(shards) => {
-                let node = |shard| Node {
-                    worker: Worker::new(worker.clone(), shard),
-                    network: Network::default(),
-                    jobs: VecDeque::new(),
-                };
+                let mut streams = self.streams;
+                let ports = mesh(config.shards, *streams.schedule.pick(&RING_SLOTS));
+                let nodes = shards.into_iter().zip(ports);
+                let node = |(shard, port)| Node::new(Worker::new(worker.clone(), shard), port);
                 let mut world = World {
                     disk,
-                    nodes: shards.into_iter().map(node).collect(),
-                    mesh: BTreeMap::new(),
+                    nodes: nodes.map(node).collect(),
                     seats: self.seats,
                     history: self.history,
                     now: self.now,
-                    streams: self.streams,
-                    delivered: self.delivered,
+                    streams,
+                    earlier: self.counts,
+                    wake_lost_one_in: 0,
                 };
                 for node in 0..world.nodes.len() {
-                    world.end_turn(node);
+                    world.run(node, Node::turn);
                 }
                 Ok(world)
             }
@@ -132,13 +124,22 @@ impl World {
             seat.client.disconnected(&mut self.history);
         }
         Remains {
+            counts: self.counts(),
             disk: self.disk,
             seats: self.seats,
             history: self.history,
             now: self.now,
             streams: self.streams,
-            delivered: self.delivered,
         }
+    }
+
+    /// What all cores did, those of earlier machines included.
+    pub(crate) fn counts(&self) -> NodeCounts {
+        let mut counts = self.earlier;
+        for node in &self.nodes {
+            counts.add(&node.counts);
+        }
+        counts
     }
 
     /// A shard's log failed: the process must end.
@@ -172,17 +173,21 @@ impl World {
     /// Lets one thing happen.
     pub(crate) fn step(&mut self) -> Checked<()> {
         match self.streams.schedule.below(100) {
-            0..30 => {
+            0..28 => {
                 let seat = self.streams.schedule.index(self.seats.len());
                 self.act(seat)?;
             }
-            30..60 => self.move_bytes(),
-            60..80 => self.complete_disk(),
-            80..92 => self.deliver_message(),
+            28..58 => self.move_bytes(),
+            58..76 => self.complete_disk(),
+            76..86 => self.take_turn(),
+            86..92 => {
+                let node = self.streams.schedule.index(self.nodes.len());
+                self.nodes[node].park();
+            }
             92..94 => self.do_job(),
             _ => self.pass_time(),
         }
-        Ok(())
+        self.nodes.iter().try_for_each(Node::check_awake)
     }
 
     /// A client connects, sends, receives or goes away.
@@ -236,10 +241,42 @@ impl World {
     }
 
     fn tell(&mut self, node: usize, done: NetDone) {
-        let now = self.now;
-        let worker = &mut self.nodes[node].worker;
-        done.lend(|done| worker.handle_io(now, done));
-        self.end_turn(node);
+        self.run(node, |node, around| node.tell(done, around));
+    }
+
+    /// Lets a core run, and wakes whom it woke.
+    fn run(&mut self, node: usize, turn: impl FnOnce(&mut Node, &mut Around<'_>)) {
+        let mut around = Around {
+            now: self.now,
+            disk: &mut self.disk,
+            dice: &mut self.streams.schedule,
+            woken: Vec::new(),
+        };
+        turn(&mut self.nodes[node], &mut around);
+        for shard in around.woken {
+            if !self.streams.schedule.one_in(self.wake_lost_one_in) {
+                self.nodes[usize::from(shard.0)].wake();
+            }
+        }
+    }
+
+    /// A core of those that `may` runs a turn, if there is one.
+    fn run_any(&mut self, may: impl Fn(&Node) -> bool, turn: fn(&mut Node, &mut Around<'_>)) {
+        let nodes: Vec<usize> = (0..self.nodes.len())
+            .filter(|node| may(&self.nodes[*node]))
+            .collect();
+        if !nodes.is_empty() {
+            let node = *self.streams.schedule.pick(&nodes);
+            self.run(node, turn);
+        }
+    }
+
+    fn take_turn(&mut self) {
+        self.run_any(Node::is_runnable, Node::turn);
+    }
+
+    fn do_job(&mut self) {
+        self.run_any(Node::has_jobs, Node::do_job);
     }
 
     fn move_bytes(&mut self) {
@@ -261,41 +298,9 @@ impl World {
             let Some((shard, done)) = self.disk.complete_one() else {
                 return;
             };
-            let node = usize::from(shard.0);
-            self.nodes[node]
-                .worker
-                .handle_io(self.now, IoDone::Disk(done));
-            self.end_turn(node);
-        }
-    }
-
-    fn deliver_message(&mut self) {
-        let waiting: Vec<_> = self
-            .mesh
-            .iter()
-            .filter(|(_, queue)| !queue.is_empty())
-            .collect();
-        if waiting.is_empty() {
-            return;
-        }
-        let (from, to, lane) = *self.streams.schedule.pick(&waiting).0;
-        let queue = self.mesh.get_mut(&(from, to, lane)).expect("seen just now");
-        let message = queue.pop_front().expect("not empty");
-        let node = usize::from(to.0);
-        self.delivered += 1;
-        self.nodes[node].worker.handle_mesh(self.now, from, message);
-        self.end_turn(node);
-    }
-
-    fn do_job(&mut self) {
-        for node in 0..self.nodes.len() {
-            if let Some(job) = self.nodes[node].jobs.pop_front() {
-                let done = jobs::perform(job);
-                self.nodes[node]
-                    .worker
-                    .handle_io(self.now, IoDone::Job(done));
-                self.end_turn(node);
-            }
+            self.run(usize::from(shard.0), |node, around| {
+                node.handle(IoDone::Disk(done), around);
+            });
         }
     }
 
@@ -311,34 +316,8 @@ impl World {
         for node in 0..self.nodes.len() {
             let due = self.nodes[node].worker.poll_timeout();
             if due.is_some_and(|due| due <= self.now.boot) {
-                self.nodes[node].worker.handle_timeout(self.now);
-                self.end_turn(node);
+                self.run(node, Node::turn);
             }
-        }
-    }
-
-    /// Ends a worker's turn and takes what it wants done.
-    fn end_turn(&mut self, node: usize) {
-        let shard = ShardId(u16::try_from(node).expect("few nodes"));
-        let Node {
-            worker,
-            network,
-            jobs,
-        } = &mut self.nodes[node];
-        worker.end_turn(self.now);
-        while let Some(op) = worker.poll_io() {
-            match op {
-                IoOp::Disk(op) => self.disk.submit(shard, op),
-                IoOp::Job(op) => jobs.push_back(op),
-                op => network.handle(op),
-            }
-        }
-        while let Some((to, message)) = worker.poll_mesh() {
-            let is_reply = message.lane() == Lane::Replies;
-            self.mesh
-                .entry((shard, to, is_reply))
-                .or_default()
-                .push_back(message);
         }
     }
 
@@ -360,6 +339,9 @@ impl World {
         Err(Failure(format!("no reply came in {STEPS_MAX} steps")))
     }
 }
+
+/// Slots of the rings between shards: so few that they fill.
+const RING_SLOTS: [usize; 3] = [1, 2, 16];
 
 /// Steps within which a request must be answered when nothing fails.
 const STEPS_MAX: u64 = 60_000;

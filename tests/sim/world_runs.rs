@@ -17,6 +17,7 @@ use crate::batches::{Seen, WALL_MS_START, batches_of};
 use crate::clients::{Client, Consumer, Producer, Role, TOPIC};
 use crate::failure::{Checked, Failure, ensure};
 use crate::kafka::{self, FetchFrom, Reply};
+use crate::node::NodeCounts;
 use crate::seeds::each_seed;
 use crate::setup::Setup;
 use crate::world::{Remains, Streams, World};
@@ -39,7 +40,10 @@ fn what_clients_were_told_stays_true_whatever_fails() {
     if seeds > 1 {
         let enough = total.acknowledged > 20 * seeds
             && total.polled > 20 * seeds
-            && total.delivered > seeds
+            && total.nodes.delivered > seeds
+            && total.nodes.sleeps > seeds
+            && total.nodes.wakes > seeds
+            && total.nodes.crowded > seeds
             && total.stops > seeds
             && total.failed < total.acknowledged + total.polled;
         println!("{total:?} over {seeds} seeds");
@@ -70,7 +74,7 @@ struct Worth {
     acknowledged: u64,
     polled: u64,
     failed: u64,
-    delivered: u64,
+    nodes: NodeCounts,
     stops: u64,
     /// The disk's last operations: equal only for equal runs.
     trace: String,
@@ -81,7 +85,7 @@ impl Worth {
         self.acknowledged += run.acknowledged;
         self.polled += run.polled;
         self.failed += run.failed;
-        self.delivered += run.delivered;
+        self.nodes.add(&run.nodes);
         self.stops += run.stops;
         self.trace.clear();
     }
@@ -134,7 +138,7 @@ impl Run {
             acknowledged: world.history.acknowledged,
             polled: world.history.polled,
             failed: world.history.failed,
-            delivered: world.delivered,
+            nodes: world.counts(),
             stops: world.disk.fault_counts().stops,
             trace: world.disk.trace(),
         })
