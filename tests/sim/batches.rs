@@ -1,5 +1,7 @@
 //! Record batches with content that tells where it came from.
 
+use std::borrow::Cow;
+
 use millrace_storage::record::{BATCH_HEADER_BYTES, Batch, BatchHeader, checksum};
 
 use crate::failure::{Checked, Failure, ensure};
@@ -8,32 +10,60 @@ use crate::failure::{Checked, Failure, ensure};
 pub(crate) const WALL_MS_START: i64 = 1_750_000_000_000;
 
 /// A batch as a Kafka producer sends it: `records` records, together about `value_bytes` of
-/// values. Each value begins with `id`, unique in a run, and its own number.
-pub(crate) fn batch(id: u64, records: u32, value_bytes: usize, timestamp_ms: i64) -> Vec<u8> {
+/// values. Each value begins with `id`, unique in a run, and its own number. `first_ms` is the
+/// first one's time, [`record_ms`] tells the others'.
+pub(crate) fn batch(id: u64, records: u32, value_bytes: usize, first_ms: i64) -> Vec<u8> {
     assert!(records > 0);
     let mut bytes = vec![0; BATCH_HEADER_BYTES];
     let each = (value_bytes / records as usize).max(12);
     for number in 0..records {
         push_record(&mut bytes, id, number, each);
     }
-    let length = i32::try_from(bytes.len() - 12).expect("batches are small");
-    bytes[8..12].copy_from_slice(&length.to_be_bytes());
     bytes[16] = 2;
     let last = i32::try_from(records - 1).expect("few records");
     bytes[23..27].copy_from_slice(&last.to_be_bytes());
-    bytes[27..35].copy_from_slice(&timestamp_ms.to_be_bytes());
-    bytes[35..43].copy_from_slice(&timestamp_ms.to_be_bytes());
+    let times = (0..records).map(|number| record_ms(first_ms, number));
+    let largest_ms = times.max().expect("at least one record");
+    bytes[27..35].copy_from_slice(&first_ms.to_be_bytes());
+    bytes[35..43].copy_from_slice(&largest_ms.to_be_bytes());
     bytes[43..57].fill(0xff);
     bytes[57..61].copy_from_slice(&(last + 1).to_be_bytes());
-    let sum = checksum(&bytes[21..]);
-    bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+    seal(&mut bytes);
     bytes
 }
+
+/// When the record of that number was made, in a batch whose first one is of `first_ms`: later
+/// ones may be older.
+pub(crate) fn record_ms(first_ms: i64, number: u32) -> i64 {
+    first_ms + i64::from(number * 3 % 4)
+}
+
+/// The same batch with its records compressed, in snappy.
+pub(crate) fn compressed(batch: &[u8]) -> Vec<u8> {
+    let (header, records) = batch.split_at(BATCH_HEADER_BYTES);
+    let records = snap::raw::Encoder::new().compress_vec(records);
+    let mut bytes = [header, &records.expect("batches are small")].concat();
+    bytes[22] |= SNAPPY;
+    seal(&mut bytes);
+    bytes
+}
+
+/// Enters length and checksum.
+fn seal(batch: &mut [u8]) {
+    let length = i32::try_from(batch.len() - 12).expect("batches are small");
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let sum = checksum(&batch[21..]);
+    batch[17..21].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Kafka's number of the codec.
+const SNAPPY: u8 = 2;
 
 /// One record of format 2: varint length, attributes, timestamp delta, offset delta, no key, the
 /// value, no headers.
 fn push_record(out: &mut Vec<u8>, id: u64, number: u32, value_bytes: usize) {
-    let mut body = vec![0, 0];
+    let mut body = vec![0];
+    push_varint(&mut body, record_ms(0, number));
     push_varint(&mut body, i64::from(number));
     push_varint(&mut body, -1);
     push_varint(
@@ -65,8 +95,7 @@ pub(crate) fn set_producer(batch: &mut [u8], producer_id: i64, epoch: i16, seque
     batch[43..51].copy_from_slice(&producer_id.to_be_bytes());
     batch[51..53].copy_from_slice(&epoch.to_be_bytes());
     batch[53..57].copy_from_slice(&sequence.to_be_bytes());
-    let sum = checksum(&batch[21..]);
-    batch[17..21].copy_from_slice(&sum.to_be_bytes());
+    seal(batch);
 }
 
 /// One record as a reader sees it.
@@ -90,7 +119,8 @@ pub(crate) fn batches_of(mut bytes: &[u8]) -> Checked<Vec<Seen>> {
         };
         let checked = Batch::check_stored(whole).map_err(|error| Failure(error.to_string()))?;
         let base = i64::try_from(checked.header().base_offset.0).expect("Kafka's range");
-        let mut records = &whole[BATCH_HEADER_BYTES..];
+        let records = unpacked(header.codec(), &whole[BATCH_HEADER_BYTES..])?;
+        let mut records = &records[..];
         for at in 0..header.records {
             let (id, number) = take_record(&mut records)
                 .ok_or_else(|| Failure(format!("record {at} of a batch is not one of ours")))?;
@@ -107,6 +137,16 @@ pub(crate) fn batches_of(mut bytes: &[u8]) -> Checked<Vec<Seen>> {
         bytes = rest;
     }
     Ok(seen)
+}
+
+/// A batch's records as they were before [`compressed`].
+fn unpacked(codec: u8, records: &[u8]) -> Checked<Cow<'_, [u8]>> {
+    if codec != SNAPPY {
+        return Ok(Cow::Borrowed(records));
+    }
+    let plain = snap::raw::Decoder::new().decompress_vec(records);
+    let plain = plain.map_err(|error| Failure(format!("records do not unpack: {error}")))?;
+    Ok(Cow::Owned(plain))
 }
 
 /// Takes the next record: its batch's id and its number.
@@ -144,13 +184,15 @@ mod tests {
     #[test]
     fn batches_pass_the_broker_s_own_check() {
         for (records, value_bytes) in [(1, 1), (3, 100), (50, 40_000)] {
-            let bytes = batch(9, records, value_bytes, WALL_MS_START);
-            let checked = Batch::check(&bytes).expect("a good batch");
-            assert_eq!(checked.header().records, records);
-            let seen = batches_of(&bytes).expect("records of ours");
-            let expected = (0..records).map(|number| (number.into(), 9, number));
-            let found = seen.iter().map(|seen| (seen.offset, seen.id, seen.number));
-            assert!(expected.eq(found), "{seen:?}");
+            let plain = batch(9, records, value_bytes, WALL_MS_START);
+            for bytes in [compressed(&plain), plain] {
+                let checked = Batch::check(&bytes).expect("a good batch");
+                assert_eq!(checked.header().records, records);
+                let seen = batches_of(&bytes).expect("records of ours");
+                let expected = (0..records).map(|number| (number.into(), 9, number));
+                let found = seen.iter().map(|seen| (seen.offset, seen.id, seen.number));
+                assert!(expected.eq(found), "{seen:?}");
+            }
         }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use millrace_storage::testing::Dice;
 
-use crate::batches::{WALL_MS_START, batch, set_producer};
-use crate::failure::{Checked, ensure};
-use crate::history::{History, Line, SendId};
+use crate::batches::{WALL_MS_START, batch, compressed, set_producer};
+use crate::failure::{Checked, Failure, ensure};
+use crate::history::{History, Line, Question, SendId};
 use crate::kafka::{self, FetchFrom, Reply, take_frame};
 
 /// The one topic of a run.
@@ -21,6 +21,8 @@ pub(crate) enum Role {
     Idempotent(Producer),
     /// Reads all partitions from their start on, forwards.
     Consumer(Consumer),
+    /// Asks for offsets by time.
+    Seeker(Seeker),
 }
 
 /// Sends under way.
@@ -59,6 +61,10 @@ pub(crate) struct Consumer {
     waits_for: Option<i32>,
 }
 
+/// A question under way, with its correlation id.
+#[derive(Debug, Default)]
+pub(crate) struct Seeker(Option<(i32, Question)>);
+
 /// One client with at most one connection.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -84,13 +90,13 @@ impl Client {
         }
     }
 
-    /// Nothing is left to send or to wait for. A consumer never ends by itself.
+    /// Nothing is left to send or to wait for. Who only asks never ends by itself.
     pub(crate) fn is_done(&self) -> bool {
         match &self.role {
             Role::Producer(producer) | Role::Idempotent(producer) => {
                 producer.pending.is_empty() && producer.sends_left == 0
             }
-            Role::Consumer(_) => true,
+            Role::Consumer(_) | Role::Seeker(_) => true,
         }
     }
 
@@ -116,6 +122,7 @@ impl Client {
                 }
             }
             Role::Consumer(consumer) => consumer.waits_for = None,
+            Role::Seeker(seeker) => seeker.0 = None,
         }
     }
 
@@ -129,6 +136,7 @@ impl Client {
         let (number, partitions) = (self.number, self.partitions);
         match &mut self.role {
             Role::Consumer(consumer) => consumer.next_request(correlation, partitions, dice),
+            Role::Seeker(seeker) => seeker.next_request(correlation, partitions, dice, history),
             Role::Producer(producer) => {
                 producer.begin(number, partitions, dice, history)?;
                 producer.resend(correlation)
@@ -157,6 +165,10 @@ impl Client {
             let mut reply = Reply(&body);
             let goes_on = match &mut self.role {
                 Role::Consumer(consumer) => consumer.receive(correlation, &mut reply, history)?,
+                Role::Seeker(seeker) => {
+                    seeker.receive(correlation, &mut reply, history)?;
+                    true
+                }
                 Role::Producer(producer) => {
                     producer.answered(correlation, &mut reply, history)?;
                     true
@@ -199,9 +211,13 @@ impl Producer {
             client,
             connection: self.connections,
         };
-        let id = history.begin(line, partition, records);
+        let first_ms = history.time_ms() + i64::try_from(dice.below(1_000)).ok()?;
+        let id = history.begin(line, partition, (records, first_ms));
         let value_bytes = *dice.pick(&[16, 200, 2_000, 12_000]);
-        let mut bytes = batch(id.0, records, value_bytes, WALL_MS_START);
+        let mut bytes = batch(id.0, records, value_bytes, first_ms);
+        if dice.coin() {
+            bytes = compressed(&bytes);
+        }
         if let Some((producer_id, epoch)) = self.identity {
             let sequence = self.sequences.entry(partition).or_default();
             set_producer(&mut bytes, producer_id, epoch, *sequence);
@@ -341,5 +357,49 @@ impl Consumer {
             )?;
         }
         Ok(true)
+    }
+}
+
+impl Seeker {
+    fn next_request(
+        &mut self,
+        correlation: i32,
+        partitions: i32,
+        dice: &mut Dice,
+        history: &History,
+    ) -> Option<Vec<u8>> {
+        if self.0.is_some() {
+            return None;
+        }
+        let partition = i32::try_from(dice.below(partitions.unsigned_abs().into())).ok()?;
+        let span_ms = history.time_ms() - WALL_MS_START + 1_100;
+        let since_ms = i64::try_from(dice.below(span_ms.unsigned_abs())).ok()?;
+        let question = Question {
+            partition,
+            time_ms: WALL_MS_START + since_ms,
+            known_end: history.known_end(partition),
+        };
+        self.0 = Some((correlation, question));
+        let time_ms = question.time_ms;
+        Some(kafka::list_offset(correlation, TOPIC, partition, time_ms))
+    }
+
+    fn receive(
+        &mut self,
+        correlation: i32,
+        reply: &mut Reply<'_>,
+        history: &mut History,
+    ) -> Checked<()> {
+        let asked = self.0.take().filter(|(asked, _)| *asked == correlation);
+        let Some((_, question)) = asked else {
+            return Err(Failure(format!("reply {correlation} to no question")));
+        };
+        match reply.listed() {
+            None => return Err(Failure("a ListOffsets reply is cut short".to_owned())),
+            Some((0, _, -1)) => history.find(question, None),
+            Some((0, time_ms, offset)) => history.find(question, Some((offset, time_ms))),
+            Some(_) => history.fail(),
+        }
+        Ok(())
     }
 }

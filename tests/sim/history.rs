@@ -4,11 +4,11 @@
 //! Jepsen's log checks: a (partition, offset) has one value for ever; an acknowledged send is
 //! there, at the offset that the acknowledgement named; nothing is there that nobody sent; no send
 //! is there twice; the sends of one line keep their order; offsets have no gaps; what a client
-//! once was told is readable stays readable.
+//! once was told is readable stays readable; who asks by time is told the first record of then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::batches::{Seen, batches_of};
+use crate::batches::{Seen, WALL_MS_START, batches_of, record_ms};
 use crate::failure::{Checked, ensure};
 
 /// Names a send in a run; ascending for each client and so in each line.
@@ -29,7 +29,18 @@ struct Send {
     line: Line,
     partition: i32,
     records: u32,
+    /// Time of its first record, milliseconds since the Unix epoch.
+    first_ms: i64,
     acknowledged: bool,
+}
+
+/// Which record is the first at or after a time?
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    pub(crate) partition: i32,
+    pub(crate) time_ms: i64,
+    /// [`History::known_end`] when it was asked: everything below was readable.
+    pub(crate) known_end: i64,
 }
 
 /// One run's clients, as they see it.
@@ -40,25 +51,40 @@ pub(crate) struct History {
     values: BTreeMap<(i32, i64), (SendId, u32)>,
     /// Highest high watermark that anyone was told, by partition.
     readable: BTreeMap<i32, i64>,
+    /// What was answered to questions by time: offset and time, if there was a record.
+    found: Vec<(Question, Option<(i64, i64)>)>,
     next_id: u64,
     pub(crate) acknowledged: u64,
     pub(crate) failed: u64,
     pub(crate) polled: u64,
+    /// Questions by time that were answered with a record.
+    pub(crate) sought: u64,
 }
 
 impl History {
     /// A client is about to send.
-    pub(crate) fn begin(&mut self, line: Line, partition: i32, records: u32) -> SendId {
+    pub(crate) fn begin(
+        &mut self,
+        line: Line,
+        partition: i32,
+        (records, first_ms): (u32, i64),
+    ) -> SendId {
         self.next_id += 1;
         let id = SendId(self.next_id);
         let send = Send {
             line,
             partition,
             records,
+            first_ms,
             acknowledged: false,
         };
         self.sends.insert(id, send);
         id
+    }
+
+    /// About when the next send is made: rising through the run, milliseconds.
+    pub(crate) fn time_ms(&self) -> i64 {
+        WALL_MS_START + 10 * i64::try_from(self.next_id).expect("small runs")
     }
 
     /// A send was answered with success.
@@ -125,6 +151,28 @@ impl History {
         Ok(next)
     }
 
+    /// A question by time was answered. It is judged when the whole log is known.
+    pub(crate) fn find(&mut self, question: Question, answer: Option<(i64, i64)>) {
+        self.sought += u64::from(answer.is_some());
+        self.found.push((question, answer));
+    }
+
+    /// Nothing before the answer fits, and the answer does.
+    fn check_found(&self, partition: i32, log: &[Seen]) -> Checked<()> {
+        let time_of = |seen: &Seen| record_ms(self.sends[&SendId(seen.id)].first_ms, seen.number);
+        let found = self.found.iter();
+        for (question, answer) in found.filter(|(question, _)| question.partition == partition) {
+            let first = log.iter().find(|seen| time_of(seen) >= question.time_ms);
+            let first = first.map(|seen| (seen.offset, time_of(seen)));
+            let is_late = |(offset, _)| offset >= question.known_end;
+            ensure!(
+                *answer == first || (answer.is_none() && first.is_none_or(is_late)),
+                "{question:?} was answered with {answer:?}, and the first is {first:?}"
+            );
+        }
+        Ok(())
+    }
+
     /// The offset after the last one of `partition` that anyone was told about.
     pub(crate) fn known_end(&self, partition: i32) -> i64 {
         let known = self.values.range((partition, 0)..(partition + 1, 0));
@@ -134,7 +182,6 @@ impl History {
     /// `log` is all that a partition held at some time, as a client reads it from 0 on; everything
     /// below its end must be in it. Only sends without an answer may come later.
     pub(crate) fn check_drained(&self, partition: i32, log: &[Seen]) -> Checked<()> {
-        let end = i64::try_from(log.len()).expect("small runs");
         for (at, seen) in log.iter().enumerate() {
             ensure!(
                 seen.offset == at as i64,
@@ -142,6 +189,14 @@ impl History {
                 seen.offset
             );
         }
+        self.check_values(partition, log)?;
+        self.check_found(partition, log)?;
+        self.check_order(partition, log)
+    }
+
+    /// Whatever `log` holds, a log's records from 0 on, is what was there before.
+    pub(crate) fn check_values(&self, partition: i32, log: &[Seen]) -> Checked<()> {
+        let end = i64::try_from(log.len()).expect("small runs");
         for ((_, offset), value) in self.values.range((partition, 0)..(partition, end)) {
             let seen = log[usize::try_from(*offset).expect("not negative")];
             ensure!(
@@ -149,7 +204,7 @@ impl History {
                 "offset {offset} of partition {partition} was {value:?} and is {seen:?}"
             );
         }
-        self.check_order(partition, log)
+        Ok(())
     }
 
     /// Each send at most once, whole, and in its line's order.
@@ -189,7 +244,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batches::{WALL_MS_START, batch};
+    use crate::batches::batch;
     use millrace_storage::record::stamp;
     use millrace_storage::units::{LeaderEpoch, Offset};
 
@@ -210,8 +265,8 @@ mod tests {
             client: 0,
             connection: 0,
         };
-        let first = history.begin(line, 0, 2);
-        let second = history.begin(line, 0, 1);
+        let first = history.begin(line, 0, (2, WALL_MS_START));
+        let second = history.begin(line, 0, (1, WALL_MS_START + 10));
         history.acknowledge(first, 0).expect("fits");
         let good = [stored(first, 2, 0), stored(second, 1, 2)];
         history.check_drained(0, &drained(&good)).expect("in order");
@@ -230,11 +285,44 @@ mod tests {
                 "{wrong:?}"
             );
         }
+        let question = |time_ms| Question {
+            partition: 0,
+            time_ms: WALL_MS_START + time_ms,
+            known_end: 3,
+        };
+        history.find(question(3), Some((1, WALL_MS_START + 3)));
+        history.find(question(11), None);
+        history
+            .check_drained(0, &drained(&good))
+            .expect("good answers");
         assert!(
             history.acknowledge(second, 1).is_err(),
             "offset 1 has a value already"
         );
         let stranger = stored(SendId(99), 1, 0);
         assert!(history.poll(0, 0, 1, &stranger).is_err());
+    }
+
+    #[test]
+    fn a_wrong_answer_to_a_question_by_time_is_found() {
+        let mut history = History::default();
+        let line = Line {
+            client: 0,
+            connection: 0,
+        };
+        let id = history.begin(line, 0, (2, WALL_MS_START));
+        history.acknowledge(id, 0).expect("fits");
+        let log = drained(&[stored(id, 2, 0)]);
+        for wrong in [None, Some((0, WALL_MS_START)), Some((1, WALL_MS_START))] {
+            let question = Question {
+                partition: 0,
+                time_ms: WALL_MS_START + 1,
+                known_end: 2,
+            };
+            history.found = vec![(question, wrong)];
+            assert!(history.check_drained(0, &log).is_err(), "{wrong:?}");
+            history.found = vec![(question, Some((1, WALL_MS_START + 3)))];
+            history.check_drained(0, &log).expect("the right one");
+        }
     }
 }

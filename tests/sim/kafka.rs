@@ -122,7 +122,7 @@ pub(crate) fn fetch(correlation: i32, topic: &str, from: &[FetchFrom], wait_ms: 
     frame.finish()
 }
 
-/// ListOffsets 1: one partition's end (-1) or start (-2).
+/// ListOffsets 1: one partition's end (-1) or start (-2), or the first record at or after a time.
 pub(crate) fn list_offset(correlation: i32, topic: &str, partition: i32, at: i64) -> Vec<u8> {
     let mut frame = Frame::request(LIST_OFFSETS, 1, correlation);
     frame.i32(-1);
@@ -198,13 +198,17 @@ impl<'a> Reply<'a> {
 
     /// ListOffsets: error code and offset.
     pub(crate) fn listed_offset(&mut self) -> Option<(i16, i64)> {
+        let (error, _, offset) = self.listed()?;
+        Some((error, offset))
+    }
+
+    /// ListOffsets: error code, timestamp and offset.
+    pub(crate) fn listed(&mut self) -> Option<(i16, i64, i64)> {
         self.i32()?;
         self.string()?;
         self.i32()?;
         self.i32()?;
-        let error = self.i16()?;
-        self.i64()?;
-        Some((error, self.i64()?))
+        Some((self.i16()?, self.i64()?, self.i64()?))
     }
 
     /// Fetch: what came of each partition.

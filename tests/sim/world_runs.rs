@@ -14,7 +14,7 @@ use millrace_storage::testing::{Dice, Fault, Lasting, PlannedFault, SimDisk, Str
 use millrace_storage::units::{BootTime, Now};
 
 use crate::batches::{Seen, WALL_MS_START, batches_of};
-use crate::clients::{Client, Consumer, Producer, Role, TOPIC};
+use crate::clients::{Client, Consumer, Producer, Role, Seeker, TOPIC};
 use crate::failure::{Checked, Failure, ensure};
 use crate::kafka::{self, FetchFrom, Reply};
 use crate::node::NodeCounts;
@@ -40,6 +40,8 @@ fn what_clients_were_told_stays_true_whatever_fails() {
     if seeds > 1 {
         let enough = total.acknowledged > 20 * seeds
             && total.polled > 20 * seeds
+            && total.sought > seeds
+            && total.nodes.jobs > seeds
             && total.nodes.delivered > seeds
             && total.nodes.sleeps > seeds
             && total.nodes.wakes > seeds
@@ -73,6 +75,7 @@ fn one_seed_replays_a_run_exactly() {
 struct Worth {
     acknowledged: u64,
     polled: u64,
+    sought: u64,
     failed: u64,
     nodes: NodeCounts,
     stops: u64,
@@ -84,6 +87,7 @@ impl Worth {
     fn add(&mut self, run: &Self) {
         self.acknowledged += run.acknowledged;
         self.polled += run.polled;
+        self.sought += run.sought;
         self.failed += run.failed;
         self.nodes.add(&run.nodes);
         self.stops += run.stops;
@@ -137,6 +141,7 @@ impl Run {
         Ok(Worth {
             acknowledged: world.history.acknowledged,
             polled: world.history.polled,
+            sought: world.history.sought,
             failed: world.history.failed,
             nodes: world.counts(),
             stops: world.disk.fault_counts().stops,
@@ -162,7 +167,9 @@ impl Run {
             };
             Client::new(number, role, self.partitions)
         });
-        let clients = clients.collect();
+        let mut clients: Vec<Client> = clients.collect();
+        let seeker = Role::Seeker(Seeker::default());
+        clients.push(Client::new(clients.len(), seeker, self.partitions));
         let now = Now {
             boot: BootTime(1_000_000_000),
             wall_ms: WALL_MS_START,
