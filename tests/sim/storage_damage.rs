@@ -1,9 +1,12 @@
-//! Damage to a log at rest: a flipped bit, a misplaced or a stale sector, a cut file. The
-//! machine refuses to start, or it has every message; never a shorter log.
+//! Damage to a log at rest: a flipped bit, a misplaced or a stale sector, a cut file; and a disk
+//! that lies while the log runs. The machine refuses to start, or it has every message; never a
+//! shorter log.
 
 use millrace_storage::disk::FileName;
 use millrace_storage::error::{ReadError, StorageError};
-use millrace_storage::testing::{Dice, SimDisk, Stream, Survival};
+use millrace_storage::testing::{
+    Dice, Fault, FaultRates, Lasting, PlannedFault, SimDisk, Stream, Survival,
+};
 
 use crate::failure::{Checked, Failure, ensure};
 use crate::machine::{Machine, SHARD};
@@ -30,6 +33,80 @@ fn damage_is_refused_by_name_or_harmless() {
             "nothing was hit: {total:?}"
         );
     }
+}
+
+/// What a disk does while it reports success.
+const LIES: [Fault; 3] = [Fault::LostWrite, Fault::MisdirectedWrite, Fault::BitRot];
+/// Operations of one run of which each may be a lie.
+const LIES_MAX: u64 = 60;
+
+#[test]
+fn a_lie_of_the_disk_is_found_out_or_harmless() {
+    let mut total = Damaged::default();
+    let seeds = each_seed("lies", 20, |seed| {
+        lie_at_every_io(&Setup::draw(seed), &mut total)
+    });
+    println!("{total:?} over {seeds} seeds");
+    if seeds > 1 {
+        assert!(
+            total.refused > 0 && total.read_errors > 0,
+            "nothing was hit: {total:?}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_keeps_lying_never_has_wrong_records_served() {
+    let mut errors = 0;
+    let seeds = each_seed("many lies", 60, |seed| {
+        let setup = Setup::draw(seed);
+        let mut machine = setup.first_machine()?;
+        machine.disk.set_fault_rates(FaultRates {
+            lost_write_one_in: 30,
+            misdirected_write_one_in: 60,
+            bit_rot_one_in: 10,
+            read_error_one_in: 20,
+            ..FaultRates::default()
+        });
+        machine.run_ios(&setup, 150)?;
+        machine.come_to_rest()?;
+        errors += machine.check_contents_with(is_honest)?;
+        Ok(())
+    });
+    if seeds > 1 {
+        assert!(errors > 0, "no lie was noticed");
+    }
+}
+
+/// Runs the case once for each of its I/Os, which is a lie, and starts again after it.
+fn lie_at_every_io(setup: &Setup, damaged: &mut Damaged) -> Checked<()> {
+    let mut dice = setup.dice(Stream::DiskFaults);
+    for op in 0..LIES_MAX {
+        let mut machine = setup.first_machine()?;
+        let planned = PlannedFault {
+            op: machine.disk.ops_started() + op,
+            fault: *dice.pick(&LIES),
+            lasting: Lasting::Once,
+        };
+        machine.disk.plan(planned);
+        machine.run_ios(setup, LIES_MAX + 10)?;
+        machine.come_to_rest()?;
+        let context = |failure: Failure| {
+            let trace = machine.disk.trace();
+            Failure(format!("with {planned:?}: {failure}\n{trace}"))
+        };
+        let disk = machine
+            .disk
+            .after_power_cut(Survival::Everything, dice.bits());
+        judge_damaged(setup, &machine, disk, damaged).map_err(context)?;
+        machine.check_contents_with(is_honest)?;
+    }
+    Ok(())
+}
+
+/// The reader knows that something is missing.
+fn is_honest(error: &ReadError) -> bool {
+    matches!(error, ReadError::Damaged { .. } | ReadError::Disk(_))
 }
 
 /// What became of the tries.
