@@ -13,6 +13,9 @@ const METADATA: i16 = 3;
 const CREATE_TOPICS: i16 = 19;
 const INIT_PRODUCER_ID: i16 = 22;
 
+/// CORRUPT_MESSAGE: what is stored is damaged, as a fetch says it.
+pub(crate) const CORRUPT_MESSAGE: i16 = 2;
+
 impl Frame {
     fn request(api: i16, version: i16, correlation: i32) -> Self {
         let mut frame = Self(vec![0; 4]);

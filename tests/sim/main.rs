@@ -12,8 +12,10 @@
 //! [`seeded_bugs`] plants known bugs to show that these tests can fail.
 //!
 //! *Whole workers*: [`world`] runs one to four of them with their connections, shards, stores and
-//! the mesh between them, against clients that speak Kafka; [`world_runs`] stops machines, fails
-//! disks and changes the number of cores; [`history`] judges what the clients saw.
+//! the mesh between them, against clients that speak Kafka; each core is a [`node`], which sleeps
+//! and is woken. [`world_runs`] stops machines, fails and fills disks and changes the number of
+//! cores; [`world_stops`] stops after every I/O; [`world_faults`] lets the disk rot and wake-ups be
+//! lost; [`history`] judges what the clients saw.
 
 mod batches;
 mod clients;
@@ -25,6 +27,7 @@ mod manifest_crash;
 mod network;
 mod node;
 mod oracle;
+mod questions;
 mod seeded_bugs;
 mod seeds;
 mod setup;
@@ -33,4 +36,6 @@ mod storage_damage;
 mod storage_failures;
 mod workload;
 mod world;
+mod world_faults;
 mod world_runs;
+mod world_stops;

@@ -172,6 +172,11 @@ impl World {
 
     /// Lets one thing happen.
     pub(crate) fn step(&mut self) -> Checked<()> {
+        let stepped = self.do_something();
+        stepped.map_err(|failure| Failure(format!("{failure}\n{}", self.disk.trace())))
+    }
+
+    fn do_something(&mut self) -> Checked<()> {
         match self.streams.schedule.below(100) {
             0..28 => {
                 let seat = self.streams.schedule.index(self.seats.len());
@@ -336,7 +341,10 @@ impl World {
                 return Ok(body);
             }
         }
-        Err(Failure(format!("no reply came in {STEPS_MAX} steps")))
+        Err(Failure(format!(
+            "no reply came in {STEPS_MAX} steps\n{}",
+            self.disk.trace()
+        )))
     }
 }
 

@@ -4,20 +4,23 @@
 use std::sync::Arc;
 
 use millrace_engine::limits::EngineConfig;
-use millrace_engine::start::StartConfig;
+use millrace_engine::start::{OpenError, StartConfig};
 use millrace_net::connection::ConnectionLimits;
 use millrace_net::kafka::KafkaConfig;
 use millrace_net::session::{ClusterView, Node};
 use millrace_net::worker::{Door, Protocol, WorkerConfig};
 use millrace_storage::StoreConfig;
+use millrace_storage::disk::{DiskError, FileName};
+use millrace_storage::error::StorageError;
 use millrace_storage::testing::{Dice, Fault, Lasting, PlannedFault, SimDisk, Stream, Survival};
-use millrace_storage::units::{BootTime, Now};
+use millrace_storage::units::{BootTime, Now, ShardId};
 
-use crate::batches::{Seen, WALL_MS_START, batches_of};
+use crate::batches::WALL_MS_START;
 use crate::clients::{Client, Consumer, Producer, Role, Seeker, TOPIC};
 use crate::failure::{Checked, Failure, ensure};
-use crate::kafka::{self, FetchFrom, Reply};
+use crate::kafka::{self, Reply};
 use crate::node::NodeCounts;
+use crate::questions::{Damage, drain, probe};
 use crate::seeds::each_seed;
 use crate::setup::Setup;
 use crate::world::{Remains, Streams, World};
@@ -27,7 +30,20 @@ const LIVES: u64 = 4;
 /// Steps of one machine.
 const STEPS_MAX: u64 = 2_500;
 /// Steps in which everything that is left must end.
-const LAST_STEPS_MAX: u64 = 400_000;
+pub(crate) const LAST_STEPS_MAX: u64 = 400_000;
+/// The reserve, and the low-water mark: what all that a run writes on a full disk fits into.
+const RESERVE_BYTES: u64 = 2 << 20;
+/// Batches offered until a healed machine must have taken one.
+const PROBES_MAX: u64 = 300;
+
+/// What can go wrong with one operation of a machine that goes on or poisons its log.
+const FAULTS: [Fault; 5] = [
+    Fault::Error,
+    Fault::NoSpace,
+    Fault::ShortWrite,
+    Fault::SyncInVain,
+    Fault::TornWrite,
+];
 
 #[test]
 fn what_clients_were_told_stays_true_whatever_fails() {
@@ -46,6 +62,7 @@ fn what_clients_were_told_stays_true_whatever_fails() {
             && total.nodes.sleeps > seeds
             && total.nodes.wakes > seeds
             && total.nodes.crowded > seeds
+            && total.out_of_space > 0
             && total.stops > seeds
             && total.failed < total.acknowledged + total.polled;
         println!("{total:?} over {seeds} seeds");
@@ -78,6 +95,7 @@ struct Worth {
     sought: u64,
     failed: u64,
     nodes: NodeCounts,
+    out_of_space: u64,
     stops: u64,
     /// The disk's last operations: equal only for equal runs.
     trace: String,
@@ -90,34 +108,45 @@ impl Worth {
         self.sought += run.sought;
         self.failed += run.failed;
         self.nodes.add(&run.nodes);
+        self.out_of_space += run.out_of_space;
         self.stops += run.stops;
         self.trace.clear();
     }
 }
 
 /// One case.
-struct Run {
+pub(crate) struct Run {
     seed: u64,
-    partitions: i32,
-    store: StoreConfig,
+    pub(crate) partitions: i32,
+    pub(crate) store: StoreConfig,
+    /// Sends of each producer, fewest and most.
+    pub(crate) sends: (u64, u64),
     worker: WorkerConfig,
     /// Decides when and how machines stop.
     fate: Dice,
     /// Directories that exist.
     directories: u16,
+    /// Cores that the directories are set up for: none when a start was cut short.
+    set_up_for: Option<u16>,
     lives: u64,
 }
 
 impl Run {
-    fn draw(seed: u64) -> Self {
+    pub(crate) fn draw(seed: u64) -> Self {
         let mut config = Dice::new(seed, Stream::Config);
         Self {
             seed,
             partitions: i32::try_from(config.between(1, 6)).expect("few"),
-            store: Setup::draw(seed).config,
+            store: StoreConfig {
+                reserve_bytes: RESERVE_BYTES,
+                disk_low_bytes: RESERVE_BYTES,
+                ..Setup::draw(seed).config
+            },
+            sends: (20, 60),
             worker: worker_config(&mut config),
             fate: Dice::new(seed, Stream::PowerCut),
             directories: 0,
+            set_up_for: None,
             lives: 0,
         }
     }
@@ -132,18 +161,16 @@ impl Run {
             remains = self.one_life(remains, life, shards)?;
         }
         let shards = self.cores_of(lives, cores);
-        let world = self.start(remains, shards)?;
-        let trace_on =
-            |failure: Failure, world: &World| Failure(format!("{failure}\n{}", world.disk.trace()));
-        let mut world = world;
-        self.finish(&mut world)
-            .map_err(|failure| trace_on(failure, &world))?;
+        let mut world = self.start(remains, shards)?;
+        world.disk.heal();
+        self.finish(&mut world)?;
         Ok(Worth {
             acknowledged: world.history.acknowledged,
             polled: world.history.polled,
             sought: world.history.sought,
             failed: world.history.failed,
             nodes: world.counts(),
+            out_of_space: world.disk.fault_counts().out_of_space,
             stops: world.disk.fault_counts().stops,
             trace: world.disk.trace(),
         })
@@ -156,10 +183,11 @@ impl Run {
         })
     }
 
-    fn first_remains(&self) -> Remains {
+    pub(crate) fn first_remains(&self) -> Remains {
         let mut dice = Dice::new(self.seed, Stream::Workload);
         let clients = (0..6).map(|number| {
-            let sends = u32::try_from(dice.between(20, 60)).expect("few");
+            let sends = dice.between(self.sends.0, self.sends.1);
+            let sends = u32::try_from(sends).expect("few");
             let role = match number % 3 {
                 0 => Role::Producer(Producer::new(sends)),
                 1 => Role::Idempotent(Producer::new(sends)),
@@ -192,25 +220,65 @@ impl Run {
         if life == 0 {
             self.create_topic(&mut world)?;
         }
+        self.work_on_a_failing_disk(&mut world)?;
+        if self.fate.coin() && !world.is_poisoned() {
+            world.disk.heal();
+            self.prove_alive(&mut world)?;
+        }
+        Ok(self.cut(world.stop()))
+    }
+
+    /// Lets a machine work. One operation may fail, and the disk may run full: what it is short
+    /// of comes back when somebody heals it.
+    fn work_on_a_failing_disk(&mut self, world: &mut World) -> Checked<()> {
         if self.fate.one_in(3) {
             let op = world.disk.ops_started() + self.fate.below(300);
-            let fault = *self
-                .fate
-                .pick(&[Fault::Error, Fault::SyncInVain, Fault::TornWrite]);
             world.disk.plan(PlannedFault {
                 op,
-                fault,
+                fault: *self.fate.pick(&FAULTS),
                 lasting: Lasting::Once,
             });
         }
-        for _ in 0..self.fate.between(100, STEPS_MAX) {
-            let stepped = world.step();
-            stepped.map_err(|failure| Failure(format!("{failure}\n{}", world.disk.trace())))?;
+        let steps = self.fate.between(100, STEPS_MAX);
+        let full_from = self.fate.below(3 * steps);
+        for step in 0..steps {
+            if step == full_from && self.has_reserves(world) {
+                let room_bytes = self.fate.below(256 << 10);
+                let used_bytes = world.disk.used_bytes();
+                world.disk.set_capacity(used_bytes + room_bytes);
+            }
+            world.step()?;
             if world.is_poisoned() {
                 break;
             }
         }
-        Ok(self.cut(world.stop()))
+        Ok(())
+    }
+
+    /// Whether every directory has its reserve. Without one nothing is promised on a full disk.
+    fn has_reserves(&self, world: &World) -> bool {
+        (0..self.directories).map(ShardId).all(|shard| {
+            let files = world.disk.files(shard);
+            files.contains(&FileName::Reserve)
+        })
+    }
+
+    /// Nothing fails any more: every partition takes a batch again, unless the log failed before.
+    pub(crate) fn prove_alive(&self, world: &mut World) -> Checked<()> {
+        for partition in 0..self.partitions {
+            let mut tries = 0..PROBES_MAX;
+            while !probe(world, partition)? {
+                if world.is_poisoned() {
+                    return Ok(());
+                }
+                ensure!(
+                    tries.next().is_some(),
+                    "partition {partition} takes nothing although nothing fails any more: {}",
+                    world.waiting()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// A start that is stopped at some operation, perhaps in the middle of a move.
@@ -218,6 +286,7 @@ impl Run {
         if self.fate.coin() {
             return Ok(remains);
         }
+        self.set_up_for = None;
         remains.disk.power_off_at(self.fate.below(120));
         let config = self.start_config(shards);
         let remains = match remains.start(&config, &self.worker, self.directories) {
@@ -225,7 +294,7 @@ impl Run {
             Err(refused) => {
                 let (remains, error) = *refused;
                 ensure!(
-                    remains.disk.is_off(),
+                    remains.disk.is_off() || wants_room(&error),
                     "no start: {error}\n{}",
                     remains.disk.trace()
                 );
@@ -236,7 +305,7 @@ impl Run {
     }
 
     /// The power goes, or only the process.
-    fn cut(&mut self, mut remains: Remains) -> Remains {
+    pub(crate) fn cut(&mut self, mut remains: Remains) -> Remains {
         let seed = self.fate.bits();
         let survivals = [
             Survival::Nothing,
@@ -256,10 +325,18 @@ impl Run {
         remains
     }
 
-    fn start(&mut self, remains: Remains, shards: u16) -> Checked<World> {
-        self.directories = self.directories.max(shards);
-        let config = self.start_config(shards);
-        let started = remains.start(&config, &self.worker, self.directories);
+    pub(crate) fn start(&mut self, remains: Remains, shards: u16) -> Checked<World> {
+        let changes_cores = self.set_up_for != Some(shards);
+        let started = match self.try_start(remains, shards) {
+            // New directories and moves take space. The same cores start on a full disk.
+            Err(refused) if changes_cores && wants_room(&refused.1) => {
+                let (mut remains, _) = *refused;
+                remains.disk.heal();
+                self.try_start(remains, shards)
+            }
+            started => started,
+        };
+        self.set_up_for = Some(shards);
         started.map_err(|refused| {
             let (remains, error) = *refused;
             Failure(format!(
@@ -267,6 +344,16 @@ impl Run {
                 remains.disk.trace()
             ))
         })
+    }
+
+    /// A start that may be refused.
+    pub(crate) fn try_start(
+        &mut self,
+        remains: Remains,
+        shards: u16,
+    ) -> Result<World, Box<(Remains, OpenError)>> {
+        let config = self.start_config(shards);
+        remains.start(&config, &self.worker, self.directories)
     }
 
     fn start_config(&mut self, shards: u16) -> StartConfig {
@@ -282,7 +369,7 @@ impl Run {
         }
     }
 
-    fn create_topic(&self, world: &mut World) -> Checked<()> {
+    pub(crate) fn create_topic(&self, world: &mut World) -> Checked<()> {
         let body = world.ask(&kafka::create_topic(1, TOPIC, self.partitions))?;
         let error = Reply(&body).topic_created();
         ensure!(error == Some(0), "creating the topic gave {error:?}");
@@ -297,7 +384,7 @@ impl Run {
     }
 
     /// Nothing fails any more: every client gets its answers, and everything is read back.
-    fn finish(&mut self, world: &mut World) -> Checked<()> {
+    pub(crate) fn finish(&mut self, world: &mut World) -> Checked<()> {
         for _ in 0..LAST_STEPS_MAX {
             if world.is_done() {
                 break;
@@ -314,57 +401,20 @@ impl Run {
             world.waiting()
         );
         for partition in 0..self.partitions {
-            let log = drain(world, partition)?;
+            let log = drain(world, partition, Damage::Never)?;
             world.history.check_drained(partition, &log)?;
         }
         Ok(())
     }
 }
 
-/// All that a partition holds.
-fn drain(world: &mut World, partition: i32) -> Checked<Vec<Seen>> {
-    let known = world.history.known_end(partition);
-    let body = world.ask(&kafka::list_offset(1, TOPIC, partition, -1))?;
-    let end = match Reply(&body).listed_offset() {
-        Some((0, end)) => end,
-        other => {
-            return Err(Failure(format!(
-                "the end of partition {partition} is {other:?}"
-            )));
-        }
-    };
-    ensure!(
-        end >= known,
-        "partition {partition} ends at {end}, but {known} was told before"
-    );
-    let mut log: Vec<Seen> = Vec::new();
-    while (log.len() as i64) < end {
-        let offset = log.len() as i64;
-        let body = world.ask(&kafka::fetch(
-            2,
-            TOPIC,
-            &[FetchFrom { partition, offset }],
-            0,
-        ))?;
-        let fetched = Reply(&body).fetched();
-        let Some([fetched]) = fetched.as_deref() else {
-            return Err(Failure(format!(
-                "a fetch of partition {partition} gave {fetched:?}"
-            )));
-        };
-        ensure!(
-            fetched.error == 0,
-            "partition {partition} at {offset}: error {}",
-            fetched.error
-        );
-        let seen = batches_of(fetched.records)?;
-        ensure!(
-            !seen.is_empty(),
-            "partition {partition}: nothing at {offset} of {end}"
-        );
-        log.extend(seen.iter().filter(|seen| seen.offset >= offset));
+/// Whether a start was refused because the disk is full.
+fn wants_room(error: &OpenError) -> bool {
+    match error {
+        OpenError::NoRoom { .. } => true,
+        OpenError::Storage(StorageError::Io { error, .. }) => *error == DiskError::NoSpace,
+        OpenError::Storage(_) | OpenError::State { .. } => false,
     }
-    Ok(log)
 }
 
 fn worker_config(dice: &mut Dice) -> WorkerConfig {

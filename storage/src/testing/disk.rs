@@ -95,6 +95,13 @@ impl SimDisk {
         self.faults.planned.push(fault);
     }
 
+    /// Nothing fails any more, and there is room without limit.
+    pub fn heal(&mut self) {
+        self.capacity_bytes = u64::MAX;
+        self.faults.planned.clear();
+        self.faults.rates = FaultRates::default();
+    }
+
     /// Stops the machine while operation number `op` is in flight.
     pub fn power_off_at(&mut self, op: u64) {
         self.power_off_at = Some(op);
