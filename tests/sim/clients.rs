@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use millrace_storage::testing::Dice;
 
 use crate::batches::{WALL_MS_START, batch, compressed, set_producer};
+use crate::churners::{Admin, Churner};
 use crate::failure::{Checked, Failure, ensure};
 use crate::history::{History, Line, Question, SendId};
 use crate::kafka::{self, FetchFrom, Reply, take_frame};
@@ -23,6 +24,10 @@ pub(crate) enum Role {
     Consumer(Consumer),
     /// Asks for offsets by time.
     Seeker(Seeker),
+    /// Creates and deletes a topic of its own.
+    Admin(Admin),
+    /// Writes and reads that topic.
+    Churner(Churner),
 }
 
 /// Sends under way.
@@ -97,6 +102,8 @@ impl Client {
                 producer.pending.is_empty() && producer.sends_left == 0
             }
             Role::Consumer(_) | Role::Seeker(_) => true,
+            Role::Admin(admin) => admin.is_done(),
+            Role::Churner(churner) => churner.is_done(),
         }
     }
 
@@ -123,6 +130,8 @@ impl Client {
             }
             Role::Consumer(consumer) => consumer.waits_for = None,
             Role::Seeker(seeker) => seeker.0 = None,
+            Role::Admin(admin) => admin.disconnected(&mut history.churn),
+            Role::Churner(churner) => churner.disconnected(),
         }
     }
 
@@ -137,6 +146,8 @@ impl Client {
         match &mut self.role {
             Role::Consumer(consumer) => consumer.next_request(correlation, partitions, dice),
             Role::Seeker(seeker) => seeker.next_request(correlation, partitions, dice, history),
+            Role::Admin(admin) => admin.next_request(correlation, dice, &mut history.churn),
+            Role::Churner(churner) => churner.next_request(correlation, dice, history),
             Role::Producer(producer) => {
                 producer.begin(number, partitions, dice, history)?;
                 producer.resend(correlation)
@@ -167,6 +178,14 @@ impl Client {
                 Role::Consumer(consumer) => consumer.receive(correlation, &mut reply, history)?,
                 Role::Seeker(seeker) => {
                     seeker.receive(correlation, &mut reply, history)?;
+                    true
+                }
+                Role::Admin(admin) => {
+                    admin.receive(correlation, &mut reply, &mut history.churn)?;
+                    true
+                }
+                Role::Churner(churner) => {
+                    churner.receive(correlation, &mut reply, history)?;
                     true
                 }
                 Role::Producer(producer) => {

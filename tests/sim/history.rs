@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batches::{Seen, WALL_MS_START, batches_of, record_ms};
+use crate::churn::Churn;
 use crate::failure::{Checked, ensure};
 
 /// Names a send in a run; ascending for each client and so in each line.
@@ -54,6 +55,8 @@ pub(crate) struct History {
     /// What was answered to questions by time: offset and time, if there was a record.
     found: Vec<(Question, Option<(i64, i64)>)>,
     next_id: u64,
+    /// The topic that comes and goes.
+    pub(crate) churn: Churn,
     pub(crate) acknowledged: u64,
     pub(crate) failed: u64,
     pub(crate) polled: u64,

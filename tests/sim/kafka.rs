@@ -11,10 +11,18 @@ const FETCH: i16 = 1;
 const LIST_OFFSETS: i16 = 2;
 const METADATA: i16 = 3;
 const CREATE_TOPICS: i16 = 19;
+const DELETE_TOPICS: i16 = 20;
 const INIT_PRODUCER_ID: i16 = 22;
+const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 
 /// CORRUPT_MESSAGE: what is stored is damaged, as a fetch says it.
 pub(crate) const CORRUPT_MESSAGE: i16 = 2;
+/// OFFSET_OUT_OF_RANGE: nothing is held there.
+pub(crate) const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// UNKNOWN_TOPIC_OR_PARTITION.
+pub(crate) const UNKNOWN_TOPIC: i16 = 3;
+/// TOPIC_ALREADY_EXISTS.
+pub(crate) const TOPIC_EXISTS: i16 = 36;
 
 impl Frame {
     fn request(api: i16, version: i16, correlation: i32) -> Self {
@@ -55,16 +63,48 @@ impl Frame {
     }
 }
 
-/// CreateTopics 2: one topic.
-pub(crate) fn create_topic(correlation: i32, topic: &str, partitions: i32) -> Vec<u8> {
+/// CreateTopics 2: one topic, with the settings that it does not leave to the broker.
+pub(crate) fn create_topic(
+    correlation: i32,
+    topic: &str,
+    partitions: i32,
+    settings: &[(&str, &str)],
+) -> Vec<u8> {
     let mut frame = Frame::request(CREATE_TOPICS, 2, correlation);
     frame.i32(1);
     frame.string(topic);
     frame.i32(partitions);
     frame.i16(1);
     frame.i32(0);
-    frame.i32(0);
+    frame.i32(i32::try_from(settings.len()).expect("few settings"));
+    for (name, value) in settings {
+        frame.string(name);
+        frame.string(value);
+    }
     frame.i32(30_000);
+    frame.i8(0);
+    frame.finish()
+}
+
+/// DeleteTopics 1: one topic.
+pub(crate) fn delete_topic(correlation: i32, topic: &str) -> Vec<u8> {
+    let mut frame = Frame::request(DELETE_TOPICS, 1, correlation);
+    frame.i32(1);
+    frame.string(topic);
+    frame.i32(30_000);
+    frame.finish()
+}
+
+/// IncrementalAlterConfigs 0: sets one setting of a topic.
+pub(crate) fn alter_topic(correlation: i32, topic: &str, setting: (&str, &str)) -> Vec<u8> {
+    let mut frame = Frame::request(INCREMENTAL_ALTER_CONFIGS, 0, correlation);
+    frame.i32(1);
+    frame.i8(2);
+    frame.string(topic);
+    frame.i32(1);
+    frame.string(setting.0);
+    frame.i8(0);
+    frame.string(setting.1);
     frame.i8(0);
     frame.finish()
 }
@@ -181,6 +221,18 @@ impl<'a> Reply<'a> {
         self.i32()?;
         self.i32()?;
         self.string()?;
+        self.i16()
+    }
+
+    /// DeleteTopics: the topic's error code.
+    pub(crate) fn topic_deleted(&mut self) -> Option<i16> {
+        self.topic_created()
+    }
+
+    /// IncrementalAlterConfigs: the topic's error code.
+    pub(crate) fn topic_altered(&mut self) -> Option<i16> {
+        self.i32()?;
+        self.i32()?;
         self.i16()
     }
 

@@ -15,9 +15,12 @@
 //! the mesh between them, against clients that speak Kafka; each core is a [`node`], which sleeps
 //! and is woken. [`world_runs`] stops machines, fails and fills disks and changes the number of
 //! cores; [`world_stops`] stops after every I/O; [`world_faults`] lets the disk rot and wake-ups be
-//! lost; [`history`] judges what the clients saw.
+//! lost; [`history`] judges what the clients saw, and [`churn`] what they saw of a topic that is
+//! deleted, created again and cut by retention.
 
 mod batches;
+mod churn;
+mod churners;
 mod clients;
 mod failure;
 mod history;

@@ -2,6 +2,7 @@
 //! holds.
 
 use crate::batches::{Seen, batch, batches_of};
+use crate::churn::CHURNED;
 use crate::clients::TOPIC;
 use crate::failure::{Checked, Failure, ensure};
 use crate::history::Line;
@@ -41,11 +42,10 @@ pub(crate) enum Damage {
     Honest,
 }
 
-/// All that a partition holds, or what comes before the first damage.
+/// All that a partition of the topic that stays holds, or what comes before the first damage.
 pub(crate) fn drain(world: &mut World, partition: i32, damage: Damage) -> Checked<Vec<Seen>> {
     let known = world.history.known_end(partition);
-    let body = world.ask(&kafka::list_offset(1, TOPIC, partition, -1))?;
-    let end = match Reply(&body).listed_offset() {
+    let end = match listed(world, TOPIC, partition, -1)? {
         Some((0, end)) => end,
         other => {
             return Err(Failure(format!(
@@ -57,35 +57,83 @@ pub(crate) fn drain(world: &mut World, partition: i32, damage: Damage) -> Checke
         end >= known,
         "partition {partition} ends at {end}, but {known} was told before"
     );
+    match read(world, (TOPIC, partition), (0, end))? {
+        Read::Whole(log) => Ok(log),
+        Read::Stopped(log, kafka::CORRUPT_MESSAGE) if damage == Damage::Honest => Ok(log),
+        Read::Stopped(log, error) => Err(Failure(format!(
+            "partition {partition} at {}: error {error}",
+            log.len()
+        ))),
+    }
+}
+
+/// Judges a partition of the topic that comes and goes.
+pub(crate) fn check_churned(world: &mut World, partition: i32) -> Checked<()> {
+    loop {
+        let start = listed(world, CHURNED, partition, -2)?;
+        let end = listed(world, CHURNED, partition, -1)?;
+        let (Some((0, start)), Some((0, end))) = (start, end) else {
+            let presence = world.history.churn.presence();
+            ensure!(
+                presence.is_none(),
+                "{CHURNED}-{partition} goes from {start:?} to {end:?}"
+            );
+            return Ok(());
+        };
+        match read(world, (CHURNED, partition), (start, end))? {
+            Read::Whole(log) => {
+                let churn = &mut world.history.churn;
+                return churn.check_drained(partition, (start, end), &log);
+            }
+            // Retention went past it meanwhile.
+            Read::Stopped(_, kafka::OFFSET_OUT_OF_RANGE) => {}
+            Read::Stopped(_, error) => {
+                return Err(Failure(format!("{CHURNED}-{partition}: error {error}")));
+            }
+        }
+    }
+}
+
+/// Error code and offset of a place.
+fn listed(world: &mut World, topic: &str, partition: i32, at: i64) -> Checked<Option<(i16, i64)>> {
+    let body = world.ask(&kafka::list_offset(1, topic, partition, at))?;
+    Ok(Reply(&body).listed_offset())
+}
+
+/// What came of reading a range.
+enum Read {
+    Whole(Vec<Seen>),
+    /// What came before an error, and its code.
+    Stopped(Vec<Seen>, i16),
+}
+
+fn read(
+    world: &mut World,
+    (topic, partition): (&str, i32),
+    (start, end): (i64, i64),
+) -> Checked<Read> {
     let mut log: Vec<Seen> = Vec::new();
-    while (log.len() as i64) < end {
-        let offset = log.len() as i64;
-        let body = world.ask(&kafka::fetch(
-            2,
-            TOPIC,
-            &[FetchFrom { partition, offset }],
-            0,
-        ))?;
+    loop {
+        let offset = start + i64::try_from(log.len()).expect("small runs");
+        if offset >= end {
+            return Ok(Read::Whole(log));
+        }
+        let from = [FetchFrom { partition, offset }];
+        let body = world.ask(&kafka::fetch(2, topic, &from, 0))?;
         let fetched = Reply(&body).fetched();
         let Some([fetched]) = fetched.as_deref() else {
             return Err(Failure(format!(
-                "a fetch of partition {partition} gave {fetched:?}"
+                "a fetch of {topic}-{partition} gave {fetched:?}"
             )));
         };
-        if damage == Damage::Honest && fetched.error == kafka::CORRUPT_MESSAGE {
-            break;
+        if fetched.error != 0 {
+            return Ok(Read::Stopped(log, fetched.error));
         }
-        ensure!(
-            fetched.error == 0,
-            "partition {partition} at {offset}: error {}",
-            fetched.error
-        );
         let seen = batches_of(fetched.records)?;
         ensure!(
             !seen.is_empty(),
-            "partition {partition}: nothing at {offset} of {end}"
+            "{topic}-{partition}: nothing at {offset} of {end}"
         );
         log.extend(seen.iter().filter(|seen| seen.offset >= offset));
     }
-    Ok(log)
 }

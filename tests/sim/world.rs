@@ -123,6 +123,7 @@ impl World {
             seat.connection = None;
             seat.client.disconnected(&mut self.history);
         }
+        self.history.churn.machine_stopped();
         Remains {
             counts: self.counts(),
             disk: self.disk,

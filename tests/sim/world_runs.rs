@@ -16,11 +16,13 @@ use millrace_storage::testing::{Dice, Fault, Lasting, PlannedFault, SimDisk, Str
 use millrace_storage::units::{BootTime, Now, ShardId};
 
 use crate::batches::WALL_MS_START;
+use crate::churn::CHURNED_PARTITIONS;
+use crate::churners::{Admin, Churner};
 use crate::clients::{Client, Consumer, Producer, Role, Seeker, TOPIC};
 use crate::failure::{Checked, Failure, ensure};
 use crate::kafka::{self, Reply};
 use crate::node::NodeCounts;
-use crate::questions::{Damage, drain, probe};
+use crate::questions::{Damage, check_churned, drain, probe};
 use crate::seeds::each_seed;
 use crate::setup::Setup;
 use crate::world::{Remains, Streams, World};
@@ -33,6 +35,8 @@ const STEPS_MAX: u64 = 2_500;
 pub(crate) const LAST_STEPS_MAX: u64 = 400_000;
 /// The reserve, and the low-water mark: what all that a run writes on a full disk fits into.
 const RESERVE_BYTES: u64 = 2 << 20;
+/// How often retention is applied: within every run.
+const RETENTION_CHECK_MS: u64 = 200;
 /// Batches offered until a healed machine must have taken one.
 const PROBES_MAX: u64 = 300;
 
@@ -62,6 +66,8 @@ fn what_clients_were_told_stays_true_whatever_fails() {
             && total.nodes.sleeps > seeds
             && total.nodes.wakes > seeds
             && total.nodes.crowded > seeds
+            && total.deletions > seeds
+            && total.dropped > 0
             && total.out_of_space > 0
             && total.stops > seeds
             && total.failed < total.acknowledged + total.polled;
@@ -94,6 +100,10 @@ struct Worth {
     polled: u64,
     sought: u64,
     failed: u64,
+    /// Deletions of a topic.
+    deletions: u64,
+    /// Partitions of which retention dropped something.
+    dropped: u64,
     nodes: NodeCounts,
     out_of_space: u64,
     stops: u64,
@@ -107,6 +117,8 @@ impl Worth {
         self.polled += run.polled;
         self.sought += run.sought;
         self.failed += run.failed;
+        self.deletions += run.deletions;
+        self.dropped += run.dropped;
         self.nodes.add(&run.nodes);
         self.out_of_space += run.out_of_space;
         self.stops += run.stops;
@@ -121,6 +133,8 @@ pub(crate) struct Run {
     pub(crate) store: StoreConfig,
     /// Sends of each producer, fewest and most.
     pub(crate) sends: (u64, u64),
+    /// Times that a topic is deleted.
+    pub(crate) deletions: u32,
     worker: WorkerConfig,
     /// Decides when and how machines stop.
     fate: Dice,
@@ -140,9 +154,11 @@ impl Run {
             store: StoreConfig {
                 reserve_bytes: RESERVE_BYTES,
                 disk_low_bytes: RESERVE_BYTES,
+                retention_check_ms: RETENTION_CHECK_MS,
                 ..Setup::draw(seed).config
             },
             sends: (20, 60),
+            deletions: 3,
             worker: worker_config(&mut config),
             fate: Dice::new(seed, Stream::PowerCut),
             directories: 0,
@@ -169,6 +185,8 @@ impl Run {
             polled: world.history.polled,
             sought: world.history.sought,
             failed: world.history.failed,
+            deletions: world.history.churn.deletions(),
+            dropped: world.history.churn.dropped,
             nodes: world.counts(),
             out_of_space: world.disk.fault_counts().out_of_space,
             stops: world.disk.fault_counts().stops,
@@ -197,7 +215,11 @@ impl Run {
         });
         let mut clients: Vec<Client> = clients.collect();
         let seeker = Role::Seeker(Seeker::default());
-        clients.push(Client::new(clients.len(), seeker, self.partitions));
+        let admin = Role::Admin(Admin::new(self.deletions));
+        let churner = || Role::Churner(Churner::new(u32::try_from(self.sends.1).expect("few")));
+        for role in [seeker, admin, churner(), churner()] {
+            clients.push(Client::new(clients.len(), role, self.partitions));
+        }
         let now = Now {
             boot: BootTime(1_000_000_000),
             wall_ms: WALL_MS_START,
@@ -370,7 +392,7 @@ impl Run {
     }
 
     pub(crate) fn create_topic(&self, world: &mut World) -> Checked<()> {
-        let body = world.ask(&kafka::create_topic(1, TOPIC, self.partitions))?;
+        let body = world.ask(&kafka::create_topic(1, TOPIC, self.partitions, &[]))?;
         let error = Reply(&body).topic_created();
         ensure!(error == Some(0), "creating the topic gave {error:?}");
         let body = world.ask(&kafka::metadata(2, TOPIC))?;
@@ -403,6 +425,9 @@ impl Run {
         for partition in 0..self.partitions {
             let log = drain(world, partition, Damage::Never)?;
             world.history.check_drained(partition, &log)?;
+        }
+        for partition in 0..CHURNED_PARTITIONS {
+            check_churned(world, partition)?;
         }
         Ok(())
     }

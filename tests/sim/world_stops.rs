@@ -41,6 +41,7 @@ fn stop_after_every_op(seed: u64, backend: CommitBackend, bug: Option<SeededBug>
     for op in 0..OPS_MAX {
         let mut run = Run::draw(seed);
         run.sends = (12, 20);
+        run.deletions = 1;
         run.store.backend = backend;
         run.store.seeded_bug = bug;
         let context = |failure| {
