@@ -438,7 +438,10 @@ fn wants_room(error: &OpenError) -> bool {
     match error {
         OpenError::NoRoom { .. } => true,
         OpenError::Storage(StorageError::Io { error, .. }) => *error == DiskError::NoSpace,
-        OpenError::Storage(_) | OpenError::State { .. } => false,
+        OpenError::Storage(_)
+        | OpenError::State { .. }
+        | OpenError::Lost { .. }
+        | OpenError::Foreign { .. } => false,
     }
 }
 
