@@ -119,7 +119,7 @@ fn a_wrong_value_is_refused_with_its_line_and_what_would_be_right() {
 fn values_that_do_not_fit_each_other_are_refused_where_they_were_set() {
     assert_eq!(
         refusal("[wal]\nfile_bytes = \"1MiB\"\nbatch_bytes_max = \"4MiB\"\n"),
-        "default: `wal.commit_buffer_bytes`: 1048576 is more than 524288, \
+        "default: `wal.commit_buffer_bytes`: 1052672 is more than 524288, \
          half of `wal.file_bytes`"
     );
     assert_eq!(
