@@ -11,6 +11,10 @@ use crate::units::{Lsn, Offset, PartitionId};
 /// A run takes no further batch beyond this size: a reader looks through one run at most.
 const RUN_BYTES_MAX: u32 = 64 << 10;
 
+/// A log whose sections are asked to be smaller gets sections of this size: each costs a page of
+/// padding and an entry in its pack's directory, whoever asks for it.
+pub(crate) const SECTION_BYTES_MIN: u64 = 1 << 20;
+
 /// How one log is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogConfig {
@@ -18,8 +22,17 @@ pub struct LogConfig {
     pub retention_ms: Option<u64>,
     /// The oldest records go while the log is larger, bytes; `None`: no limit.
     pub retention_bytes: Option<u64>,
-    /// A settled segment of this log grows to about this size, bytes; `None`: the store's default.
+    /// A settled section of this log takes no further batch beyond this size, bytes; at least
+    /// 1 MiB. `None`: the store's default.
     pub segment_bytes: Option<u64>,
+}
+
+impl LogConfig {
+    /// The size at which sections are cut, so that retention has something to drop.
+    pub(crate) fn section_bytes(&self) -> u64 {
+        self.segment_bytes
+            .map_or(u64::MAX, |asked| asked.max(SECTION_BYTES_MIN))
+    }
 }
 
 /// What a store knows of one log.

@@ -2,10 +2,11 @@
 //! back. Offsets stay as they are.
 //!
 //! The live sections of the sources are copied section by section, each checked against its
-//! checksum, into one new pack; neighbours in a log become one section. The crash story is a
-//! settle pass's: the new pack is durable, then one manifest edit takes the sources' place, then
-//! their files go. Until the edit the sources count and are held, so nothing of them is punched;
-//! what dies of them meanwhile is told to the manifest only if the merge is given up.
+//! checksum, into one new pack; neighbours in a log become one section, as large as the log's own
+//! limit allows. The crash story is a settle pass's: the new pack is durable, then one manifest
+//! edit takes the sources' place, then their files go. Until the edit the sources count and are
+//! held, so nothing of them is punched; what dies of them meanwhile is told to the manifest only if
+//! the merge is given up.
 
 mod copy;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::collections::VecDeque;
 
 use crate::config::StoreConfig;
 use crate::disk::{DiskDone, DiskOp, DiskTokens};
+use crate::log_index::LogIndex;
 use crate::manifest::{EditTicket, Manifest, ManifestEdit};
 use crate::packs::Packs;
 use crate::settle::{Output, SettleFailure, Written};
@@ -81,6 +83,7 @@ pub(crate) struct Merged {
 
 /// What a merge needs of the store.
 pub(crate) struct MergeContext<'a> {
+    pub(crate) logs: &'a LogIndex,
     pub(crate) packs: &'a mut Packs,
     pub(crate) manifest: &'a mut Manifest,
     pub(crate) ops: &'a mut VecDeque<DiskOp>,
@@ -145,7 +148,7 @@ impl Merge {
         }
         self.retry_at = None;
         context.packs.begin_merge(&sources);
-        let copy = Copy::new(sources, self.small_bytes, context.packs);
+        let copy = Copy::new(sources, self.small_bytes, context.logs, context.packs);
         let mut output = Output::new(self.shard, MERGE_OUTPUT_TAG, WRITE_BYTES);
         let file = copy.file();
         output.begin(file, copy.file_bytes_max(), context.ops);

@@ -247,7 +247,7 @@ impl Settle {
                 // An engine without state gives an empty one: there is nothing to keep.
                 let snapshot = self.provided.take().filter(|s| !s.bytes.is_empty());
                 let segment = self.segment_bytes_min;
-                let mut feed = Feed::new(load, snapshot, segment, context.logs, context.packs);
+                let mut feed = Feed::new(load, snapshot, segment, context.packs);
                 let buffer_bytes = self.pacer.op_bytes();
                 let mut output = Output::new(self.shard, SETTLE_OUTPUT_TAG, buffer_bytes);
                 feed.begin_next(&mut output, context.ops);

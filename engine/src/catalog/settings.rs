@@ -248,7 +248,8 @@ pub static SETTINGS: [Setting; 23] = [
     Setting {
         name: "segment.bytes",
         default: "1073741824",
-        doc: "Largest stretch of a partition that is dropped at once by retention, bytes.",
+        doc: "Largest stretch of a partition that is dropped at once by retention, bytes. Less \
+              than 1 MiB is kept as set and counts as 1 MiB.",
         rule: int(14),
     },
     kept("segment.index.bytes", "10485760", int(4)),

@@ -7,6 +7,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use crate::buf::AlignedBuf;
 use crate::disk::{DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, DiskTokens, FileName};
 use crate::error::ReadError;
+use crate::log_index::LogIndex;
 use crate::pack::file_bytes_max;
 use crate::packs::{Packs, SectionRef};
 use crate::record::BatchHeader;
@@ -72,8 +73,14 @@ impl Reading {
 }
 
 impl Copy {
-    /// Plans the copy: per log and in offset order, joining neighbours up to `section_bytes`.
-    pub(super) fn new(sources: Vec<PackId>, section_bytes: u64, packs: &mut Packs) -> Self {
+    /// Plans the copy: per log and in offset order, joining neighbours up to `section_bytes`, or
+    /// less where the log wants less.
+    pub(super) fn new(
+        sources: Vec<PackId>,
+        section_bytes: u64,
+        logs: &LogIndex,
+        packs: &mut Packs,
+    ) -> Self {
         let mut by_log: BTreeMap<PartitionId, Vec<SectionRef>> = BTreeMap::new();
         for id in &sources {
             for at in packs.pack(*id).live(*id) {
@@ -86,6 +93,8 @@ impl Copy {
         let mut pieces = VecDeque::new();
         let mut sizes: Vec<u64> = Vec::new();
         for (partition, chosen) in by_log {
+            let wanted = logs.get(partition).map(|log| log.config.section_bytes());
+            let section_bytes = section_bytes.min(wanted.unwrap_or(u64::MAX));
             let mut before_was_chosen = false;
             // Sections of other packs lie in between: what is not a neighbour is not joined.
             for (at, section) in packs.sections(partition) {

@@ -1,6 +1,7 @@
 //! Merging in whole stores on the simulated disk.
 
 use crate::config::StoreConfig;
+use crate::log_index::LogConfig;
 use crate::settle::tests::{A, B, SHARD, World, config, is_pack};
 use crate::testing::Survival;
 use crate::units::Offset;
@@ -37,6 +38,37 @@ fn small_packs_are_merged_and_everything_stays_readable() {
     world.restart();
     world.check(1 << 20);
     produce_packs(&mut world, 10);
+    world.check(1 << 20);
+}
+
+#[test]
+fn a_merge_keeps_to_the_section_size_that_a_log_asks_for() {
+    let large = StoreConfig {
+        wal_file_bytes: 2 << 20,
+        segment_bytes_min: 32 << 20,
+        ..merging()
+    };
+    let mut world = World::new(4, large);
+    let small = LogConfig {
+        segment_bytes: Some(1 << 20),
+        ..LogConfig::default()
+    };
+    world.store.create_log(A, small);
+    for _ in 0..8 {
+        world.produce(A, 12, 30_000);
+        world.produce(B, 12, 30_000);
+        world.ms += 2000;
+        world.run();
+    }
+    assert!(world.store.counters().merge.merges > 0);
+    let sections = world.sections(A);
+    let (one, merged) = (12 * 30_000, 1 << 20);
+    assert!(
+        sections.iter().all(|bytes| *bytes <= merged),
+        "{sections:?}"
+    );
+    assert!(sections.iter().any(|bytes| *bytes > one), "{sections:?}");
+    assert!(world.sections(B).iter().any(|bytes| *bytes > merged));
     world.check(1 << 20);
 }
 

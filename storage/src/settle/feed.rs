@@ -6,7 +6,6 @@ use super::load::{Load, Run};
 use super::output::Output;
 use crate::disk::{DiskOp, FileName};
 use crate::entry::Entries;
-use crate::log_index::LogIndex;
 use crate::pack::{PackWriter, file_bytes_max};
 use crate::packs::Packs;
 use crate::record::BatchHeader;
@@ -33,15 +32,8 @@ pub(super) struct Feed {
 struct Target {
     file: FileName,
     bytes_max: u64,
-    logs: VecDeque<LogPlan>,
+    logs: VecDeque<PartitionId>,
     has_snapshot: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct LogPlan {
-    partition: PartitionId,
-    /// A section takes no further batch beyond this size.
-    section_bytes: u64,
 }
 
 /// Where in its first log a target's writing stands.
@@ -60,31 +52,26 @@ impl Feed {
         load: Load,
         snapshot: Option<Snapshot>,
         segment_bytes_min: u64,
-        logs: &LogIndex,
         packs: &mut Packs,
     ) -> Self {
         let mut shared = VecDeque::new();
         let mut targets = VecDeque::new();
         for (partition, live) in &load.live {
-            let plan = LogPlan {
-                partition: *partition,
-                section_bytes: section_bytes(logs, *partition),
-            };
             if live.bytes >= segment_bytes_min {
                 targets.push_back(Target {
                     file: FileName::Segment(packs.take_id()),
-                    bytes_max: file_bytes_max(sections(plan, live.bytes)),
-                    logs: VecDeque::from([plan]),
+                    bytes_max: file_bytes_max(live.sections.iter().copied()),
+                    logs: VecDeque::from([*partition]),
                     has_snapshot: false,
                 });
             } else {
-                shared.push_back(plan);
+                shared.push_back(*partition);
             }
         }
         if !shared.is_empty() || snapshot.is_some() {
             let batches = shared
                 .iter()
-                .flat_map(|plan| sections(*plan, load.live[&plan.partition].bytes));
+                .flat_map(|partition| load.live[partition].sections.iter().copied());
             let snapshot_bytes = snapshot.iter().map(|snapshot| snapshot.bytes.len() as u64);
             targets.push_back(Target {
                 file: FileName::Pack(packs.take_id()),
@@ -129,7 +116,7 @@ impl Feed {
     fn fill(&mut self, writer: &mut PackWriter) -> bool {
         let target = self.targets.front_mut().expect("a file is open");
         while writer.ready() == 0 {
-            let Some(plan) = target.logs.front() else {
+            let Some(partition) = target.logs.front().copied() else {
                 if target.has_snapshot {
                     let snapshot = self.snapshot.as_ref().expect("planned with it");
                     writer.snapshot(snapshot.as_of, &snapshot.bytes);
@@ -137,7 +124,8 @@ impl Feed {
                 self.targets.pop_front();
                 return true;
             };
-            let runs = &self.load.live[&plan.partition].runs;
+            let live = &self.load.live[&partition];
+            let runs = &live.runs;
             if self.cursor.run == runs.len() {
                 target.logs.pop_front();
                 self.cursor = Cursor::default();
@@ -151,11 +139,11 @@ impl Feed {
             let entry = entry.expect("entries were checked when they were loaded");
             let header = BatchHeader::parse(entry.body).expect("batches were checked too");
             let bytes = entry.body.len() as u64;
-            if self.cursor.section_bytes + bytes > plan.section_bytes {
+            if self.cursor.section_bytes + bytes > live.section_bytes {
                 writer.end_section();
                 self.cursor.section_bytes = 0;
             }
-            writer.verified_batch(plan.partition, &header, entry.body);
+            writer.verified_batch(partition, &header, entry.body);
             self.cursor.section_bytes += bytes;
             self.cursor.at = entry.end;
             if entry.end == end {
@@ -165,19 +153,4 @@ impl Feed {
         }
         false
     }
-}
-
-/// The size at which the log wants its sections cut, so that retention has something to drop.
-fn section_bytes(logs: &LogIndex, partition: PartitionId) -> u64 {
-    let config = logs.get(partition).map(|log| log.config);
-    let asked = config.and_then(|config| config.segment_bytes);
-    asked.unwrap_or(u64::MAX)
-}
-
-/// Upper bounds of the sizes of the sections that `bytes` of one log are cut into. Two neighbours
-/// have more than `section_bytes` together, or one batch is larger than that.
-fn sections(plan: LogPlan, bytes: u64) -> impl Iterator<Item = u64> {
-    let cuts = 2 * (bytes / plan.section_bytes.max(1));
-    // Each cut costs a page of padding at most, and an entry in the directory.
-    std::iter::once(bytes).chain(std::iter::repeat_n(1, usize::try_from(cuts).unwrap_or(0)))
 }

@@ -11,7 +11,7 @@ use crate::buf::AlignedBuf;
 use crate::disk::{DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, DiskTokens, FileName};
 use crate::entry::{Entries, EntryKind};
 use crate::error::ReadError;
-use crate::log_index::LogIndex;
+use crate::log_index::{Log, LogIndex};
 use crate::record::BatchHeader;
 use crate::units::{FilePosition, Lsn, Offset, PartitionId, ShardId};
 use crate::wal::WalFile;
@@ -29,6 +29,10 @@ pub(super) struct LiveRuns {
     pub(super) runs: Vec<Run>,
     /// Bytes of the batches.
     pub(super) bytes: u64,
+    /// A section takes no further batch beyond this size.
+    pub(super) section_bytes: u64,
+    /// Bytes of each section that the batches come to.
+    pub(super) sections: Vec<u64>,
 }
 
 /// Neighbouring entries of one log in one piece of the file.
@@ -257,13 +261,14 @@ impl Load {
                     if batch.batch_bytes != entry.body.len() {
                         return None;
                     }
-                    if is_live(logs, partition, batch.next_offset()) {
+                    if let Some(log) = live_log(logs, partition, batch.next_offset()) {
                         let run = Run {
                             piece: index,
                             start: base + entry.start,
                             end: base + entry.end,
                         };
-                        let live = self.live.entry(partition).or_default();
+                        let live = self.live.entry(partition);
+                        let live = live.or_insert_with(|| LiveRuns::of(log));
                         live.push(run, entry.body.len());
                     }
                 }
@@ -278,15 +283,26 @@ impl Load {
     }
 }
 
-/// Whether a log still has records below `next_offset`.
-fn is_live(logs: &LogIndex, partition: PartitionId, next_offset: Offset) -> bool {
-    logs.get(partition)
-        .is_some_and(|log| next_offset > log.start)
+/// The log, if it still has records below `next_offset`.
+fn live_log(logs: &LogIndex, partition: PartitionId, next_offset: Offset) -> Option<&Log> {
+    logs.get(partition).filter(|log| next_offset > log.start)
 }
 
 impl LiveRuns {
+    fn of(log: &Log) -> Self {
+        Self {
+            section_bytes: log.config.section_bytes(),
+            ..Self::default()
+        }
+    }
+
     fn push(&mut self, run: Run, batch_bytes: usize) {
-        self.bytes += batch_bytes as u64;
+        let bytes = batch_bytes as u64;
+        self.bytes += bytes;
+        match self.sections.last_mut() {
+            Some(last) if *last + bytes <= self.section_bytes => *last += bytes,
+            _ => self.sections.push(bytes),
+        }
         match self.runs.last_mut() {
             Some(last) if last.piece == run.piece && last.end == run.start => last.end = run.end,
             _ => self.runs.push(run),

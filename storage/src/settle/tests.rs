@@ -334,6 +334,16 @@ impl World {
         }
     }
 
+    pub(crate) fn file_bytes(&self, file: FileName) -> usize {
+        let content = self.disk.contents(SHARD, file);
+        content.expect("a file").len()
+    }
+
+    /// Bytes of each section of `log`.
+    pub(crate) fn sections(&self, log: PartitionId) -> Vec<u64> {
+        self.store.section_bytes(log)
+    }
+
     pub(crate) fn files(&self, wanted: fn(&FileName) -> bool) -> usize {
         let files = self.disk.files(SHARD);
         files.iter().filter(|file| wanted(file)).count()
@@ -374,6 +384,38 @@ fn a_log_with_enough_data_gets_segments_of_its_own() {
     assert!(world.files(is_segment) > 2);
     world.check(1 << 20);
     world.restart();
+    world.check(1 << 20);
+}
+
+#[test]
+fn a_log_that_asks_for_tiny_sections_takes_no_more_room_than_its_batches() {
+    let large = StoreConfig {
+        wal_file_bytes: 4 << 20,
+        segment_bytes_min: 64 << 20,
+        ..config()
+    };
+    let mut world = World::new(13, large);
+    let tiny = LogConfig {
+        segment_bytes: Some(14),
+        ..LogConfig::default()
+    };
+    world.store.create_log(A, tiny);
+    world.produce(A, 200, 30_000);
+    world.ms += 60_000;
+    world.run();
+    assert!(world.store.is_settled());
+    let sections = world.sections(A);
+    let batches: u64 = sections.iter().sum();
+    assert_eq!(batches, 200 * 30_000);
+    let largest = sections.iter().max();
+    assert!(largest.is_some_and(|largest| (900_000..=1 << 20).contains(largest)));
+    let files = world.disk.files(SHARD).into_iter().filter(is_pack);
+    let bytes: usize = files.map(|file| world.file_bytes(file)).sum();
+    let pages = 8 * sections.len() * 4096;
+    assert!(
+        bytes < 200 * 30_000 + pages,
+        "{bytes} bytes for {sections:?}"
+    );
     world.check(1 << 20);
 }
 

@@ -105,6 +105,7 @@ impl Store {
 
     fn merge_parts(&mut self) -> (&mut Merge, MergeContext<'_>) {
         let context = MergeContext {
+            logs: &self.logs,
             packs: &mut self.packs,
             manifest: &mut self.manifest,
             ops: &mut self.ops,

@@ -49,6 +49,14 @@ pub(crate) fn batch(id: u64, bytes: usize) -> Vec<u8> {
     batch
 }
 
+impl Store {
+    /// Bytes of each section of `log`.
+    pub(crate) fn section_bytes(&self, log: PartitionId) -> Vec<u64> {
+        let sections = self.packs.sections(log);
+        sections.map(|(_, section)| section.bytes).collect()
+    }
+}
+
 fn open(disk: &mut SimDisk) -> Store {
     Store::open(small(), now(0), &mut *disk.blocking(SHARD), &mut |_| {}).expect("opens")
 }
