@@ -150,9 +150,9 @@ impl Failure {
             ) => ExitCode::Quarantine,
             Self::Engine(OpenError::NoRoom { .. }) => ExitCode::Io,
             Self::Storage(error) | Self::Engine(OpenError::Storage(error)) => match error {
-                StorageError::Quarantine { .. } | StorageError::Corrupt { .. } => {
-                    ExitCode::Quarantine
-                }
+                StorageError::Quarantine { .. }
+                | StorageError::DamagedLog { .. }
+                | StorageError::Corrupt { .. } => ExitCode::Quarantine,
                 StorageError::Io { .. } => ExitCode::Io,
                 StorageError::Poisoned { .. } => ExitCode::Poisoned,
             },

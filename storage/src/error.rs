@@ -26,6 +26,24 @@ pub enum StorageError {
         /// What stood there instead of a good block.
         found: &'static str,
     },
+    /// Acknowledged data was found damaged by a store that runs: the process must end.
+    #[error(
+        "shard {shard}: acknowledged data in the log is damaged from LSN {from} to {to} \
+         ({file} at byte {position}): it cannot be settled, so the log cannot go on; the files \
+         are left as they are, and a start says what can be had of them"
+    )]
+    DamagedLog {
+        /// The damaged shard.
+        shard: ShardId,
+        /// First damaged address.
+        from: Lsn,
+        /// End of the damaged block, exclusive. What follows it in its file was not looked at.
+        to: Lsn,
+        /// Where the damage is.
+        file: FileName,
+        /// Byte position in `file`.
+        position: FilePosition,
+    },
     /// A file that other files refer to is damaged, missing or of an unknown format.
     #[error("shard {shard}: {file} at byte {position}: {found}")]
     Corrupt {

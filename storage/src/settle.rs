@@ -12,6 +12,8 @@
 //! 5. Only then is the WAL file's slot free, as soon as no read holds it.
 //!
 //! A pass that fails before 4 has lost nothing: its files go, and it starts again from the WAL.
+//! Only a WAL file that is damaged, or cannot be read however often, ends that: the log would fill
+//! up behind it in silence. A start judges it, by the rule that it has for acknowledged data.
 
 mod feed;
 mod load;
@@ -26,7 +28,7 @@ use crate::block::Seeding;
 use crate::buf::AlignedBuf;
 use crate::config::StoreConfig;
 use crate::disk::{DiskDone, DiskError, DiskOp, DiskTokens};
-use crate::error::ReadError;
+use crate::error::{ReadError, StorageError};
 use crate::log_index::LogIndex;
 use crate::manifest::{ChainStart, EditTicket, Manifest, ManifestEdit, SnapshotRef};
 use crate::packs::{Packs, SectionRef};
@@ -37,6 +39,7 @@ use feed::{Feed, Snapshot};
 use load::Load;
 use pace::Pacer;
 
+pub(crate) use load::SHORT_READ;
 pub(crate) use output::{Output, Written};
 pub(crate) use pace::Demand;
 
@@ -47,6 +50,11 @@ pub(crate) const SETTLE_OUTPUT_TAG: u8 = 35;
 /// How long a failed pass waits before the next try; doubles with each failure.
 const RETRY_MS_MIN: u64 = 100;
 const RETRY_MS_MAX: u64 = 60_000;
+/// Passes over one WAL file that find it damaged before that is believed: one may misread.
+const DAMAGED_PASSES_MAX: u32 = 2;
+/// Passes over one WAL file that the disk fails to read before it counts as lost; with the waits
+/// between them that takes about 100 s.
+const UNREADABLE_PASSES_MAX: u32 = 11;
 
 /// What settling did; counters only rise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +120,10 @@ pub(crate) struct Settle {
     retry_ms: u64,
     /// No pass begins before.
     retry_at: Option<BootTime>,
+    /// Passes in a row that could not read the oldest WAL file.
+    source_failures: u32,
+    /// Why that file can never be settled.
+    lost: Option<StorageError>,
     pub(crate) counters: SettleCounters,
 }
 
@@ -141,6 +153,8 @@ impl Settle {
             loads_in_flight: 0,
             retry_ms: RETRY_MS_MIN,
             retry_at: None,
+            source_failures: 0,
+            lost: None,
             counters: SettleCounters::default(),
         }
     }
@@ -223,7 +237,7 @@ impl Settle {
         match &mut self.phase {
             Phase::Loading(load) => {
                 if let Err(error) = load.step(context.logs) {
-                    return self.give_up(now, SettleFailure::Source(error), context.ops);
+                    return self.give_up_source(now, error, context.ops);
                 }
             }
             Phase::Writing(feed, output) => {
@@ -344,6 +358,7 @@ impl Settle {
                 let bytes = settled.written.iter().map(|written| written.entry.bytes);
                 self.counters.pack_bytes += bytes.sum::<u64>();
                 self.retry_ms = RETRY_MS_MIN;
+                self.source_failures = 0;
                 Some(*settled)
             }
             phase => {
@@ -365,7 +380,7 @@ impl Settle {
             return Ok(()); // Given up while the read was on its way.
         };
         if let Err(error) = load.handle(done) {
-            return self.give_up(now, SettleFailure::Source(error), context.ops);
+            return self.give_up_source(now, error, context.ops);
         }
         self.go_on(context);
         Ok(())
@@ -396,6 +411,34 @@ impl Settle {
             _ => unreachable!("only writing and discarding have output"),
         }
         Ok(())
+    }
+
+    /// Gives a pass up whose WAL file could not be read. If that was so too often, the file is
+    /// lost: see [`Settle::take_lost`].
+    fn give_up_source(
+        &mut self,
+        now: Now,
+        error: ReadError,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> Result<(), SettleFailure> {
+        let Phase::Loading(load) = &self.phase else {
+            unreachable!("only loading reads the log");
+        };
+        self.source_failures += 1;
+        let passes_max = match error {
+            ReadError::Damaged { .. } => DAMAGED_PASSES_MAX,
+            _ => UNREADABLE_PASSES_MAX,
+        };
+        if self.source_failures >= passes_max {
+            self.lost = Some(load.lost(error));
+        }
+        self.give_up(now, SettleFailure::Source(error), ops)
+    }
+
+    /// Why the oldest WAL file can never be settled, once that is certain: nothing that comes
+    /// after it can be either.
+    pub(crate) fn take_lost(&mut self) -> Option<StorageError> {
+        self.lost.take()
     }
 
     /// Gives the pass up: what it wrote goes, and it starts again later.

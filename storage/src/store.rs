@@ -435,20 +435,23 @@ impl Store {
         if self.commit.poisoned().is_some() {
             return;
         }
-        self.commit.poison(error);
         let shard = self.config.shard;
-        self.events
-            .push_back(StoreEvent::Poisoned(StorageError::Poisoned {
-                shard,
-                error,
-            }));
+        self.poison_with(error, StorageError::Poisoned { shard, error });
+    }
+
+    /// Stops everything: `error` to those who append, `reason` to those who run the store.
+    fn poison_with(&mut self, error: DiskError, reason: StorageError) {
+        self.commit.poison(error);
+        self.events.push_back(StoreEvent::Poisoned(reason));
     }
 
     /// A manifest that cannot be written makes everything after it unknowable too.
     fn poison_by(&mut self, error: &StorageError) {
         let error = match error {
             StorageError::Io { error, .. } | StorageError::Poisoned { error, .. } => *error,
-            StorageError::Quarantine { .. } | StorageError::Corrupt { .. } => SHORT_WRITE,
+            StorageError::Quarantine { .. }
+            | StorageError::DamagedLog { .. }
+            | StorageError::Corrupt { .. } => SHORT_WRITE,
         };
         self.poison_on(Err(error));
     }

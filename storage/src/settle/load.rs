@@ -10,7 +10,7 @@ use crate::block::{BLOCK_HEADER_BYTES, BlockHeader, FIRST_BLOCK, Seeding};
 use crate::buf::AlignedBuf;
 use crate::disk::{DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, DiskTokens, FileName};
 use crate::entry::{Entries, EntryKind};
-use crate::error::ReadError;
+use crate::error::{ReadError, StorageError};
 use crate::log_index::{Log, LogIndex};
 use crate::record::BatchHeader;
 use crate::units::{FilePosition, Lsn, Offset, PartitionId, ShardId};
@@ -21,7 +21,7 @@ const STEP_BYTES: usize = 1 << 20;
 /// Buffers are made in multiples of this, so that the next pass finds some that fit.
 const BUFFER_STEP_BYTES: usize = 256 << 10;
 /// EIO: what a read that ends early counts as.
-const SHORT_READ: DiskError = DiskError::Io { errno: 5 };
+pub(crate) const SHORT_READ: DiskError = DiskError::Io { errno: 5 };
 
 /// The live batches of one log in the file: stretches of neighbouring entries, in offset order.
 #[derive(Debug, Default)]
@@ -234,6 +234,28 @@ impl Load {
             }
         }
         Ok(())
+    }
+
+    /// What `error` comes to when it is final.
+    pub(super) fn lost(&self, error: ReadError) -> StorageError {
+        let (shard, from) = (self.shard, self.checked);
+        match error {
+            ReadError::Damaged { file, position } => StorageError::DamagedLog {
+                shard,
+                from,
+                to: (self.file.place(from)).map_or(from, |block| from + block.block_bytes as u64),
+                file,
+                position,
+            },
+            error => StorageError::Io {
+                shard,
+                file: FileName::Wal(self.file.slot).to_string(),
+                error: match error {
+                    ReadError::Disk(error) => error,
+                    _ => SHORT_READ,
+                },
+            },
+        }
     }
 
     /// Checks the next block and notes what of it is alive; returns its length.

@@ -1,5 +1,7 @@
 //! Settling, cold reads, retention and restarts of whole stores on the simulated disk.
 
+mod damage;
+
 use std::collections::BTreeMap;
 
 use crate::config::StoreConfig;
@@ -41,6 +43,8 @@ pub(crate) struct World {
     pub(crate) settled: u64,
     ticket: u64,
     pub(crate) poisoned: bool,
+    /// Why.
+    pub(crate) reason: Option<StorageError>,
     /// Fails the operation on a pack's file after so many others that could fail so.
     pack_fault: Option<(Fault, u32)>,
 }
@@ -74,6 +78,7 @@ impl World {
             settled: 0,
             ticket: 0,
             poisoned: false,
+            reason: None,
             pack_fault: None,
         };
         for log in [A, B] {
@@ -156,7 +161,10 @@ impl World {
                 StoreEvent::LogStartMoved { partition, offset } => {
                     self.model(partition).start = offset.0;
                 }
-                StoreEvent::Poisoned(_) => self.poisoned = true,
+                StoreEvent::Poisoned(reason) => {
+                    self.poisoned = true;
+                    self.reason = Some(reason);
+                }
                 StoreEvent::DiskFull(_) | StoreEvent::Damaged { .. } => {}
             }
         }

@@ -108,13 +108,15 @@ impl Store {
     }
 
     fn check_alive(&self) -> Result<(), StorageError> {
-        match self.is_poisoned() {
-            None => Ok(()),
-            Some(error) => Err(StorageError::Poisoned {
-                shard: self.config.shard,
-                error,
-            }),
-        }
+        let Some(error) = self.is_poisoned() else {
+            return Ok(());
+        };
+        let shard = self.config.shard;
+        let said = self.events.iter().find_map(|event| match event {
+            StoreEvent::Poisoned(reason) => Some(reason.clone()),
+            _ => None,
+        });
+        Err(said.unwrap_or(StorageError::Poisoned { shard, error }))
     }
 
     /// Why passes fail.

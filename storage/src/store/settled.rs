@@ -12,7 +12,9 @@ use crate::packs::Packs;
 use crate::reads::{Want, What};
 use crate::request::{ReadOutcome, ReadTicket, StoreEvent, TimePoint};
 use crate::retention::{Kept, new_start};
-use crate::settle::{Demand, Settle, SettleContext, SettleFailure, Settled, Written};
+use crate::settle::{
+    Demand, SHORT_READ, Settle, SettleContext, SettleFailure, Settled, Written,
+};
 use crate::space::SpaceNews;
 use crate::units::{BootTime, Now, Offset, PartitionId};
 use crate::wal::Reserve;
@@ -57,6 +59,7 @@ impl Store {
             let (settle, mut context) = self.settle_parts(now);
             let stepped = settle.step(now, &mut context);
             self.note_failure(stepped);
+            self.stop_if_lost();
         } else {
             self.merge(now);
         }
@@ -209,7 +212,7 @@ impl Store {
         self.wal.closed().is_empty() && !self.commit.has_content(&self.wal)
     }
 
-    /// A failed pass costs time, nothing else: say so and go on.
+    /// A failed pass or merge costs time, nothing else: say so and go on.
     fn note_failure(&mut self, result: Result<(), SettleFailure>) {
         let shard = self.config.shard;
         self.schedule.last_failure = result.err().or(self.schedule.last_failure);
@@ -223,8 +226,18 @@ impl Store {
                 tracing::error!(%shard, %error, "writing a pack failed; trying again later");
             }
             Err(SettleFailure::Source(error)) => {
-                tracing::error!(%shard, %error, "a log file cannot be settled");
+                tracing::error!(%shard, %error, "a file to settle or merge cannot be read");
             }
+        }
+    }
+
+    /// A log that can never be settled again would fill up and hold its producers for ever: the
+    /// process ends instead, with the reason.
+    fn stop_if_lost(&mut self) {
+        if let Some(reason) = self.settle.take_lost()
+            && self.commit.poisoned().is_none()
+        {
+            self.poison_with(SHORT_READ, reason);
         }
     }
 
@@ -492,6 +505,7 @@ impl Store {
         let (settle, mut context) = self.settle_parts(now);
         let handled = settle.handle_load(now, done, &mut context);
         self.note_failure(handled);
+        self.stop_if_lost();
     }
 
     /// Takes a completion that belongs to a pass's files.
