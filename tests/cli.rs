@@ -41,7 +41,7 @@ fn serve(data_dir: &str) -> (Child, String) {
             "--set",
             "wal.batch_bytes_max=2MiB",
         ])
-        .args(["--set", "disk.reserve_bytes=1MiB"])
+        .args(["--set", "disk.reserve_bytes=12MiB"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

@@ -26,7 +26,7 @@ fn settings(data_dir: &Path, more: &[(&str, &str)]) -> Resolved {
         ("listeners.kafka.address", "127.0.0.1:0"),
         ("wal.file_bytes", "4MiB"),
         ("wal.batch_bytes_max", "2MiB"),
-        ("disk.reserve_bytes", "1MiB"),
+        ("disk.reserve_bytes", "12MiB"),
     ];
     let flag = |(name, value): &(&str, &str)| Flag {
         flag: "--set",

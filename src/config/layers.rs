@@ -13,6 +13,9 @@ use super::names::nearest;
 use super::settings::{Config, Field, SECTIONS, Section};
 use super::value::Raw;
 
+/// What settling needs on a full disk beside two log files: a manifest and a snapshot.
+const RESERVE_SLACK_BYTES: u64 = 4 << 20;
+
 /// Where values may come from, weakest first.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -301,6 +304,15 @@ impl Resolved {
                 let reason = format!("{value} is more than {bound}, {of}`{large}`");
                 return self.refuse(small, reason);
             }
+        }
+        let needed = 2 * config.wal.file_bytes + RESERVE_SLACK_BYTES;
+        let reserve = config.disk.reserve_bytes;
+        if reserve < needed {
+            let reason = format!(
+                "{reserve} is less than {needed}, twice `wal.file_bytes` and 4 MiB: what settling \
+                 needs on a full disk"
+            );
+            return self.refuse("disk.reserve_bytes", reason);
         }
         Ok(())
     }

@@ -181,8 +181,8 @@ settings! {
     /// Space on the file system that holds the data directory.
     ["disk"] disk: Disk {
         /// Space held back so that deletes, retention and a restart work on a full disk, bytes per
-        /// shard. Less is taken on a small file system.
-        reserve_bytes: u64 = 160 * MIB, 0..=64 * GIB;
+        /// shard; at least twice `wal.file_bytes` and 4 MiB. Less is taken on a small file system.
+        reserve_bytes: u64 = 160 * MIB, MIB..=64 * GIB;
         /// Producers are refused while less than this is free, bytes; less on a small one.
         low_bytes: u64 = 256 * MIB, 0..=64 * GIB;
         /// Room for edits in a shard's manifest, bytes; half of it used asks for a rewrite.

@@ -2,9 +2,13 @@
 //!
 //! The `reserve` is a preallocated file of no content. While there is room it is held; when a
 //! settle pass or a manifest finds none, it is removed so that settling, and with it deletes and
-//! retention, can go on; it is taken again when there is room for it and for some more. From the
-//! low-water mark on, and while the reserve is not whole, batches are refused: entries of state
-//! (acknowledgements, deletes) go into WAL files that exist already.
+//! retention, can go on; it is taken again when there is room for it and for some more.
+//!
+//! Batches are refused from the low-water mark on, until there is a little more room than that;
+//! and, wherever the mark is, from when a settle pass or a manifest found no room, until the
+//! reserve is whole again. A disk without room for the reserve takes batches until then. Entries of
+//! state (acknowledgements, deletes) are taken all the time: they go into WAL files that exist
+//! already.
 
 use std::collections::VecDeque;
 
@@ -108,8 +112,9 @@ impl Space {
         }
     }
 
-    /// Something that must go on found no room: the reserve is there for that.
-    pub(crate) fn out_of_space(&mut self, ops: &mut VecDeque<DiskOp>) {
+    /// Something that must go on found no room: the reserve is there for that, and batches are
+    /// refused until it is whole again, also if there was none.
+    pub(crate) fn out_of_space(&mut self, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
         if self.reserve == Reserve::Held {
             tracing::warn!(shard = %self.shard, "no room left: giving up the reserve");
             let token = self.tokens.issue();
@@ -119,6 +124,7 @@ impl Space {
                 file: FileName::Reserve,
             });
         }
+        self.set_full(true)
     }
 
     /// Takes a completion.
@@ -142,10 +148,7 @@ impl Space {
             (Reserve::Releasing(_), _) => {
                 // Gone, or not there; if it could not be removed, taking it finds it.
                 self.reserve = Reserve::Missing;
-                match self.set_full(true) {
-                    SpaceNews::Nothing => SpaceNews::Room,
-                    news => news,
-                }
+                SpaceNews::Room
             }
             _ => unreachable!("no other operation is issued"),
         }
@@ -283,11 +286,11 @@ mod tests {
         finish(&mut s, &create, Ok(DiskOutcome::Done), &mut ops);
         assert!(!s.is_full());
 
-        s.out_of_space(&mut ops);
+        assert_eq!(s.out_of_space(&mut ops), SpaceNews::Full(true));
         let remove = ops.pop_front().expect("released");
         assert!(matches!(remove, DiskOp::Remove { .. }));
         let news = finish(&mut s, &remove, Ok(DiskOutcome::Done), &mut ops);
-        assert_eq!(news, SpaceNews::Full(true));
+        assert_eq!(news, SpaceNews::Room);
 
         assert_eq!(
             second(&mut s, &mut at, 25 * MIB, &mut ops),
@@ -302,6 +305,38 @@ mod tests {
         let news = finish(&mut s, &create, Ok(DiskOutcome::Done), &mut ops);
         assert_eq!(news, SpaceNews::Full(false));
         assert!(s.is_quiet());
+    }
+
+    #[test]
+    fn batches_are_refused_without_a_reserve_too_until_it_can_be_taken() {
+        let (mut s, mut ops, mut at) = (Space::new(&config(), START, false), VecDeque::new(), 0);
+        second(&mut s, &mut at, 25 * MIB, &mut ops);
+        assert!(
+            ops.is_empty() && !s.is_full(),
+            "above the mark, below what a reserve needs"
+        );
+        assert_eq!(s.out_of_space(&mut ops), SpaceNews::Full(true));
+        assert_eq!(s.out_of_space(&mut ops), SpaceNews::Nothing);
+        second(&mut s, &mut at, 29 * MIB, &mut ops);
+        assert!(ops.is_empty() && s.is_full());
+        second(&mut s, &mut at, 30 * MIB, &mut ops);
+        let create = ops.pop_front().expect("taken");
+        let news = finish(&mut s, &create, Ok(DiskOutcome::Done), &mut ops);
+        assert_eq!(news, SpaceNews::Full(false));
+
+        let none = StoreConfig {
+            reserve_bytes: 0,
+            ..config()
+        };
+        let (mut s, mut at) = (Space::new(&none, START, false), 0);
+        assert_eq!(s.out_of_space(&mut ops), SpaceNews::Full(true));
+        second(&mut s, &mut at, 10 * MIB, &mut ops);
+        let news = second(&mut s, &mut at, 10 * MIB, &mut ops);
+        assert_eq!(
+            news,
+            SpaceNews::Full(false),
+            "a store without a reserve goes on too"
+        );
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Broker {
             ])
             .args([
                 "--set",
-                "disk.reserve_bytes=16MiB",
+                "disk.reserve_bytes=36MiB",
                 "--set",
                 "disk.low_bytes=16MiB",
             ])

@@ -52,7 +52,7 @@ serve() {
   : >"$scratch/ready"
   "$millrace" serve --data-dir "$directory" --kafka 127.0.0.1:0 --set server.cores=0 \
     --set wal.file_bytes=4MiB --set wal.batch_bytes_max=1MiB --set topics.max_message_bytes=1MiB \
-    --set disk.reserve_bytes=8MiB --set disk.low_bytes=16MiB "$@" \
+    --set disk.reserve_bytes=12MiB --set disk.low_bytes=16MiB "$@" \
     >"$scratch/ready" 2>>"$scratch/log" &
   broker=$!
   for _ in $(seq 300); do

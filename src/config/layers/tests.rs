@@ -127,6 +127,11 @@ fn values_that_do_not_fit_each_other_are_refused_where_they_were_set() {
         "millrace.toml:2: `wal.file_bytes`: 4194305 is not a multiple of 4096"
     );
     assert_eq!(
+        refusal("[wal]\nfile_bytes = \"256MiB\"\n"),
+        "default: `disk.reserve_bytes`: 167772160 is less than 541065216, twice \
+         `wal.file_bytes` and 4 MiB: what settling needs on a full disk"
+    );
+    assert_eq!(
         refusal("[memory]\nreceive_buffers = 1000\n"),
         "millrace.toml:2: `memory.receive_buffers`: 1000 is not a power of two"
     );

@@ -79,7 +79,7 @@ impl Store {
             self.retain(now);
         }
         if self.manifest.is_out_of_space() {
-            self.space.out_of_space(&mut self.ops);
+            self.out_of_space();
         }
         self.submit_deaths();
         self.packs.clean(&mut self.ops);
@@ -220,7 +220,7 @@ impl Store {
             Ok(()) => {}
             Err(SettleFailure::Output(DiskError::NoSpace)) => {
                 tracing::warn!(%shard, "no space to settle; trying again later");
-                self.space.out_of_space(&mut self.ops);
+                self.out_of_space();
             }
             Err(SettleFailure::Output(error)) => {
                 tracing::error!(%shard, %error, "writing a pack failed; trying again later");
@@ -352,11 +352,22 @@ impl Store {
     pub(super) fn handle_space(&mut self, done: &DiskDone) {
         let is_question = matches!(done.result, Ok(DiskOutcome::Space(_)));
         let news = self.space.handle(done, &mut self.ops);
-        if let SpaceNews::Full(is_full) = news {
-            self.events.push_back(StoreEvent::DiskFull(is_full));
-        }
+        self.note_space(news);
         if is_question || news != SpaceNews::Nothing {
             self.manifest.retry_rewrite();
+        }
+    }
+
+    fn out_of_space(&mut self) {
+        let news = self.space.out_of_space(&mut self.ops);
+        self.note_space(news);
+    }
+
+    fn note_space(&mut self, news: SpaceNews) {
+        if let SpaceNews::Full(is_full) = news {
+            let shard = self.config.shard;
+            tracing::warn!(%shard, is_full, "the disk has no room for batches, or has again");
+            self.events.push_back(StoreEvent::DiskFull(is_full));
         }
     }
 
