@@ -46,7 +46,7 @@ pub struct Limits {
     /// Catalog requests waiting in the catalog's writer. Default 1,024; 1 and up.
     pub catalog_queue_max: usize,
     /// Idempotent producers remembered by a partition. Default 65,536; 1 to 100,000, so that a
-    /// partition's state fits one entry of the log. About 200 bytes each. A new producer beyond it
+    /// partition's state stays a few megabytes. About 200 bytes each. A new producer beyond it
     /// is refused until an idle one expires.
     pub producers_per_partition_max: usize,
     /// An idempotent producer is forgotten after this long without an append. Milliseconds,

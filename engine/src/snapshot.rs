@@ -20,6 +20,11 @@ use crate::catalog::change::{CatalogChange, Operation};
 use crate::codec::{CodecError, Decoder, Encoder};
 use crate::limits::{PRODUCER_ID_BLOCK, RECORDS_PER_BYTE_MAX};
 use crate::partition::PartitionState;
+use pieces::Gathered;
+
+mod pieces;
+
+pub(crate) use pieces::in_pieces;
 
 const FORMAT: u16 = 1;
 
@@ -30,7 +35,9 @@ pub(crate) const EPOCHS_KEY: u64 = 2;
 
 /// The key under which the log holds the states of partitions that moved in.
 pub(crate) const STATES_KEY: u64 = 3;
-/// Bytes of one such entry at most, unless one partition's state is larger.
+/// The key under which the log holds a piece of an entry that is too large for it: see [`pieces`].
+pub(crate) const PIECE_KEY: u64 = 4;
+/// Bytes of one entry of states at most, unless one partition's state is larger.
 const STATES_BYTES_MAX: usize = 1 << 20;
 
 /// Writes a snapshot.
@@ -65,6 +72,8 @@ pub(crate) struct Recovered {
     pub(crate) lost_bytes: u64,
     /// When the start found it: idle periods begin then.
     used: BootTime,
+    /// An entry of which not every piece has come.
+    gathered: Gathered,
     /// The first thing that could not be read. What follows it is not looked at.
     failed: Option<CodecError>,
 }
@@ -78,6 +87,7 @@ impl Recovered {
             partitions: BTreeMap::new(),
             lost_bytes: 0,
             used,
+            gathered: Gathered::default(),
             failed: None,
         }
     }
@@ -113,15 +123,11 @@ impl Recovered {
                 self.partition(partition).note_replayed(&header, used)
             }
             Replayed::State { lsn, key, bytes } if lsn > self.as_of => match key {
-                CATALOG_KEY => {
-                    let change = CatalogChange::decode(bytes)?;
-                    self.catalog.apply(&change).map(drop)
-                }
-                EPOCHS_KEY => self.take_epochs(bytes),
-                STATES_KEY => self.take_states(bytes),
-                key => Err(CodecError::Invalid(format!(
-                    "state under the unknown key {key}"
-                ))),
+                PIECE_KEY => match self.gathered.take(bytes)? {
+                    Some((key, whole)) => self.take_state(key, &whole),
+                    None => Ok(()),
+                },
+                key => self.take_state(key, bytes),
             },
             // The store itself keeps the starts of logs; the rest is in the snapshot.
             Replayed::Batch { .. } | Replayed::State { .. } | Replayed::LogStart { .. } => Ok(()),
@@ -131,6 +137,20 @@ impl Recovered {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn take_state(&mut self, key: u64, bytes: &[u8]) -> Result<(), CodecError> {
+        match key {
+            CATALOG_KEY => {
+                let change = CatalogChange::decode(bytes)?;
+                self.catalog.apply(&change).map(drop)
+            }
+            EPOCHS_KEY => self.take_epochs(bytes),
+            STATES_KEY => self.take_states(bytes),
+            key => Err(CodecError::Invalid(format!(
+                "state under the unknown key {key}"
+            ))),
         }
     }
 

@@ -108,6 +108,8 @@ pub enum OpenError {
 struct Opened<'a> {
     shard: ShardId,
     store: Store,
+    /// Largest entry that the log takes, bytes.
+    entry_bytes_max: usize,
     disk: Box<BlockingDisk<'a>>,
     found: Recovered,
     /// Everything that the shard held was lost, and the operator gave it up.
@@ -208,6 +210,7 @@ impl<'a> Opened<'a> {
         Ok(Self {
             shard,
             store,
+            entry_bytes_max: config.store.batch_bytes_max,
             disk,
             found,
             is_given_up: false,
@@ -252,7 +255,7 @@ impl<'a> Opened<'a> {
             epoch: CatalogEpoch(catalog.epoch().0 + 1),
             operations,
         };
-        self.write_state(now, CATALOG_KEY, &change.encode())?;
+        self.write_state(now, CATALOG_KEY, change.encode())?;
         catalog.apply(&change).expect("it follows the catalog");
         Ok(())
     }
@@ -269,7 +272,7 @@ impl<'a> Opened<'a> {
             let states = self.found.partitions.iter_mut();
             let states = states.map(|(id, state)| (*id, state));
             let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
-            self.write_state(now, EPOCHS_KEY, &epochs)?;
+            self.write_state(now, EPOCHS_KEY, epochs)?;
         }
         if self.is_given_up {
             let states = self.found.partitions.iter_mut();
@@ -294,11 +297,19 @@ impl<'a> Opened<'a> {
         found_again::report(shard, &self.store, catalog);
     }
 
-    /// Appends a change of the engine's state and waits until it is durable.
-    fn write_state(&mut self, now: Now, key: u64, bytes: &[u8]) -> Result<(), OpenError> {
-        let lsn = loop {
+    /// Appends a change of the engine's state, however large, and waits until it is durable.
+    fn write_state(&mut self, now: Now, key: u64, bytes: Vec<u8>) -> Result<(), OpenError> {
+        for (key, piece) in snapshot::in_pieces(key, bytes, self.entry_bytes_max) {
+            let lsn = self.append_state(now, key, &piece)?;
+            self.wait_durable(now, lsn)?;
+        }
+        Ok(())
+    }
+
+    fn append_state(&mut self, now: Now, key: u64, bytes: &[u8]) -> Result<Lsn, OpenError> {
+        loop {
             match self.store.append_state(now, key, bytes) {
-                Ok(lsn) => break lsn,
+                Ok(lsn) => return Ok(lsn),
                 // A file may be on its way; without anything to wait for there is none.
                 Err(AppendError::WalFull) if self.run_disk(now) => {}
                 Err(error) => {
@@ -306,8 +317,7 @@ impl<'a> Opened<'a> {
                     return Err(OpenError::NoRoom { shard, error });
                 }
             }
-        };
-        self.wait_durable(now, lsn)
+        }
     }
 
     fn wait_durable(&mut self, now: Now, lsn: Lsn) -> Result<(), OpenError> {

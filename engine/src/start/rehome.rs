@@ -112,7 +112,7 @@ impl Opened<'_> {
         let state_of = |id: &PartitionId| &self.found.partitions[id];
         let states = partitions.iter().map(|id| (*id, state_of(id)));
         for entry in snapshot::encode_states(states) {
-            target.write_state(now, STATES_KEY, &entry)?;
+            target.write_state(now, STATES_KEY, entry)?;
         }
         for id in partitions {
             let state = self.found.partitions.remove(id);

@@ -3,7 +3,7 @@
 use millrace_storage::LossRange;
 use millrace_storage::disk::FileName;
 use millrace_storage::error::StorageError;
-use millrace_storage::units::LeaderEpoch;
+use millrace_storage::units::{LeaderEpoch, Lsn};
 
 use super::*;
 
@@ -206,7 +206,71 @@ fn an_accepted_loss_jumps_offsets_once_and_raises_the_epoch() {
     assert_eq!(bases(&behind)[0], from.0);
 }
 
+#[test]
+fn state_larger_than_the_largest_entry_stops_no_start() {
+    // The smallest that can be configured.
+    let mut world = World::new(2);
+    assert_eq!(world.config.store.batch_bytes_max, 64 << 10);
+    let partitions: Vec<PartitionId> = ["t", "u", "v"]
+        .iter()
+        .flat_map(|topic| world.create(topic, 3_000))
+        .collect();
+    for round in 0..12 {
+        let appended = world.append(0, partitions[0], &BatchMaker::new(1));
+        assert_eq!(appended.map(|one| one.base_offset), Ok(Offset(round)));
+        world.pass_ms(20);
+    }
+    // All partitions move to the only shard left: their states are one large entry.
+    world.config.shards = 1;
+    world.power_cut();
+    assert_eq!(world.read_all(0, partitions[0]).len(), 12);
+    // A loss raises the epoch of each: another large entry.
+    for _ in 0..3 {
+        world
+            .append(0, partitions[0], &BatchMaker::new(1))
+            .expect("taken");
+        world.pass_ms(20);
+    }
+    world.disk = world.disk.after_power_cut(Survival::Nothing, 3);
+    let (from, to) = world.damage_last_blocks();
+    world.config.accept_loss = vec![(ShardId(0), LossRange { from, to })];
+    world.start();
+    world.config.accept_loss.clear();
+    for _ in 0..2 {
+        let catalog = world.shards[0].catalog();
+        for topic in ["t", "u", "v"] {
+            let topic = catalog.topic(topic).expect("there");
+            let mut epochs = topic.partitions.iter().map(|one| one.leader_epoch);
+            assert!(epochs.all(|epoch| epoch == LeaderEpoch(1)));
+        }
+        world.power_cut();
+    }
+}
+
+fn refused_range(refusal: OpenError) -> (Lsn, Lsn) {
+    match refusal {
+        OpenError::Storage(StorageError::Quarantine { from, to, .. }) => (from, to),
+        other => panic!("{other}"),
+    }
+}
+
 impl World {
+    /// Damages the last block but one or two of shard 0's log, and says what a start refuses then.
+    fn damage_last_blocks(&mut self) -> (Lsn, Lsn) {
+        let whole = self.disk.after_power_cut(Survival::Nothing, 3);
+        let files = whole.files(ShardId(0)).into_iter();
+        let logs = files.filter(|file| matches!(file, FileName::Wal(_)));
+        for (file, page) in logs.flat_map(|file| (1..64).rev().map(move |page| (file, page))) {
+            self.disk
+                .damage(ShardId(0), file, page * 4_096 + 8, &[0xff; 8]);
+            match self.try_start() {
+                Err(refusal) => return refused_range(refusal),
+                Ok(()) => self.disk = whole.after_power_cut(Survival::Nothing, 3),
+            }
+        }
+        panic!("no block of the log was acknowledged");
+    }
+
     /// Base offsets of what a partition holds up to the first gap.
     fn read_prefix(&mut self, partition: PartitionId) -> Vec<u64> {
         let mut all = Vec::new();
