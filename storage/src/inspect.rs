@@ -27,7 +27,7 @@ pub fn pack(file: &[u8], entry: &PackEntry) -> Result<Directory, &'static str> {
     Directory::decode(footer, entry.footer)
 }
 
-/// A section's bytes and its stored index, once both match their checksums.
+/// A section's bytes and its stored index, once both match their checksums, in every copy.
 ///
 /// # Errors
 /// What is damaged.
@@ -36,8 +36,12 @@ pub fn section<'a>(file: &'a [u8], section: &Section) -> Result<&'a [u8], &'stat
     let bytes = bytes.ok_or("the file ends within a section")?;
     let index = range(file, section.index_position, section.index_bytes());
     let index = index.ok_or("the file ends within an index")?;
-    if checksum(bytes) != section.checksum {
-        return Err("the section does not match its checksum");
+    for position in section.copy_positions() {
+        let copy = range(file, position, section.bytes);
+        let copy = copy.ok_or("the file ends within a section")?;
+        if checksum(copy) != section.checksum {
+            return Err("the section does not match its checksum");
+        }
     }
     if section.index_entries > 0 && checksum(index) != section.index_checksum {
         return Err("the index does not match its checksum");

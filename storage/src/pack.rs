@@ -26,7 +26,9 @@ use crate::disk::FileName;
 use crate::index::{IndexBuilder, index_bytes_max};
 use crate::manifest::PackEntry;
 use crate::record::{BatchHeader, checksum};
-use crate::section::{DIRECTORY_HEADER_BYTES, Directory, SECTION_BYTES, Section, SectionKind};
+use crate::section::{
+    DIRECTORY_HEADER_BYTES, Directory, SECTION_BYTES, SNAPSHOT_COPIES, Section, SectionKind,
+};
 use crate::units::{
     FilePosition, Lsn, Offset, PAGE_BYTES, PackId, PartitionId, ShardId, page_ceil,
 };
@@ -70,7 +72,8 @@ pub fn decode_header(page: &[u8]) -> Result<(ShardId, PackId), &'static str> {
     Ok((ShardId(reader.u16().ok_or(DAMAGED)?), pack))
 }
 
-/// The most that a pack file takes whose sections have so many bytes of batches (or snapshot).
+/// The most that a pack file takes whose sections have so many bytes of batches; each copy of a
+/// snapshot counts as a section.
 pub(crate) fn file_bytes_max(section_bytes: impl Iterator<Item = u64>) -> u64 {
     let mut sections = 0;
     let mut bytes = PAGE_BYTES as u64;
@@ -217,7 +220,7 @@ impl PackWriter {
         self.sections.push(section);
     }
 
-    /// Writes the engine's snapshot as a section of its own and gives its number.
+    /// Writes the engine's snapshot, twice, as a section of its own and gives its number.
     pub(crate) fn snapshot(&mut self, as_of: Lsn, bytes: &[u8]) -> u32 {
         assert!(!bytes.is_empty(), "a snapshot says something");
         self.end_section();
@@ -226,8 +229,11 @@ impl PackWriter {
         section.bytes = bytes.len() as u64;
         section.as_of = as_of;
         section.checksum = checksum(bytes);
-        self.put(bytes);
-        self.pad();
+        section.copies = SNAPSHOT_COPIES;
+        for _ in 0..SNAPSHOT_COPIES {
+            self.put(bytes);
+            self.pad();
+        }
         self.sections.push(section);
         u32::try_from(self.sections.len() - 1).expect("sections fit 32 bits")
     }
@@ -318,6 +324,7 @@ fn empty_section(
         index_entries: 0,
         index_checksum: 0,
         checksum: 0,
+        copies: 1,
     }
 }
 
@@ -360,7 +367,9 @@ pub(crate) mod tests {
     fn a_pack_stays_within_its_bound_and_reads_back() {
         let (file, entry, directory) = sample();
         assert_eq!(file.len() as u64, entry.bytes);
-        let bound = file_bytes_max(directory.sections.iter().map(|section| section.bytes));
+        let sections = directory.sections.iter();
+        let copies = sections.flat_map(|section| section.copy_positions().map(|_| section.bytes));
+        let bound = file_bytes_max(copies);
         assert!((entry.bytes..entry.bytes + 4 * 4096).contains(&bound));
         assert_eq!(decode_header(&file), Ok((ShardId(1), PackId(5))));
         let footer = entry.footer.0 as usize;
@@ -371,9 +380,11 @@ pub(crate) mod tests {
         }
         assert_eq!(directory.sections.len(), 5);
         for section in &directory.sections {
-            let at = section.position.0 as usize;
-            let data = &file[at..at + section.bytes as usize];
-            assert_eq!(checksum(data), section.checksum);
+            for position in section.copy_positions() {
+                let at = position.0 as usize;
+                let data = &file[at..at + section.bytes as usize];
+                assert_eq!(checksum(data), section.checksum);
+            }
             if section.index_entries > 0 {
                 let at = section.index_position.0 as usize;
                 let encoded = &file[at..at + section.index_bytes() as usize];
@@ -402,6 +413,7 @@ pub(crate) mod tests {
             (snapshot.kind, snapshot.as_of),
             (SectionKind::Snapshot, Lsn(77))
         );
+        assert_eq!((snapshot.copies, snapshot.file_bytes()), (2, 4 * 4096));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! |-------:|------:|------|-----------------|-----------------------------------------------|
 //! |      0 |     4 | u32  | magic           | "MRdr"                                        |
 //! |      4 |     4 | u32  | checksum        | CRC-32C of bytes 8..directory end             |
-//! |      8 |     4 | u32  | format          | 1                                             |
+//! |      8 |     4 | u32  | format          | 2; in 1 sections have no field for copies     |
 //! |     12 |     4 | u32  | sections        | count                                         |
 //! |     16 |     8 | u64  | pack            | id under which the file was written           |
 //! |     24 |     2 | u16  | shard           | that wrote it                                 |
@@ -32,7 +32,11 @@
 //! |     72 |     4 | u32  | index entries   | 0 when the section is a single chunk          |
 //! |     76 |     4 | u32  | index checksum  | CRC-32C of the entries                        |
 //! |     80 |     4 | u32  | checksum        | CRC-32C of the section's bytes                |
-//! |     84 |    28 |      | zeros           | room for aborted ranges and producers         |
+//! |     84 |     4 | u32  | copies          | of the bytes: 2 of a snapshot, 1 of batches   |
+//! |     88 |    24 |      | zeros           | room for aborted ranges and producers         |
+//!
+//! The copies of a snapshot follow each other, each on whole pages. Nothing else has what it says
+//! any more, and without it no start is possible: one damaged page must not cost it.
 
 use crate::codec::{Reader, Writer};
 use crate::index::{INDEX_ENTRY_BYTES, IndexEntry, SectionIndex};
@@ -40,12 +44,16 @@ use crate::record::checksum;
 use crate::units::{FilePosition, Lsn, Offset, PAGE_BYTES, PackId, PartitionId, ShardId};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MRdr");
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// A section has one copy of its bytes, and does not say so.
+const FORMAT_WITHOUT_COPIES: u32 = 1;
 /// Bytes before the first section.
 pub(crate) const DIRECTORY_HEADER_BYTES: usize = 32;
 /// Bytes of one section's entry.
 pub(crate) const SECTION_BYTES: usize = 112;
-const SECTION_FIELDS_BYTES: usize = 84;
+const SECTION_FIELDS_BYTES: usize = 88;
+/// Copies of a snapshot's bytes.
+pub(crate) const SNAPSHOT_COPIES: u32 = 2;
 
 /// What a section holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,14 +93,27 @@ pub struct Section {
     pub index_checksum: u32,
     /// CRC-32C of the section's bytes.
     pub checksum: u32,
+    /// How often the bytes stand there, one copy after the other, each on whole pages; 1 or 2,
+    /// and 1 for batches.
+    pub copies: u32,
 }
 
 impl Section {
     /// Where the section with its index and padding ends.
     #[must_use]
     pub fn end(&self) -> FilePosition {
-        let end = (self.index_position.0 + self.index_bytes()).max(self.position.0 + self.bytes);
+        let last_copy = self.copy_positions().last().unwrap_or(self.position);
+        let end = (self.index_position.0 + self.index_bytes()).max(last_copy.0 + self.bytes);
         FilePosition(end.next_multiple_of(PAGE_BYTES as u64))
+    }
+
+    /// Where each copy of the bytes begins.
+    pub fn copy_positions(&self) -> impl Iterator<Item = FilePosition> + use<> {
+        let (first, step) = (
+            self.position.0,
+            self.bytes.next_multiple_of(PAGE_BYTES as u64),
+        );
+        (0..u64::from(self.copies)).map(move |copy| FilePosition(first + copy * step))
     }
 
     /// Bytes that the section takes in its file.
@@ -135,10 +156,11 @@ impl Section {
         out.u32(self.index_entries);
         out.u32(self.index_checksum);
         out.u32(self.checksum);
+        out.u32(self.copies);
         out.bytes(&[0; SECTION_BYTES - SECTION_FIELDS_BYTES]);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+    fn decode(reader: &mut Reader<'_>, format: u32) -> Option<Self> {
         let mut entry = Reader::new(reader.take(SECTION_BYTES)?);
         Some(Self {
             kind: match entry.u32()? {
@@ -158,13 +180,23 @@ impl Section {
             index_entries: entry.u32()?,
             index_checksum: entry.u32()?,
             checksum: entry.u32()?,
+            copies: match format {
+                FORMAT_WITHOUT_COPIES => 1,
+                _ => entry.u32()?,
+            },
         })
     }
 
     /// Whether the fields agree with each other, and with a place at or after `from` and before
     /// `to`. Afterwards sums of positions and lengths cannot overflow.
     fn is_sound(&self, from: u64, to: u64) -> bool {
-        let data_end = self.position.0.checked_add(self.bytes);
+        if !(1..=SNAPSHOT_COPIES).contains(&self.copies) {
+            return false;
+        }
+        let copy_bytes = self.bytes.checked_next_multiple_of(PAGE_BYTES as u64);
+        let before_last = copy_bytes.and_then(|copy| copy.checked_mul(u64::from(self.copies) - 1));
+        let data_end = (before_last.and_then(|before| before.checked_add(self.bytes)))
+            .and_then(|bytes| self.position.0.checked_add(bytes));
         let index_end = self.index_position.0.checked_add(self.index_bytes());
         let (Some(data_end), Some(index_end)) = (data_end, index_end) else {
             return false;
@@ -174,7 +206,7 @@ impl Section {
             _ => self.index_position.0 >= data_end,
         };
         let offsets_rise = match self.kind {
-            SectionKind::Batches => self.base_offset < self.end_offset,
+            SectionKind::Batches => self.base_offset < self.end_offset && self.copies == 1,
             SectionKind::Snapshot => self.index_entries == 0,
         };
         self.position.0 >= from
@@ -231,13 +263,15 @@ impl Directory {
         if magic != MAGIC || bytes.get(8..).map(checksum) != Some(sum) {
             return Err(DAMAGED);
         }
-        if reader.u32() != Some(FORMAT) {
+        let format = reader.u32().ok_or(DAMAGED)?;
+        if !(FORMAT_WITHOUT_COPIES..=FORMAT).contains(&format) {
             return Err("the pack's directory is of a newer format");
         }
-        Self::decode_body(&mut reader, footer).ok_or("the pack's directory contradicts itself")
+        Self::decode_body(&mut reader, format, footer)
+            .ok_or("the pack's directory contradicts itself")
     }
 
-    fn decode_body(reader: &mut Reader<'_>, footer: FilePosition) -> Option<Self> {
+    fn decode_body(reader: &mut Reader<'_>, format: u32, footer: FilePosition) -> Option<Self> {
         let count = usize::try_from(reader.u32()?).ok()?;
         let pack = PackId(reader.u64()?);
         let shard = ShardId(reader.u16()?);
@@ -245,7 +279,7 @@ impl Directory {
         let mut sections = Vec::new();
         let mut from = PAGE_BYTES as u64;
         for _ in 0..count {
-            let section = Section::decode(reader)?;
+            let section = Section::decode(reader, format)?;
             if !section.is_sound(from, footer.0) {
                 return None;
             }
@@ -260,7 +294,7 @@ impl Directory {
     }
 }
 
-const _: () = assert!(SECTION_FIELDS_BYTES == 2 * 4 + 8 * 8 + 3 * 4);
+const _: () = assert!(SECTION_FIELDS_BYTES == 2 * 4 + 8 * 8 + 4 * 4);
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -301,6 +335,7 @@ pub(crate) mod tests {
             index_entries: 2,
             index_checksum: 0x0102_0304,
             checksum: 0x0506_0708,
+            copies: 1,
         };
         Directory {
             shard: ShardId(2),
@@ -316,7 +351,7 @@ pub(crate) mod tests {
         let (bytes, sum) = sample().encode();
         let mut golden = b"MRdr".to_vec();
         golden.extend_from_slice(&sum.to_le_bytes());
-        golden.extend_from_slice(&[1, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend_from_slice(&[2, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0]);
@@ -324,13 +359,30 @@ pub(crate) mod tests {
         golden.extend_from_slice(&1_700_000_000_000_i64.to_le_bytes());
         golden.extend_from_slice(&[0; 8]);
         golden.extend_from_slice(&[0x88, 0x23, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 4, 3, 2, 1]);
-        golden.extend_from_slice(&[8, 7, 6, 5]);
-        golden.extend_from_slice(&[0; 28]);
+        golden.extend_from_slice(&[8, 7, 6, 5, 1, 0, 0, 0]);
+        golden.extend_from_slice(&[0; 24]);
         assert_eq!(golden.len(), DIRECTORY_HEADER_BYTES + SECTION_BYTES);
         assert_eq!(bytes[..golden.len()], golden);
         assert_eq!(bytes.len(), DIRECTORY_HEADER_BYTES + 2 * SECTION_BYTES);
         assert_eq!(sum, checksum(&bytes[8..]));
         assert_eq!(Directory::decode(&bytes, FOOTER), Ok(sample()));
+    }
+
+    #[test]
+    fn a_directory_of_the_first_format_is_read_as_one_copy_of_each_section() {
+        let (mut bytes, _) = sample().encode();
+        bytes[8] = 1;
+        for section in 0..2 {
+            bytes[DIRECTORY_HEADER_BYTES + section * SECTION_BYTES + 84] = 0;
+        }
+        let sum = checksum(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(Directory::decode(&bytes, FOOTER), Ok(sample()));
+        bytes[8] = 3;
+        let sum = checksum(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+        let newer = Directory::decode(&bytes, FOOTER).expect_err("not known");
+        assert!(newer.contains("newer"));
     }
 
     #[test]
@@ -351,7 +403,15 @@ pub(crate) mod tests {
 
     #[test]
     fn sections_that_contradict_each_other_are_refused() {
-        let spoil: [fn(&mut Directory); 8] = [
+        let spoil: [fn(&mut Directory); 11] = [
+            |d| d.sections[1].copies = 0,
+            |d| d.sections[1].copies = 2,
+            |d| {
+                d.sections[1].kind = SectionKind::Snapshot;
+                d.sections[1].index_entries = 0;
+                d.sections[1].index_position = FilePosition(0);
+                d.sections[1].copies = 2;
+            },
             |d| d.sections[1].position = FilePosition(4096),
             |d| d.sections[1].position = FilePosition(12289),
             |d| d.sections[1].bytes = u64::MAX,

@@ -143,7 +143,7 @@ fn a_missing_or_shortened_pack_is_refused_by_name() {
 }
 
 #[test]
-fn a_damaged_snapshot_is_refused_by_name() {
+fn a_snapshot_survives_damage_of_one_copy_and_is_refused_by_name_without_any() {
     let (mut world, ..) = settled();
     let packs = world.disk.files(SHARD).into_iter();
     let pack = packs.rev().find(|file| matches!(file, FileName::Pack(_)));
@@ -151,7 +151,17 @@ fn a_damaged_snapshot_is_refused_by_name() {
     let directory = directory_of(&world, pack);
     let section = directory.sections.last().expect("not empty");
     assert_eq!(section.kind, SectionKind::Snapshot);
-    world.damage(pack, section.position.0);
+    let copies: Vec<u64> = section.copy_positions().map(|copy| copy.0).collect();
+    for copy in &copies {
+        let mut one = World::reopened(&world);
+        one.damage(pack, *copy);
+        let disk = one.disk.after_kill(1);
+        one.reopen(disk).expect("the other copy is good");
+        one.check(1 << 20);
+    }
+    for copy in copies {
+        world.damage(pack, copy);
+    }
     let disk = world.disk.after_kill(1);
     let refused = world.reopen(disk).expect_err("the engine's state is lost");
     let found = matches!(refused, StorageError::Corrupt { file, .. } if file == pack);

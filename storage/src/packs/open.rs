@@ -170,10 +170,10 @@ impl Packs {
         }
     }
 
-    /// The engine's settled snapshot, read and checked: its LSN and bytes.
+    /// The engine's settled snapshot, from whichever of its copies is good: its LSN and bytes.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] when it is damaged: nothing else has what it says.
+    /// [`StorageError::Corrupt`] when all of them are damaged: nothing else has what it says.
     pub(crate) fn read_snapshot(
         &self,
         disk: &mut StartDisk<'_, '_>,
@@ -182,22 +182,21 @@ impl Packs {
             return Ok(None);
         };
         let (file, section) = (self.pack(at.pack).file, self.section(at));
-        let damaged = || {
-            corrupt(
-                self.shard,
-                file,
-                section.position,
-                "the snapshot is damaged",
-            )
-        };
+        let found = "the snapshot is damaged";
+        let damaged = || corrupt(self.shard, file, section.position, found);
         let length = usize::try_from(section.bytes).map_err(|_| damaged())?;
-        let buffer = AlignedBuf::zeroed(page_ceil(length));
-        let (buffer, result) = disk.read(file, section.position, buffer);
-        let bytes = buffer.get(..length).ok_or_else(damaged)?;
-        let is_good = result.is_ok_and(|read| read == buffer.len());
-        if !is_good || checksum(bytes) != section.checksum {
-            return Err(damaged());
+        let mut buffer = AlignedBuf::zeroed(page_ceil(length));
+        for position in section.copy_positions() {
+            let (returned, result) = disk.read(file, position, buffer);
+            buffer = returned;
+            let is_whole = result.is_ok_and(|read| read == buffer.len());
+            let bytes = buffer.get(..length).filter(|_| is_whole);
+            if let Some(bytes) = bytes.filter(|bytes| checksum(bytes) == section.checksum) {
+                return Ok(Some((section.as_of, bytes.to_vec())));
+            }
+            let shard = self.shard;
+            tracing::error!(%shard, %file, %position, "a copy of the snapshot is damaged");
         }
-        Ok(Some((section.as_of, bytes.to_vec())))
+        Err(damaged())
     }
 }

@@ -9,6 +9,7 @@ use crate::entry::Entries;
 use crate::pack::{PackWriter, file_bytes_max};
 use crate::packs::Packs;
 use crate::record::BatchHeader;
+use crate::section::SNAPSHOT_COPIES;
 use crate::units::{Lsn, PartitionId};
 
 /// The engine's state, to be settled with the pass.
@@ -72,10 +73,12 @@ impl Feed {
             let batches = shared
                 .iter()
                 .flat_map(|partition| load.live[partition].sections.iter().copied());
-            let snapshot_bytes = snapshot.iter().map(|snapshot| snapshot.bytes.len() as u64);
+            let copies = snapshot
+                .iter()
+                .flat_map(|snapshot| (0..SNAPSHOT_COPIES).map(|_| snapshot.bytes.len() as u64));
             targets.push_back(Target {
                 file: FileName::Pack(packs.take_id()),
-                bytes_max: file_bytes_max(batches.chain(snapshot_bytes)),
+                bytes_max: file_bytes_max(batches.chain(copies)),
                 logs: shared,
                 has_snapshot: snapshot.is_some(),
             });
