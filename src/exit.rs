@@ -146,7 +146,10 @@ impl Failure {
             Self::Bench(_) => ExitCode::Measurement,
             Self::Damaged(_)
             | Self::Engine(
-                OpenError::State { .. } | OpenError::Lost { .. } | OpenError::Foreign { .. },
+                OpenError::State { .. }
+                | OpenError::Quarantine { .. }
+                | OpenError::Lost { .. }
+                | OpenError::Foreign { .. },
             ) => ExitCode::Quarantine,
             Self::Engine(OpenError::NoRoom { .. }) => ExitCode::Io,
             Self::Storage(error) | Self::Engine(OpenError::Storage(error)) => match error {

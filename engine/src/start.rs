@@ -14,6 +14,7 @@
 mod found_again;
 mod presence;
 mod rehome;
+mod topic_names;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,7 @@ use crate::partition::PartitionState;
 use crate::shard::{Shard, ShardParts};
 use crate::snapshot::{self, CATALOG_KEY, EPOCHS_KEY, Recovered};
 use presence::Presence;
+pub use topic_names::TopicNames;
 
 /// What a broker's engine starts from.
 #[derive(Clone, Debug)]
@@ -65,6 +67,14 @@ pub enum OpenError {
     /// The log's business: each variant has its own exit code.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// Acknowledged data is damaged: the refusal of the log, and whose data is at stake.
+    #[error("{error} (topics with data in that range, as far as it can be read: {topics})")]
+    Quarantine {
+        /// The refusal.
+        error: StorageError,
+        /// The topics' names.
+        topics: TopicNames,
+    },
     /// The log is sound but says what this program cannot understand.
     #[error("shard {shard}: the stored state cannot be read: {error}")]
     State {
@@ -165,12 +175,13 @@ fn open_present<'a>(
     let presence = Presence::look(config.owner, &mut directories)?;
     let writer = directories.remove(&ShardId(0));
     let writer = writer.expect("every broker has a shard 0");
-    let mut writer = Opened::open(config, now, (ShardId(0), writer), random.next_u64())?;
+    let mut writer = Opened::open(config, now, (ShardId(0), writer), None, random.next_u64())?;
     let mut catalog = writer.open_catalog(now, presence.owner(), random)?;
     let given_up = presence.check(&catalog, &config.accept_loss)?;
     let mut opened = BTreeMap::from([(ShardId(0), writer)]);
     for (shard, disk) in directories {
-        let mut one = Opened::open(config, now, (shard, disk), random.next_u64())?;
+        let known = Some(&catalog);
+        let mut one = Opened::open(config, now, (shard, disk), known, random.next_u64())?;
         one.is_given_up = given_up.contains(&shard);
         opened.insert(shard, one);
     }
@@ -184,11 +195,24 @@ fn open_present<'a>(
     Ok((opened, catalog))
 }
 
+/// The log's refusal, with the names of what is at stake.
+fn refusal(error: StorageError, catalog: &Catalog) -> OpenError {
+    match &error {
+        StorageError::Quarantine { intact, .. } => {
+            let topics = TopicNames::of(&intact.partitions, catalog);
+            OpenError::Quarantine { error, topics }
+        }
+        _ => OpenError::Storage(error),
+    }
+}
+
 impl<'a> Opened<'a> {
+    /// Opens one directory. `catalog` is what is known of shard 0's by now, for a refusal.
     fn open(
         config: &StartConfig,
         now: Now,
         (shard, mut disk): (ShardId, Box<BlockingDisk<'a>>),
+        catalog: Option<&Catalog>,
         seed: u64,
     ) -> Result<Self, OpenError> {
         let accepted = config.accept_loss.iter();
@@ -204,7 +228,9 @@ impl<'a> Opened<'a> {
         let mut found = Recovered::new(now.boot);
         let store = Store::open(store_config, now, &mut *disk, &mut |entry| {
             found.replay(entry);
-        })?;
+        });
+        // Shard 0's own catalog, as far as the log goes.
+        let store = store.map_err(|error| refusal(error, catalog.unwrap_or(&found.catalog)))?;
         let found = found.finish();
         let found = found.map_err(|error| OpenError::State { shard, error })?;
         Ok(Self {
@@ -278,7 +304,7 @@ impl<'a> Opened<'a> {
             let states = self.found.partitions.iter_mut();
             let states = states.map(|(id, state)| (*id, state));
             let epochs = snapshot::begin_again(now.wall_ms, states);
-            self.write_state(now, EPOCHS_KEY, &epochs)?;
+            self.write_state(now, EPOCHS_KEY, epochs)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! What storage reports: the disk's failures and the disk's lies, told apart.
 
+use std::fmt;
+
 use crate::disk::{DiskError, FileName};
 use crate::units::{FilePosition, Lsn, PartitionId, ShardId};
 
@@ -9,7 +11,7 @@ pub enum StorageError {
     /// Acknowledged data is damaged. Nothing was changed on disk.
     #[error(
         "shard {shard}: acknowledged data is damaged from LSN {from} to {to} \
-         ({file} at byte {position}: {found}); the files are left as they are. \
+         ({file} at byte {position}: {found}); {intact}; the files are left as they are. \
          To start without that range: --accept-loss {shard}:{from}-{to}"
     )]
     Quarantine {
@@ -25,6 +27,8 @@ pub enum StorageError {
         position: FilePosition,
         /// What stood there instead of a good block.
         found: &'static str,
+        /// What else the range holds: giving it up gives that up too.
+        intact: Box<Intact>,
     },
     /// Acknowledged data was found damaged by a store that runs: the process must end.
     #[error(
@@ -77,6 +81,31 @@ pub enum StorageError {
         /// The failure.
         error: DiskError,
     },
+}
+
+/// What of a damaged range is whole all the same, as far as it can still be found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Intact {
+    /// Whole blocks in the range.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Logs with records in them, ascending. The damaged block may hold records of others.
+    pub partitions: Vec<PartitionId>,
+}
+
+impl fmt::Display for Intact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blocks, bytes, .. } = self;
+        match blocks {
+            0 => f.write_str("nothing whole was found behind the damage"),
+            _ => write!(
+                f,
+                "behind the damage {bytes} acknowledged bytes in {blocks} blocks are whole, and \
+                 would be given up with it"
+            ),
+        }
+    }
 }
 
 /// Why an append was not taken. The caller keeps the batch.

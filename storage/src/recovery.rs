@@ -247,7 +247,7 @@ impl Recovery<'_> {
         let from = (start, self.seeding);
         let chain = Chain::follow(disk, &self.survey, from, &mut |visit| replay.visit(visit))?;
         let testimony = judge::hear(disk, &self.survey, &chain, self.seeding)?;
-        let loss = self.judge(&chain, testimony.durable.max(settled))?;
+        let loss = self.judge(disk, &chain, testimony.durable.max(settled))?;
         self.take_over(chain, settled, loss, testimony.life)
     }
 }

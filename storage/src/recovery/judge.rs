@@ -11,13 +11,17 @@
 //! header says has lost its witnesses: all that had room there counts as acknowledged. Earlier
 //! lives off the chain were abandoned by an earlier recovery and say nothing about this end.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::chain::Chain;
 use super::reader::FileReader;
 use super::survey::Survey;
 use crate::block::{BlockHeader, FIRST_BLOCK, Seeding};
 use crate::blocking::StartDisk;
-use crate::error::StorageError;
-use crate::units::{LifeId, Lsn, ShardId};
+use crate::config::LossRange;
+use crate::entry::{Entries, EntryKind};
+use crate::error::{Intact, StorageError};
+use crate::units::{FilePosition, LifeId, Lsn, PartitionId, ShardId};
 
 /// What the blocks off the accepted chain say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,4 +90,48 @@ pub(super) fn hear_lives(
         })?;
     }
     Ok(testimony)
+}
+
+/// What of the damaged range `lost` is whole: blocks of life `first_life` or later whose payload
+/// matches its checksum. For the words of a refusal, not for its judgement.
+pub(super) fn hear_intact(
+    disk: &mut StartDisk<'_, '_>,
+    survey: &Survey,
+    (shard, first_life): (ShardId, u64),
+    lost: LossRange,
+    seeding: Seeding,
+) -> Result<Intact, StorageError> {
+    let mut blocks: BTreeMap<Lsn, u64> = BTreeMap::new();
+    let mut partitions = BTreeSet::new();
+    for (slot, file) in &survey.slots {
+        let mut reader = FileReader::new(*slot, file.bytes, seeding);
+        let mut places: Vec<FilePosition> = Vec::new();
+        reader.scan(disk, FIRST_BLOCK, &mut |header| {
+            let is_in_range = header.first_lsn >= lost.from && header.end_lsn() <= lost.to;
+            if header.shard == shard && header.life.0 >= first_life && is_in_range {
+                places.push(header.position);
+            }
+        })?;
+        for place in places {
+            let Ok(block) = reader.block(disk, place)? else {
+                continue;
+            };
+            // Two lives may both hold a block, when a start copied it and did not get further.
+            let bytes = u64::from(block.header.block_bytes);
+            blocks.insert(block.header.first_lsn, bytes);
+            partitions.extend(batches_of(block.payload));
+        }
+    }
+    Ok(Intact {
+        blocks: blocks.len() as u64,
+        bytes: blocks.values().sum(),
+        partitions: partitions.into_iter().collect(),
+    })
+}
+
+/// Whose batches a block holds.
+fn batches_of(payload: &[u8]) -> impl Iterator<Item = PartitionId> + '_ {
+    let entries = Entries::new(payload, 0).map_while(Result::ok);
+    let batches = entries.filter(|entry| entry.kind == EntryKind::Batch);
+    batches.filter_map(|entry| u32::try_from(entry.id).ok().map(PartitionId))
 }

@@ -9,7 +9,7 @@ use crate::block::{ChainPoint, FileHeader};
 use crate::blocking::StartDisk;
 use crate::config::{LossRange, SeededBug};
 use crate::disk::{DiskError, FileName};
-use crate::error::StorageError;
+use crate::error::{Intact, StorageError};
 use crate::manifest::{ChainStart, Manifest, ManifestEdit};
 use crate::slots::Slots;
 use crate::units::{FilePosition, LifeId, Lsn, PAGE_BYTES};
@@ -90,7 +90,10 @@ impl Recovery<'_> {
         let lost = LossRange { from: settled, to };
         let at = (FileName::Wal(named.slot), FilePosition(0));
         let found = "no header of the life that the manifest names";
-        self.accept(lost, at, found)?;
+        if !self.is_accepted(lost) {
+            let intact = judge::hear_intact(disk, &self.survey, later, lost, self.seeding)?;
+            return Err(self.refusal(lost, at, found, intact));
+        }
         Ok(Err(lost))
     }
 
@@ -98,6 +101,7 @@ impl Recovery<'_> {
     /// in the ordinary way.
     pub(super) fn judge(
         &self,
+        disk: &mut StartDisk<'_, '_>,
         chain: &Chain,
         durable: Lsn,
     ) -> Result<Option<LossRange>, StorageError> {
@@ -106,32 +110,43 @@ impl Recovery<'_> {
             return Ok(None);
         }
         let lost = LossRange { from, to: durable };
-        let file = FileName::Wal(chain.last().header.slot);
-        self.accept(lost, (file, chain.end_position()), chain.found)?;
+        if !self.is_accepted(lost) {
+            let live = &chain.last().header;
+            let lives = (live.shard, live.life.0);
+            let intact = judge::hear_intact(disk, &self.survey, lives, lost, self.seeding)?;
+            let at = (FileName::Wal(live.slot), chain.end_position());
+            return Err(self.refusal(lost, at, chain.found, intact));
+        }
         Ok(Some(lost))
     }
 
-    /// Refuses unless the operator named exactly this range.
-    fn accept(
+    /// Whether the operator named exactly this range.
+    fn is_accepted(&self, lost: LossRange) -> bool {
+        let shard = self.config.shard;
+        let LossRange { from, to } = lost;
+        let is_accepted = self.config.accept_loss.contains(&lost);
+        if is_accepted {
+            tracing::warn!(%shard, %from, %to, "a damaged range is given up as the operator said");
+        }
+        is_accepted
+    }
+
+    fn refusal(
         &self,
         lost: LossRange,
         (file, position): (FileName, FilePosition),
         found: &'static str,
-    ) -> Result<(), StorageError> {
-        let shard = self.config.shard;
-        let LossRange { from, to } = lost;
-        if self.config.accept_loss.contains(&lost) {
-            tracing::warn!(%shard, %from, %to, "a damaged range is given up as the operator said");
-            return Ok(());
-        }
-        Err(StorageError::Quarantine {
-            shard,
-            from,
-            to,
+        intact: Intact,
+    ) -> StorageError {
+        StorageError::Quarantine {
+            shard: self.config.shard,
+            from: lost.from,
+            to: lost.to,
             file,
             position,
             found,
-        })
+            intact: Box::new(intact),
+        }
     }
 
     /// Where the new life takes over from `chain`.

@@ -158,8 +158,12 @@ fn an_accepted_loss_jumps_offsets_once_and_raises_the_epoch() {
         .disk
         .damage(ShardId(0), FileName::Wal(0), 4_096 * 10 + 8, &[0xff; 8]);
     let (from, to) = match world.try_start() {
-        Err(OpenError::Storage(StorageError::Quarantine { from, to, .. })) => (from, to),
-        other => panic!("damage refuses the start: {other:?}"),
+        Err(refusal) => {
+            let said = refusal.to_string();
+            assert!(said.contains("can be read: t)"), "{said}");
+            refused_range(refusal)
+        }
+        Ok(()) => panic!("damage refuses the start"),
     };
     world.config.accept_loss = vec![(ShardId(0), LossRange { from, to })];
     world.start();
@@ -249,7 +253,10 @@ fn state_larger_than_the_largest_entry_stops_no_start() {
 
 fn refused_range(refusal: OpenError) -> (Lsn, Lsn) {
     match refusal {
-        OpenError::Storage(StorageError::Quarantine { from, to, .. }) => (from, to),
+        OpenError::Quarantine {
+            error: StorageError::Quarantine { from, to, .. },
+            ..
+        } => (from, to),
         other => panic!("{other}"),
     }
 }

@@ -127,10 +127,18 @@ fn a_refusal_changes_nothing_and_its_own_range_gets_past_it() {
     let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
     flip(&mut disk, FILE, 2 * PAGE_BYTES + 200, 3);
     let (disk, refused) = start(&disk, &small());
-    let Err(StorageError::Quarantine { from, to, .. }) = refused else {
+    let Err(StorageError::Quarantine {
+        from,
+        to,
+        ref intact,
+        ..
+    }) = refused
+    else {
         panic!("{refused:?}");
     };
     let page = PAGE_BYTES as u64;
+    assert_eq!((intact.blocks, intact.bytes), (2, 2 * page));
+    assert_eq!(intact.partitions, [LOG]);
     assert_eq!((from, to), (Lsn(page), Lsn(4 * page)));
     assert_eq!(start(&disk, &small()).1, refused, "refused for ever");
 
