@@ -83,6 +83,9 @@ pub(crate) struct InspectArgs {
     /// Check every checksum.
     #[arg(long)]
     pub(crate) verify: bool,
+    /// List the blocks of the log, one line each.
+    #[arg(long)]
+    pub(crate) blocks: bool,
 }
 
 impl SettingsArgs {

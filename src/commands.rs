@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use millrace::control::client;
 use millrace::control::{Status, TopicStatus};
 use millrace::exit::Failure;
-use millrace::inspect;
+use millrace::inspect::{self, Depth};
 use millrace::topology::Topology;
 use serde::de::DeserializeOwned;
 
@@ -36,7 +36,11 @@ pub(crate) fn topics(args: &ClientArgs) -> Result<(), Failure> {
 
 /// Prints what a stopped data directory holds.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let found = inspect::inspect(&args.directory, args.verify)?;
+    let depth = Depth {
+        verify: args.verify,
+        blocks: args.blocks,
+    };
+    let found = inspect::inspect(&args.directory, depth)?;
     print!("{}", found.text);
     if found.damages.is_empty() {
         let checked = if args.verify {

@@ -98,6 +98,8 @@ fn a_broker_is_asked_locked_stopped_and_inspected() {
         assert!(text.contains(part), "no {part} in {text}");
     }
 
+    check_what_inspect_sees(data_dir);
+
     let manifest = fs::read_dir(path.join("shard-0"))
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -119,6 +121,33 @@ fn a_broker_is_asked_locked_stopped_and_inspected() {
         );
     }
     fs::remove_dir_all(&path).unwrap();
+}
+
+/// Blocks are listed when that is asked for, and damage of one of two copies is reported.
+fn check_what_inspect_sees(data_dir: &str) {
+    let listed = stdout(&run(&["inspect", "--blocks", data_dir]));
+    let block = "block file=wal-000000 position=4096 lsn=0 bytes=4096 entries=";
+    assert!(listed.contains(block), "{listed}");
+    let shard = Path::new(data_dir).join("shard-0");
+    for (file, position, found) in [
+        ("wal-", 2048 + 20, "header's two copies"),
+        ("manifest-", 8192 + 100, "two copies"),
+    ] {
+        let file = fs::read_dir(&shard)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_str().unwrap().contains(file))
+            .min()
+            .expect("there");
+        let whole = fs::read(&file).unwrap();
+        let mut damaged = whole.clone();
+        damaged[position] ^= 1;
+        fs::write(&file, damaged).unwrap();
+        let inspected = run(&["inspect", "--verify", data_dir]);
+        assert_eq!(inspected.status.code(), Some(65), "{}", stdout(&inspected));
+        assert!(stderr(&inspected).contains(found), "{}", stderr(&inspected));
+        fs::write(&file, whole).unwrap();
+    }
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! One file at a time: what its bytes say, and whether its checksums match.
 
 use millrace_storage::block::{FileHeader, FileHeaderError};
+use millrace_storage::disk::FileName;
 use millrace_storage::entry::{Entries, EntryKind};
 use millrace_storage::inspect::{self, Block, Blocks};
 use millrace_storage::manifest::PackEntry;
 use millrace_storage::record::{Batch, BatchHeader};
 use millrace_storage::section::{Section, SectionKind};
 use millrace_storage::units::{Lsn, ShardId};
+
+use super::Depth;
 
 /// What a file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +52,7 @@ struct WalContent {
 
 /// Describes a WAL file. Behind the last block of a life lies what was never written, or what an
 /// earlier life left; whether something acknowledged is missing there is for the rehearsal to say.
-pub(super) fn wal(shard: ShardId, file: &[u8], verify: bool) -> Description {
+pub(super) fn wal((shard, name): (ShardId, FileName), file: &[u8], depth: Depth) -> Description {
     let life = match FileHeader::decode(file) {
         Ok(life) if life.shard == shard => life,
         Ok(life) => {
@@ -64,8 +67,12 @@ pub(super) fn wal(shard: ShardId, file: &[u8], verify: bool) -> Description {
     let mut content = WalContent::default();
     let mut blocks = Blocks::new(file, life);
     let mut end = life.first_lsn;
+    let mut lines = Vec::new();
     for block in blocks.by_ref() {
-        content.add(&block, verify);
+        content.add(&block, depth.verify);
+        if depth.blocks {
+            lines.push(block_line(name, &block));
+        }
         end = block.header.end_lsn();
     }
     let mut description = Description::of(format!(
@@ -86,8 +93,22 @@ pub(super) fn wal(shard: ShardId, file: &[u8], verify: bool) -> Description {
             before.life, before.slot, before.end_lsn
         ));
     }
+    description.details.append(&mut lines);
     description.damages = content.damages;
+    if depth.verify && FileHeader::is_copy_damaged(file) {
+        let damage = "one of the header's two copies does not match its checksum";
+        description.damages.push(damage.to_owned());
+    }
     description
+}
+
+/// A block in words that scripts can cut apart.
+fn block_line(file: FileName, block: &Block<'_>) -> String {
+    let header = &block.header;
+    format!(
+        "block file={file} position={} lsn={} bytes={} entries={} durable_lsn={}",
+        header.position, header.first_lsn, header.block_bytes, header.entries, header.durable_lsn
+    )
 }
 
 impl WalContent {
@@ -124,8 +145,8 @@ impl WalContent {
 
 /// Describes a manifest.
 pub(super) fn manifest(shard: ShardId, number: u64, file: &[u8]) -> Description {
-    let state = match inspect::manifest(shard, number, file) {
-        Ok(state) => state,
+    let (state, damaged_copy) = match inspect::manifest(shard, number, file) {
+        Ok(found) => found,
         Err(damage) => return Description::damaged(damage),
     };
     let start = state.chain_start;
@@ -154,6 +175,10 @@ pub(super) fn manifest(shard: ShardId, number: u64, file: &[u8]) -> Description 
             snapshot.as_of, snapshot.section, snapshot.pack
         ));
     }
+    if let Some(position) = damaged_copy {
+        let damage = format!("at byte {position}: one of two copies is damaged");
+        description.damages.push(damage);
+    }
     description
 }
 
@@ -162,8 +187,8 @@ pub(super) fn pack(file: &[u8], entry: Option<&PackEntry>, verify: bool) -> Desc
     let Some(entry) = entry else {
         return Description::of("not in the manifest: the next start removes it");
     };
-    let directory = match inspect::pack(file, entry) {
-        Ok(directory) => directory,
+    let (directory, damaged_copy) = match inspect::pack(file, entry) {
+        Ok(found) => found,
         Err(damage) => return Description::damaged(damage),
     };
     let count = directory.sections.len();
@@ -173,6 +198,10 @@ pub(super) fn pack(file: &[u8], entry: Option<&PackEntry>, verify: bool) -> Desc
         directory.pack,
         entry.dropped.len()
     ));
+    if let Some(damage) = damaged_copy {
+        let damage = format!("one of the directory's two copies: {damage}");
+        description.damages.push(damage);
+    }
     for (number, section) in (0..).zip(&directory.sections) {
         if entry.dropped.contains(&number) {
             continue;

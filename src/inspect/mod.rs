@@ -35,12 +35,21 @@ pub struct Inspection {
     pub damages: Vec<String>,
 }
 
-/// Inspects `directory`; with `verify`, every checksum in it.
+/// How closely to look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Check every checksum.
+    pub verify: bool,
+    /// List the blocks of the log, one line each.
+    pub blocks: bool,
+}
+
+/// Inspects `directory`.
 ///
 /// # Errors
 /// The directory is in use, is none of ours, or cannot be read. Damage is no error but part of the
 /// answer.
-pub fn inspect(directory: &Path, verify: bool) -> Result<Inspection, Failure> {
+pub fn inspect(directory: &Path, depth: Depth) -> Result<Inspection, Failure> {
     let shards = directories::existing(directory)?;
     if shards.is_empty() {
         let reason = "there is no shard directory in it: not a data directory";
@@ -54,7 +63,7 @@ pub fn inspect(directory: &Path, verify: bool) -> Result<Inspection, Failure> {
     }
     let mut found = Inspection::default();
     for shard in &shards {
-        found.describe_shard(&overlay, *shard, verify);
+        found.describe_shard(&overlay, *shard, depth);
     }
     let owner = identity::read(directory).unwrap_or_else(|failure| {
         found.damages.push(failure.to_string());
@@ -79,21 +88,21 @@ fn packs(shard: ShardId, files: &[(FileName, Rc<MappedFile>)]) -> BTreeMap<FileN
         .and_then(|(number, bytes)| millrace_storage::inspect::manifest(shard, number, bytes).ok());
     let packs = state
         .into_iter()
-        .flat_map(|state| state.packs.into_values());
+        .flat_map(|(state, _)| state.packs.into_values());
     packs.map(|entry| (entry.file, entry)).collect()
 }
 
 impl Inspection {
-    fn describe_shard(&mut self, overlay: &Overlay, shard: ShardId, verify: bool) {
+    fn describe_shard(&mut self, overlay: &Overlay, shard: ShardId, depth: Depth) {
         let _ = writeln!(self.text, "shard {shard}");
         let files = overlay.mapped(shard);
         let packs = packs(shard, &files);
         for (file, bytes) in &files {
             let description = match file {
-                FileName::Wal(_) => files::wal(shard, bytes, verify),
+                FileName::Wal(_) => files::wal((shard, *file), bytes, depth),
                 FileName::Manifest(number) => files::manifest(shard, *number, bytes),
                 FileName::Pack(_) | FileName::Segment(_) => {
-                    files::pack(bytes, packs.get(file), verify)
+                    files::pack(bytes, packs.get(file), depth.verify)
                 }
                 FileName::Temporary(_) => Description::of("left over: the next start removes it"),
                 FileName::Reserve => Description::of("space held back for a full disk"),

@@ -165,17 +165,28 @@ impl FileHeader {
         }
     }
 
+    /// Whether one of the copies in `page` is damaged and the other whole. No crash leaves that: a
+    /// copy lies in one sector, which a torn write leaves as it was.
+    #[must_use]
+    pub fn is_copy_damaged(page: &[u8]) -> bool {
+        let copies = Self::decode_copies(page);
+        copies.iter().any(Result::is_ok) && copies.contains(&Err(FileHeaderError::Damaged))
+    }
+
+    fn decode_copies(page: &[u8]) -> [Result<Self, FileHeaderError>; 2] {
+        FILE_HEADER_COPIES.map(|at| {
+            let copy = page.get(at..).and_then(|rest| rest.first_chunk());
+            copy.map_or(Err(FileHeaderError::Damaged), Self::decode_copy)
+        })
+    }
+
     /// The header in the first page of a file: of two whole copies that differ, the later life,
     /// as a torn rewrite may leave the earlier one beside it.
     ///
     /// # Errors
     /// See [`FileHeaderError`].
     pub fn decode(page: &[u8]) -> Result<Self, FileHeaderError> {
-        let copies = FILE_HEADER_COPIES.map(|at| {
-            let copy = page.get(at..).and_then(|rest| rest.first_chunk());
-            copy.map_or(Err(FileHeaderError::Damaged), Self::decode_copy)
-        });
-        match copies {
+        match Self::decode_copies(page) {
             [Ok(first), Ok(second)] if second.life > first.life => Ok(second),
             [Ok(header), _] | [_, Ok(header)] => Ok(header),
             [Err(FileHeaderError::Newer), _] | [_, Err(FileHeaderError::Newer)] => {

@@ -3,28 +3,48 @@
 
 use crate::block::{BlockError, BlockHeader, FIRST_BLOCK, FileHeader, Seeding};
 use crate::manifest::{self, ManifestState, PackEntry};
+use crate::packs::decode_directory;
 use crate::record::checksum;
 use crate::section::{Directory, Section};
-use crate::units::{FilePosition, ShardId};
+use crate::units::{FilePosition, PAGE_BYTES, ShardId};
 
-/// What `manifest-number` of `shard` says, from the whole file's bytes.
+/// What `manifest-number` of `shard` says, from the whole file's bytes; and where a copy of
+/// something is damaged whose twin is good.
 ///
 /// # Errors
-/// What is damaged, and where.
-pub fn manifest(shard: ShardId, number: u64, file: &[u8]) -> Result<ManifestState, String> {
+/// What is damaged for good, and where.
+pub fn manifest(
+    shard: ShardId,
+    number: u64,
+    file: &[u8],
+) -> Result<(ManifestState, Option<FilePosition>), String> {
     manifest::read(shard, number, file)
         .map_err(|(position, found)| format!("at byte {position}: {found}"))
 }
 
-/// The directory of a pack or segment, from the whole file's bytes and its manifest entry.
+/// The directory of a pack or segment, from the whole file's bytes and its manifest entry; and
+/// what is wrong with one of its two copies.
 ///
 /// # Errors
-/// What is damaged.
-pub fn pack(file: &[u8], entry: &PackEntry) -> Result<Directory, &'static str> {
+/// What is damaged for good.
+pub fn pack(
+    file: &[u8],
+    entry: &PackEntry,
+) -> Result<(Directory, Option<&'static str>), &'static str> {
     crate::pack::decode_header(file)?;
-    let footer = range(file, entry.footer, u64::from(entry.footer_bytes));
-    let footer = footer.ok_or("the file ends before its directory")?;
-    Directory::decode(footer, entry.footer)
+    let bytes = u64::from(entry.footer_bytes);
+    let padded = bytes.next_multiple_of(PAGE_BYTES as u64);
+    let copy = |position| {
+        let footer = range(file, FilePosition(position), bytes);
+        decode_directory(footer.ok_or("the file ends before its directory")?, entry)
+    };
+    let second = entry.footer.0.checked_add(padded);
+    let second = second.ok_or("the manifest's entry contradicts itself")?;
+    match (copy(entry.footer.0), copy(second)) {
+        (Ok(directory), second) => Ok((directory, second.err())),
+        (Err(first), Ok(directory)) => Ok((directory, Some(first))),
+        (Err(first), Err(_)) => Err(first),
+    }
 }
 
 /// A section's bytes and its stored index, once both match their checksums, in every copy.

@@ -69,15 +69,16 @@ pub struct Manifest {
     done: VecDeque<EditTicket>,
 }
 
-/// Reads a manifest's bytes and writes nothing: for an offline reader.
+/// Reads a manifest's bytes and writes nothing: for an offline reader. Gives the state, and where a
+/// copy of something is damaged whose twin is good.
 pub(crate) fn read(
     shard: ShardId,
     number: u64,
     bytes: &[u8],
-) -> Result<ManifestState, (FilePosition, &'static str)> {
+) -> Result<(ManifestState, Option<FilePosition>), (FilePosition, &'static str)> {
     let replayed = replay::replay(shard, number, bytes);
     replayed
-        .map(|replayed| replayed.state)
+        .map(|replayed| (replayed.state, replayed.damaged_copy))
         .map_err(|damage| (damage.position, damage.found))
 }
 

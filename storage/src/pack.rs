@@ -332,6 +332,7 @@ fn empty_section(
 pub(crate) mod tests {
     use super::*;
     use crate::index::SectionIndex;
+    use crate::inspect;
     use crate::section::tests::batch;
 
     /// Everything that `writer` has ready, as a file.
@@ -391,6 +392,33 @@ pub(crate) mod tests {
                 assert_eq!(checksum(encoded), section.index_checksum);
                 let index = SectionIndex::decode(encoded, section.bytes).expect("good");
                 assert_eq!(index.chunks(), section.index_entries as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn an_offline_reader_sees_damage_in_any_copy() {
+        let (file, entry, directory) = sample();
+        assert_eq!(inspect::pack(&file, &entry), Ok((directory.clone(), None)));
+        let footer = entry.footer.0 as usize;
+        let copies = [footer, footer + page_ceil(entry.footer_bytes as usize)];
+        for copy in copies {
+            let mut bad = file.clone();
+            bad[copy + 40] ^= 1;
+            let (found, damage) = inspect::pack(&bad, &entry).expect("the other is good");
+            assert_eq!((found, damage.is_some()), (directory.clone(), true));
+        }
+        let mut bad = file.clone();
+        for copy in copies {
+            bad[copy + 40] ^= 1;
+        }
+        assert!(inspect::pack(&bad, &entry).is_err());
+        for section in &directory.sections {
+            assert!(inspect::section(&file, section).is_ok());
+            for position in section.copy_positions() {
+                let mut bad = file.clone();
+                bad[position.0 as usize + 50] ^= 1;
+                assert!(inspect::section(&bad, section).is_err());
             }
         }
     }

@@ -16,6 +16,8 @@ pub(super) struct Replayed {
     pub(super) previous_crc: u32,
     /// One copy of something is damaged while its twin is good.
     pub(super) copy_damaged: bool,
+    /// The first such copy that no crash can explain: not one of the last run, which may be torn.
+    pub(super) damaged_copy: Option<FilePosition>,
 }
 
 /// Why a file cannot be read, and where.
@@ -50,12 +52,18 @@ pub(super) fn replay(shard: ShardId, number: u64, bytes: &[u8]) -> Result<Replay
             state.apply(edit).map_err(|found| scan.damage(found))?;
         }
     }
+    // The first run was synced before its file got a name: it is never torn.
+    let is_alone = scan.sequence == header.first_sequence.saturating_add(1);
+    let last = scan.last_damaged.filter(|_| is_alone);
+    let in_header = header_damaged.then_some(0);
+    let damaged = in_header.or(scan.damaged).or(last);
     Ok(Replayed {
         state,
         position: position_of(scan.at).0,
         sequence: scan.sequence,
         previous_crc: scan.previous_crc,
-        copy_damaged: header_damaged || scan.copy_damaged,
+        copy_damaged: damaged.is_some() || scan.last_damaged.is_some(),
+        damaged_copy: damaged.map(position_of),
     })
 }
 
@@ -69,8 +77,10 @@ struct Scan<'a> {
     sequence: u64,
     /// What it should chain to.
     previous_crc: u32,
-    /// One copy of an accepted run is damaged.
-    copy_damaged: bool,
+    /// The first damaged copy of an accepted run that another run follows.
+    damaged: Option<usize>,
+    /// The damaged copy of the last accepted run.
+    last_damaged: Option<usize>,
 }
 
 impl<'a> Scan<'a> {
@@ -81,7 +91,8 @@ impl<'a> Scan<'a> {
             at: PAGE_BYTES,
             sequence: header.first_sequence,
             previous_crc: header.crc,
-            copy_damaged: false,
+            damaged: None,
+            last_damaged: None,
         }
     }
 
@@ -112,14 +123,15 @@ impl<'a> Scan<'a> {
         if run.identity.previous_crc != self.previous_crc {
             return Err(self.damage("a run does not follow the one before it"));
         }
+        self.damaged = self.damaged.or(self.last_damaged.take());
         let after_one = at + run.run_bytes;
         if at == self.at {
             let twin = self.bytes.get(after_one..after_one + run.run_bytes);
             let own = self.bytes.get(at..after_one);
-            self.copy_damaged |= twin != own;
+            self.last_damaged = (twin != own).then_some(after_one);
             self.at = after_one + run.run_bytes;
         } else {
-            self.copy_damaged = true;
+            self.last_damaged = Some(self.at);
             self.at = after_one;
         }
         self.sequence = self.sequence.saturating_add(1);

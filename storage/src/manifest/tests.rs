@@ -300,6 +300,7 @@ fn any_damaged_bit_is_survived_by_the_other_copy() {
     let mut disk = MemoryDisk::default();
     let mut manifest = disk.create();
     disk.commit(&mut manifest, every_edit());
+    let last = usize::try_from(manifest.position).expect("small");
     disk.commit(&mut manifest, vec![settled(9)]);
     let whole = disk.clone();
     let end = usize::try_from(manifest.position).expect("small");
@@ -310,6 +311,14 @@ fn any_damaged_bit_is_survived_by_the_other_copy() {
         let replayed = replay::replay(SHARD, 1, &bytes).expect("one copy is good");
         assert_eq!(&replayed.state, manifest.state(), "bit {bit}");
         assert!(replayed.copy_damaged, "bit {bit} was noticed");
+        let told = replayed.damaged_copy.map(|position| position.0);
+        let is_last = bit / 8 >= last;
+        assert_eq!(
+            told.is_some(),
+            !is_last,
+            "bit {bit}: a torn last run is no damage"
+        );
+        assert!(told.is_none_or(|position| position <= bit as u64 / 8));
     }
     let mut damaged = whole;
     file_of(&mut damaged)[5000] ^= 1;

@@ -106,7 +106,7 @@ pub(crate) fn read_directory(
         buffer = returned;
         let bytes = buffer.get(..entry.footer_bytes as usize);
         match (result, bytes) {
-            (Ok(read), Some(bytes)) if read == padded => match decode(bytes, entry) {
+            (Ok(read), Some(bytes)) if read == padded => match decode_directory(bytes, entry) {
                 Ok(directory) => return Ok(directory),
                 Err(why) => found = why,
             },
@@ -117,7 +117,11 @@ pub(crate) fn read_directory(
     Err(corrupt(found))
 }
 
-fn decode(bytes: &[u8], entry: &PackEntry) -> Result<Directory, &'static str> {
+/// One copy of the directory that `entry` names.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn decode_directory(bytes: &[u8], entry: &PackEntry) -> Result<Directory, &'static str> {
     let directory = Directory::decode(bytes, entry.footer)?;
     // The directory's own checksum stands at 4 and covers what follows it.
     if bytes.get(8..).map(checksum) != Some(entry.footer_checksum) {
