@@ -440,6 +440,7 @@ fn wants_room(error: &OpenError) -> bool {
         OpenError::Storage(StorageError::Io { error, .. }) => *error == DiskError::NoSpace,
         OpenError::Storage(_)
         | OpenError::State { .. }
+        | OpenError::Quarantine { .. }
         | OpenError::Lost { .. }
         | OpenError::Foreign { .. } => false,
     }

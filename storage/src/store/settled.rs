@@ -12,9 +12,7 @@ use crate::packs::Packs;
 use crate::reads::{Want, What};
 use crate::request::{ReadOutcome, ReadTicket, StoreEvent, TimePoint};
 use crate::retention::{Kept, new_start};
-use crate::settle::{
-    Demand, SHORT_READ, Settle, SettleContext, SettleFailure, Settled, Written,
-};
+use crate::settle::{Demand, SHORT_READ, Settle, SettleContext, SettleFailure, Settled, Written};
 use crate::space::SpaceNews;
 use crate::units::{BootTime, Now, Offset, PartitionId};
 use crate::wal::Reserve;
@@ -365,8 +363,6 @@ impl Store {
 
     fn note_space(&mut self, news: SpaceNews) {
         if let SpaceNews::Full(is_full) = news {
-            let shard = self.config.shard;
-            tracing::warn!(%shard, is_full, "the disk has no room for batches, or has again");
             self.events.push_back(StoreEvent::DiskFull(is_full));
         }
     }
