@@ -7,6 +7,12 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::config::{Flag, Sources};
 use crate::control::{Status, client};
+use crate::inspect::{Depth, inspect};
+
+const VERIFY: Depth = Depth {
+    verify: true,
+    blocks: false,
+};
 
 /// A directory of the build's, so that it is on a disk.
 fn directory(name: &str) -> PathBuf {
@@ -147,7 +153,7 @@ fn missing_directories_are_refused_until_they_are_back() {
             assert!(text.contains("shard-0 is missing or empty"), "{text}");
             assert_eq!(code, 65);
         }
-        let inspected = crate::inspect::inspect(&directory, true).unwrap();
+        let inspected = inspect(&directory, VERIFY).unwrap();
         assert_eq!(inspected.damages.len(), 1, "{:?}", inspected.damages);
         assert!(inspected.damages[0].contains("shard-0 is missing"));
         for shard in missing {
@@ -167,10 +173,10 @@ fn an_inspection_of_a_directory_with_gaps_says_what_a_start_would() {
     // Nothing is at home in shard 1.
     fs::remove_dir_all(directory.join("shard-1")).unwrap();
     fs::create_dir(directory.join("shard-2")).unwrap();
-    let inspected = crate::inspect::inspect(&directory, true).unwrap();
+    let inspected = inspect(&directory, VERIFY).unwrap();
     assert!(inspected.damages.is_empty(), "{:?}", inspected.damages);
     fs::rename(directory.join("shard-0"), directory.join("shard-1")).unwrap();
-    let inspected = crate::inspect::inspect(&directory, false).unwrap();
+    let inspected = inspect(&directory, Depth::default()).unwrap();
     let text = inspected.damages.join("\n");
     assert!(text.contains("another name or shard"), "{text}");
     fs::remove_dir_all(&directory).unwrap();

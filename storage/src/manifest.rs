@@ -94,12 +94,13 @@ pub(crate) fn peek(
     let file = FileName::Manifest(number);
     let mut tokens = DiskTokens::new(MANIFEST_TAG);
     let bytes = read_whole(disk, &mut tokens, shard, file, file_bytes)?;
-    let state = read(shard, number, &bytes).map_err(|(position, found)| StorageError::Corrupt {
-        shard,
-        file,
-        position,
-        found,
-    })?;
+    let (state, _) =
+        read(shard, number, &bytes).map_err(|(position, found)| StorageError::Corrupt {
+            shard,
+            file,
+            position,
+            found,
+        })?;
     Ok(Some(state))
 }
 
