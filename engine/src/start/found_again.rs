@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use millrace_storage::Store;
-use millrace_storage::units::{LeaderEpoch, Now, PartitionId, ShardId};
+use millrace_storage::units::{LeaderEpoch, Now, Offset, PartitionId, ShardId};
 
 use super::{OpenError, Opened};
 use crate::catalog::change::Operation;
@@ -29,6 +29,10 @@ pub(super) fn take_home(
     let mut moved: BTreeMap<PartitionId, PartitionHome> = BTreeMap::new();
     for (shard, one) in &*opened {
         for id in one.store.held_logs() {
+            let log = one.store.log(id);
+            if log.is_some_and(|log| log.end == Offset(0)) {
+                continue; // Nothing would be lost with it.
+            }
             let home = catalog.place(id).map(|place| place.home);
             if home.is_some_and(|home| home != *shard && !holds(opened, home, id)) {
                 let home = PartitionHome {

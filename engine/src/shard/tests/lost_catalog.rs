@@ -30,7 +30,10 @@ impl World {
     /// Starts, accepting the loss that the first attempt names.
     fn start_accepting(&mut self) {
         let (from, to) = match self.try_start() {
-            Err(OpenError::Storage(StorageError::Quarantine { from, to, .. })) => (from, to),
+            Err(OpenError::Quarantine {
+                error: StorageError::Quarantine { from, to, .. },
+                ..
+            }) => (from, to),
             other => panic!("damage refuses the start: {other:?}"),
         };
         self.config.accept_loss = vec![(ShardId(0), LossRange { from, to })];
