@@ -139,7 +139,16 @@ pub fn open_all(
     assert!(config.shards > 0, "a broker has a shard");
     let mut random = Pcg64Mcg::seed_from_u64(config.seed);
     let (mut opened, mut catalog) = open_present(config, now, directories, &mut random)?;
+    // What leaves a shard goes past that shard's losses first, what stays or comes to one past its
+    // own: the loss may have taken what a partition got there after an earlier move.
+    let leaves = |shard: &ShardId| shard.0 >= config.shards;
+    for (_, one) in opened.iter_mut().filter(|(shard, _)| leaves(shard)) {
+        one.skip_lost(now)?;
+    }
     rehome::rehome(now, config.shards, &mut catalog, &mut opened)?;
+    for (_, one) in opened.iter_mut().filter(|(shard, _)| !leaves(shard)) {
+        one.skip_lost(now)?;
+    }
     for one in opened.values_mut() {
         one.retain(&catalog);
     }
@@ -286,19 +295,13 @@ impl<'a> Opened<'a> {
         Ok(())
     }
 
-    /// Gives every partition homed here a state, past what an accepted loss may have taken.
+    /// Gives every partition homed here a state.
     fn complete_states(&mut self, now: Now, catalog: &Catalog) -> Result<(), OpenError> {
         for partition in catalog.homed(self.shard) {
             let state = self.found.partitions.entry(partition);
             let state = state.or_insert_with(PartitionState::new);
             let log = self.store.log(partition);
             state.reach(log.map_or(state.next(), |log| log.end));
-        }
-        if self.found.lost_bytes > 0 {
-            let states = self.found.partitions.iter_mut();
-            let states = states.map(|(id, state)| (*id, state));
-            let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
-            self.write_state(now, EPOCHS_KEY, epochs)?;
         }
         if self.is_given_up {
             let states = self.found.partitions.iter_mut();
@@ -307,6 +310,17 @@ impl<'a> Opened<'a> {
             self.write_state(now, EPOCHS_KEY, epochs)?;
         }
         Ok(())
+    }
+
+    /// Moves every partition that is here past what an accepted loss may have taken of it.
+    fn skip_lost(&mut self, now: Now) -> Result<(), OpenError> {
+        if self.found.lost_bytes == 0 {
+            return Ok(());
+        }
+        let states = self.found.partitions.iter_mut();
+        let states = states.map(|(id, state)| (*id, state));
+        let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
+        self.write_state(now, EPOCHS_KEY, epochs)
     }
 
     /// Keeps the logs of partitions that are at home here, and nothing of others but those of which
