@@ -1,9 +1,14 @@
 //! The command line of `millrace bench`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Burst;
+use crate::sizes::Sizes;
 
 /// Drives a broker and reports what it did.
 #[derive(Clone, Debug, Args)]
@@ -15,10 +20,13 @@ pub struct BenchArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Send messages and measure their acknowledgements
+    #[command(args_override_self = true)]
     Produce(LoadArgs),
     /// Read messages: at the tail while they are sent, or a cold backlog
+    #[command(args_override_self = true)]
     Consume(ConsumeArgs),
     /// Send and read at once and measure from sending to arrival
+    #[command(args_override_self = true)]
     E2e(LoadArgs),
     /// Measure the disk alone: durable commits and sequential reads as the broker does them
     Disk(DiskArgs),
@@ -30,12 +38,31 @@ pub(crate) struct LoadArgs {
     /// `sink` an in-process peer that discards what it gets
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) target: Option<String>,
-    /// Bytes of each message's value
-    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = bytes)]
-    pub(crate) size: u64,
+    /// Bytes of each message's value: one size, an even range as 100..2000, or sizes by weight as
+    /// 128:90,4096:10
+    #[arg(long, value_name = "BYTES", default_value = "1KiB")]
+    pub(crate) size: Sizes,
+    /// Give each message one of so many keys; they do not choose the partition
+    #[arg(long, value_name = "N")]
+    pub(crate) keys: Option<u32>,
+    /// Codec of the batches; messages are then words and not noise
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub(crate) compression: Compression,
     /// Messages per second over all connections, sent by the clock; 0 sends as fast as answered
     #[arg(long, value_name = "PER_S", default_value_t = 0)]
     pub(crate) rate: u64,
+    /// Send each PERIOD's messages of --rate within its first ON, as 100ms/1s
+    #[arg(long, value_name = "ON/PERIOD", value_parser = burst)]
+    pub(crate) burst: Option<Burst>,
+    /// How long a message of --rate may wait for others of its batch
+    #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = duration)]
+    pub(crate) linger: Duration,
+    /// Search for the highest rate whose p99 stays below --p99-max, then measure it for --duration
+    #[arg(long, conflicts_with = "rate")]
+    pub(crate) find_max: bool,
+    /// The bound of --find-max, on acknowledgements or, end to end, on arrivals
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration)]
+    pub(crate) p99_max: Duration,
     /// Producing connections
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) connections: u32,
@@ -69,12 +96,20 @@ pub(crate) struct LoadArgs {
     /// Consuming connections; by default as many as producing ones, at most one per partition
     #[arg(long, value_name = "N")]
     pub(crate) consumers: Option<u32>,
+    /// Independent groups of such consumers, each of which reads everything
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) fan_out: u32,
     /// Do not read everything back to look for lost, doubled, reordered or damaged messages
     #[arg(long)]
     pub(crate) no_verify: bool,
     /// Cores for the generator's threads, such as 1 or 0,2
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub(crate) generator_cores: Vec<usize>,
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) generator_cores: CoreList,
     #[command(flatten)]
     pub(crate) child: ChildArgs,
 }
@@ -139,8 +174,53 @@ impl Acks {
     }
 }
 
+/// What batches are packed with.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Compression {
+    #[default]
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+/// Numbers of cores, as `1` or `0,2`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CoreList(pub(crate) Vec<usize>);
+
+impl FromStr for CoreList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split(',').filter(|part| !part.is_empty());
+        let cores = parts.map(|part| {
+            let core = part.trim().parse();
+            core.map_err(|_| format!("{part:?} is no core's number"))
+        });
+        cores.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A burst's part of its period: `100ms/1s`.
+fn burst(text: &str) -> Result<Burst, String> {
+    let (on, period) = text
+        .split_once('/')
+        .ok_or("an ON/PERIOD is wanted, as 100ms/1s")?;
+    let nanoseconds = |text| -> Result<u64, String> {
+        let duration = duration(text)?;
+        u64::try_from(duration.as_nanos()).map_err(|_| "too long".to_owned())
+    };
+    let (on_ns, period_ns) = (nanoseconds(on)?, nanoseconds(period)?);
+    if on_ns == 0 || on_ns > period_ns {
+        return Err("ON must be more than 0 and at most PERIOD".to_owned());
+    }
+    Ok(Burst { on_ns, period_ns })
+}
+
 /// Bytes with an optional binary unit: `1024`, `64KiB`, `64k`, `3GiB`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let digits_end = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -193,7 +273,8 @@ mod tests {
     }
 
     fn parse(line: &str) -> Result<BenchCommand, clap::Error> {
-        Whole::try_parse_from(line.split(' ')).map(|whole| whole.bench.command)
+        let whole = Whole::try_parse_from(line.split_ascii_whitespace())?;
+        Ok(whole.bench.command)
     }
 
     #[test]
@@ -203,7 +284,10 @@ mod tests {
         let Ok(BenchCommand::E2e(load)) = parse(line) else {
             panic!("e2e")
         };
-        assert_eq!((load.size, load.rate, load.connections), (1024, 1000, 4));
+        assert_eq!(
+            (load.size, load.rate, load.connections),
+            (Sizes::Fixed(1024), 1000, 4)
+        );
         assert_eq!(
             (load.depth, load.batch, load.duration),
             (8, 65536, Duration::from_secs(10))
@@ -233,5 +317,43 @@ mod tests {
     #[test]
     fn a_foreign_broker_has_no_data_directory_here() {
         assert!(parse("bench produce --target h:9 --data-dir d").is_err());
+    }
+
+    #[test]
+    fn the_shape_of_a_load_is_understood() {
+        let line = "bench e2e --size 100..2000 --keys 50 --compression zstd --rate 10 --linger 5ms \
+                    --burst 100ms/1s --fan-out 3 --generator-cores 0,2";
+        let Ok(BenchCommand::E2e(load)) = parse(line) else {
+            panic!("e2e")
+        };
+        assert_eq!(load.size, Sizes::Even(100, 2_000));
+        assert_eq!((load.keys, load.fan_out), (Some(50), 3));
+        assert_eq!(load.compression, Compression::Zstd);
+        assert_eq!(load.linger, Duration::from_millis(5));
+        let burst = Burst {
+            on_ns: 100_000_000,
+            period_ns: 1_000_000_000,
+        };
+        assert_eq!(load.burst, Some(burst));
+        assert_eq!(load.generator_cores, CoreList(vec![0, 2]));
+        for wrong in ["2s/1s", "0ms/1s", "1s"] {
+            let line = format!("bench produce --burst {wrong}");
+            assert!(parse(&line).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_later_flag_takes_the_place_of_an_earlier_one() {
+        let line = "bench produce --rate 10 --no-verify --rate 20 --no-verify";
+        let Ok(BenchCommand::Produce(load)) = parse(line) else {
+            panic!("produce")
+        };
+        assert_eq!((load.rate, load.no_verify), (20, true));
+    }
+
+    #[test]
+    fn a_search_has_no_rate_of_its_own() {
+        assert!(parse("bench produce --find-max --rate 5").is_err());
+        assert!(parse("bench produce --find-max --p99-max 5ms").is_ok());
     }
 }

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
+use crate::control;
 use crate::interrupt::Interrupts;
 use crate::machine::Usage;
 
@@ -87,6 +89,11 @@ impl Broker {
     /// What the broker has used since it was ready.
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         Ok(Usage::of(Some(self.child.id()))?.since(&self.at_ready))
+    }
+
+    /// What the broker answers to `path` on its control socket; `None` if it has none.
+    pub(crate) fn ask(&self, path: &str) -> Option<Value> {
+        control::get(&self.plan.data_directory, path).ok()
     }
 
     /// Stops the broker; fails if it does not stop cleanly.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::client::{Client, Decoded, Reply};
 use crate::transport::{ReadBuffer, Stream};
@@ -16,6 +16,8 @@ pub(crate) struct Connection {
     pub(crate) stream: Stream,
     pub(crate) client: Client,
     pub(crate) buffer: ReadBuffer,
+    /// Whether the peer has shown that it speaks the protocol.
+    speaks: bool,
 }
 
 impl Connection {
@@ -27,6 +29,7 @@ impl Connection {
             stream,
             client,
             buffer: ReadBuffer::default(),
+            speaks: false,
         };
         let mut out = Vec::new();
         connection.client.handshake(&mut out);
@@ -36,6 +39,7 @@ impl Connection {
         });
         let ready = ready.await;
         ready.with_context(|| format!("no handshake with {address}"))?;
+        connection.speaks = true;
         Ok(connection)
     }
 
@@ -57,6 +61,12 @@ impl Connection {
                     return taken.context("the broker answered something else than was asked");
                 }
                 if self.stream.read(&mut self.buffer).await? == 0 {
+                    ensure!(
+                        !self.speaks,
+                        "the broker closed the connection after a good handshake: it probably \
+                         wants authentication (SASL), which this generator does not speak; give \
+                         it a listener without"
+                    );
                     bail!("the peer closed the connection instead of answering: not {protocol}?");
                 }
             }

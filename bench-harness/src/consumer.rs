@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -29,6 +28,8 @@ pub(crate) struct ConsumerPlan {
     /// Partitions to read and where to begin; not empty.
     pub(crate) cursors: Vec<Cursor>,
     pub(crate) limits: FetchLimits,
+    /// Which of the phase's groups it reads for: every group reads everything.
+    pub(crate) group: usize,
 }
 
 /// A connected consumer.
@@ -56,6 +57,7 @@ impl Consumer {
             stream,
             client,
             buffer,
+            ..
         } = connection;
         let address = plan.address;
         let mut reading = Reading {
@@ -163,7 +165,7 @@ impl Reading {
 
     fn refuse(&mut self, refusal: Refusal) -> anyhow::Result<()> {
         self.desk.recorder.borrow_mut().refuse("fetch", refusal, 1);
-        self.desk.live.refused.fetch_add(1, Ordering::Relaxed);
+        self.desk.live.refused.add(1);
         self.refusals_in_row += 1;
         if self.refusals_in_row >= REFUSALS_MAX {
             bail!("{REFUSALS_MAX} fetches in a row were refused: {refusal}");
@@ -178,7 +180,9 @@ impl Reading {
         waited_ns: u64,
     ) -> anyhow::Result<()> {
         let mut recorder = self.desk.recorder.borrow_mut();
-        let mut sighting = self.desk.sighting.borrow_mut();
+        let mut sightings = self.desk.sightings.borrow_mut();
+        let sighting = &mut sightings[self.plan.group];
+        let live = &self.desk.live;
         if !arrived.is_empty() && self.desk.window.contains(now_ns) {
             recorder.fetch.record(waited_ns, 1);
         }
@@ -195,6 +199,7 @@ impl Reading {
                             if self.desk.window.contains(stamp.due_ns) {
                                 let latency_ns = now_ns.saturating_sub(stamp.due_ns);
                                 recorder.delivery.record(latency_ns, 1);
+                                live.delivery.record(latency_ns, 1);
                             }
                             if self.desk.window.contains(now_ns) {
                                 let bytes =
@@ -205,7 +210,7 @@ impl Reading {
                     }
                 })?;
         }
-        self.desk.live.delivered.fetch_add(fresh, Ordering::Relaxed);
+        live.delivered.add(fresh);
         Ok(())
     }
 }

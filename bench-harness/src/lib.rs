@@ -6,23 +6,27 @@
 //! message carries an id and a checksum, and a run says whether any was lost, doubled, reordered
 //! or damaged.
 //!
-//! * [`args`]: the command line; [`scenario`]: what to do; [`run`]: from a broker's start to
-//!   its stop; [`report`] and [`table`]: what came of it.
+//! * [`args`]: the command line; [`scenario`]: what to do;
+//!   [`run`]: from a broker's start to its stop; [`search`]: at which rate.
+//! * [`report`]: what came of it, and [`table`]: the same for people.
 //! * [`phase`]: threads that start together; [`worker`]: one of them; [`producer`], [`consumer`]:
 //!   its connections, over [`transport`] (the only file that knows the ring) and [`client`] (the
 //!   protocols).
-//! * [`schedule`], [`payload`], [`recorder`], [`verify`]: when, what, how long, and whether.
+//! * [`schedule`], [`sizes`], [`payload`], [`recorder`], [`live`], [`verify`]: when, how much,
+//!   what, how long, and whether.
 //! * [`disk`]: the floor, without a broker.
-//! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what; [`interrupt`]: when
-//!   to stop.
+//! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what; [`control`] and
+//!   [`stages`]: what a child says itself; [`interrupt`]: when to stop.
 
 mod args;
 mod child;
 mod client;
 mod connection;
 mod consumer;
+mod control;
 mod disk;
 mod interrupt;
+mod live;
 mod machine;
 mod payload;
 mod phase;
@@ -33,8 +37,11 @@ mod report;
 mod run;
 mod scenario;
 mod schedule;
+mod search;
 mod setup;
 mod sink;
+mod sizes;
+mod stages;
 mod table;
 mod transport;
 mod verify;

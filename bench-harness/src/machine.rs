@@ -1,14 +1,15 @@
 //! What a figure was measured on: kernel, processor, memory, file system and device, and what a
 //! process has used of them, read from `/proc`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) cpu_model: String,
@@ -34,11 +35,14 @@ impl Machine {
 }
 
 /// Where a broker keeps its data.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Storage {
     pub(crate) directory: PathBuf,
     pub(crate) file_system: String,
     pub(crate) device: String,
+    /// What the kernel knows of the device; absent where there is none behind the file system.
+    #[serde(default)]
+    pub(crate) device_facts: BTreeMap<String, String>,
     /// False in memory: an acknowledgement there outlives nothing.
     pub(crate) durable: bool,
 }
@@ -56,22 +60,53 @@ impl Storage {
             .filter_map(Mount::parse)
             .filter(|mount| directory.starts_with(&mount.point))
             .max_by_key(|mount| mount.point.as_os_str().len());
-        let (file_system, device) = match mount {
-            Some(mount) => (mount.file_system, mount.device),
-            None => ("unknown".to_owned(), "unknown".to_owned()),
+        let unknown = || Mount {
+            point: PathBuf::new(),
+            number: String::new(),
+            file_system: "unknown".to_owned(),
+            device: "unknown".to_owned(),
         };
+        let Mount {
+            number,
+            file_system,
+            device,
+            ..
+        } = mount.unwrap_or_else(unknown);
         let durable = !matches!(file_system.as_str(), "tmpfs" | "ramfs");
         Ok(Self {
             directory,
             file_system,
             device,
+            device_facts: device_facts(&number),
             durable,
         })
     }
 }
 
+/// Facts of block device `number`, as `8:1`: of the disk where it is a partition.
+fn device_facts(number: &str) -> BTreeMap<String, String> {
+    let device = PathBuf::from("/sys/dev/block").join(number);
+    let facts = [
+        ("model", "device/model"),
+        ("write cache", "queue/write_cache"),
+        ("rotational", "queue/rotational"),
+        ("scheduler", "queue/scheduler"),
+    ];
+    let read = |file: &str| {
+        let own = fs::read_to_string(device.join(file));
+        let found = own.or_else(|_| fs::read_to_string(device.join("..").join(file)));
+        found.ok().map(|text| text.trim().to_owned())
+    };
+    let known = facts.into_iter().filter(|_| !number.is_empty());
+    known
+        .filter_map(|(name, file)| Some((name.to_owned(), read(file)?)))
+        .collect()
+}
+
 struct Mount {
     point: PathBuf,
+    /// Major and minor, as `98:0`.
+    number: String,
     file_system: String,
     device: String,
 }
@@ -83,6 +118,7 @@ impl Mount {
         let mut kind = kind.split(' ');
         Some(Self {
             // The kernel writes a space in a path as \040.
+            number: place.split(' ').nth(2)?.to_owned(),
             point: PathBuf::from(place.split(' ').nth(4)?.replace("\\040", " ")),
             file_system: kind.next()?.to_owned(),
             device: kind.next()?.to_owned(),
@@ -91,7 +127,7 @@ impl Mount {
 }
 
 /// What a process has used so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Usage {
     pub(crate) cpu_user_s: f64,
     pub(crate) cpu_system_s: f64,
@@ -176,8 +212,8 @@ mod tests {
         let mount = Mount::parse(line).expect("well formed");
         assert_eq!(mount.point, Path::new("/mnt/a b"));
         assert_eq!(
-            (mount.file_system.as_str(), mount.device.as_str()),
-            ("ext4", "/dev/vda")
+            [&mount.number, &mount.file_system, &mount.device],
+            ["254:0", "ext4", "/dev/vda"]
         );
         assert!(Mount::parse("36 35 254:0 /").is_none());
     }

@@ -2,7 +2,6 @@
 //! that watches them, shows progress and stops them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,9 +11,10 @@ use tokio::sync::watch;
 
 use crate::consumer::ConsumerPlan;
 use crate::interrupt::Interrupts;
+use crate::live::{Counter, Live};
 use crate::producer::ProducerPlan;
 use crate::progress::{Progress, Second};
-use crate::recorder::{Live, Recorder, Window};
+use crate::recorder::{Recorder, Window};
 use crate::schedule::{Clock, SECOND_NS};
 use crate::verify::{Ledger, Sighting};
 use crate::worker::{self, Note, Stage, Start, Wires, WorkerPlan, WorkerResult};
@@ -38,11 +38,13 @@ pub(crate) struct PhasePlan {
     /// Cores for the threads, in turn; empty leaves them to the kernel.
     pub(crate) cores: Vec<usize>,
     pub(crate) streams: u32,
+    /// Groups of consumers, each of which is to receive everything.
+    pub(crate) groups: usize,
     /// Not counted at the beginning.
     pub(crate) warmup_ns: u64,
     /// Counted; `None` lasts until producers are done and consumers have all.
     pub(crate) duration_ns: Option<u64>,
-    /// Messages that consumers are to receive beside those of this phase.
+    /// Messages that each group is to receive beside those of this phase.
     pub(crate) backlog: u64,
     /// More than the backlog may come: messages that were refused or not answered.
     pub(crate) uncertain: bool,
@@ -51,7 +53,10 @@ pub(crate) struct PhasePlan {
 /// What a phase brought.
 pub(crate) struct PhaseResult {
     pub(crate) recorder: Recorder,
-    pub(crate) sighting: Sighting,
+    /// By group of consumers.
+    pub(crate) sightings: Vec<Sighting>,
+    /// By generator thread: which share of the time it worked.
+    pub(crate) busy: Vec<f64>,
     /// By stream; empty without producers.
     pub(crate) ledgers: Vec<Ledger>,
     /// Length of the part that counts; up to the end of an unlimited phase.
@@ -61,6 +66,13 @@ pub(crate) struct PhaseResult {
     pub(crate) interrupted: bool,
     /// What broke, first to last.
     pub(crate) failures: Vec<String>,
+}
+
+impl PhaseResult {
+    /// Whether another phase may follow.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.interrupted && self.failures.is_empty()
+    }
 }
 
 /// Runs a phase. Fails only when it could not start.
@@ -86,6 +98,7 @@ struct Watched {
     backlog: u64,
     uncertain: bool,
     streams: u32,
+    groups: usize,
     threads: Vec<JoinHandle<WorkerResult>>,
     lives: Vec<Arc<Live>>,
     stage: watch::Sender<Stage>,
@@ -99,7 +112,7 @@ impl Watched {
     fn launch(plan: PhasePlan, clock: Clock) -> anyhow::Result<Self> {
         let (stage, stage_receiver) = watch::channel(Stage::Run);
         let (note_sender, notes) = mpsc::channel();
-        let (name, streams) = (plan.name, plan.streams);
+        let (name, streams, groups) = (plan.name, plan.streams, plan.groups);
         let (backlog, uncertain) = (plan.backlog, plan.uncertain);
         let (producers, consumers) = (plan.producers.len(), plan.consumers.len());
         let (warmup_ns, duration_ns) = (plan.warmup_ns, plan.duration_ns);
@@ -155,6 +168,7 @@ impl Watched {
             backlog,
             uncertain,
             streams,
+            groups,
             threads,
             lives,
             stage,
@@ -195,7 +209,7 @@ impl Watched {
             }
         }
         self.raise(Stage::Finish);
-        let seconds = progress.finish();
+        let seconds = progress.finish(self.clock.now_ns(), &self.lives);
         self.collect(seconds)
     }
 
@@ -219,7 +233,8 @@ impl Watched {
         if self.consumers == 0 || (self.interrupted && quiet_ns > QUIET_UNCERTAIN_NS_MAX) {
             return true;
         }
-        let expected = self.sum(|live| &live.acked) + self.backlog;
+        let groups = u64::try_from(self.groups).expect("64-bit targets only");
+        let expected = (self.sum(|live| &live.acked) + self.backlog) * groups;
         let refused = self.sum(|live| &live.refused) > 0;
         let uncertain = self.uncertain || refused || !self.failures.is_empty();
         let quiet_ns_max = if uncertain {
@@ -230,11 +245,8 @@ impl Watched {
         (delivered >= expected && !uncertain) || quiet_ns > quiet_ns_max
     }
 
-    fn sum(&self, counter: impl Fn(&Live) -> &std::sync::atomic::AtomicU64) -> u64 {
-        self.lives
-            .iter()
-            .map(|live| counter(live).load(Ordering::Relaxed))
-            .sum()
+    fn sum(&self, counter: impl Fn(&Live) -> &Counter) -> u64 {
+        self.lives.iter().map(|live| counter(live).get()).sum()
     }
 
     fn raise(&self, stage: Stage) {
@@ -247,7 +259,8 @@ impl Watched {
 
     fn collect(mut self, seconds: Vec<Second>) -> anyhow::Result<PhaseResult> {
         let mut recorder = Recorder::new();
-        let mut sighting = Sighting::new(self.streams);
+        let mut sightings = vec![Sighting::new(self.streams); self.groups];
+        let mut busy = Vec::new();
         let mut ledgers = Vec::new();
         if self.producers > 0 {
             ledgers.resize(
@@ -260,7 +273,10 @@ impl Watched {
                 .join()
                 .map_err(|_| anyhow!("a generator thread panicked"))?;
             recorder.merge(&result.recorder);
-            sighting.merge(&result.sighting);
+            for (sighting, found) in sightings.iter_mut().zip(&result.sightings) {
+                sighting.merge(found);
+            }
+            busy.push(result.busy);
             for (stream, ledger) in result.ledgers {
                 ledgers[usize::try_from(stream).expect("32 bits fit")] = ledger;
             }
@@ -277,7 +293,8 @@ impl Watched {
         };
         Ok(PhaseResult {
             recorder,
-            sighting,
+            sightings,
+            busy,
             ledgers,
             measured_ns: end_ns.saturating_sub(window.start_ns),
             seconds,
@@ -299,6 +316,7 @@ fn share(plan: PhasePlan) -> Vec<WorkerPlan> {
             consumers: Vec::new(),
             core: plan.cores.get(thread % plan.cores.len().max(1)).copied(),
             streams: plan.streams,
+            groups: plan.groups,
         })
         .collect();
     let dealt = plan.producers.len();

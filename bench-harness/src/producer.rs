@@ -1,25 +1,27 @@
 //! One producing connection: it sends when the schedule or the window says so, and takes replies.
 //!
 //! Open loop: messages are due by the clock, whatever the broker does. What is due at one moment
-//! goes into one batch, as a client with a linger of 0 does; while all `depth` requests are on
-//! their way messages wait, and their latency counts from when they were due. Closed loop: a full
-//! batch follows whenever one of `depth` requests is answered.
+//! goes into one batch, or what becomes due while the first one lingers; while all `depth` requests
+//! are on their way messages wait, and their latency counts from when they were due. Closed loop: a
+//! full batch follows whenever one of `depth` requests is answered.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use tokio::sync::{Notify, watch};
 
+use crate::args::Compression;
 use crate::client::{Append, Client, Decoded, Refusal, Reply};
 use crate::connection::Connection;
-use crate::payload::{Stamp, Template};
-use crate::schedule::Schedule;
+use crate::payload::{Filler, Stamp, Template};
+use crate::recorder::Latency;
+use crate::schedule::{Burst, DueTimes, Schedule};
+use crate::sizes::{Sizes, mix};
 use crate::transport::{ReadBuffer, Stream, Timer};
 use crate::verify::Ledger;
 use crate::worker::{Desk, Stage, Start};
@@ -30,6 +32,10 @@ const WRITE_BYTES_MAX: usize = 256 << 10;
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The same after the run was stopped early.
 const DRAIN_STOPPED_MAX: Duration = Duration::from_secs(2);
+/// A write that takes longer waited for the broker.
+const WRITE_HELD_NS_MIN: u64 = 1_000_000;
+/// A key: all digits that a number below 2^32 may have.
+const KEY_BYTES: usize = 8;
 /// So many refusals in a row, without one success, end the run.
 const REFUSALS_MAX: u32 = 1_000;
 
@@ -38,16 +44,61 @@ const REFUSALS_MAX: u32 = 1_000;
 pub(crate) struct Load {
     pub(crate) topic: String,
     pub(crate) run: u32,
-    pub(crate) message_bytes: usize,
+    pub(crate) sizes: Sizes,
+    /// Different keys, chosen by the message's number; `None` sends without keys.
+    pub(crate) keys: Option<u32>,
+    pub(crate) compression: Compression,
     pub(crate) batch_bytes: usize,
     /// Requests on their way per connection.
     pub(crate) depth: usize,
     pub(crate) acks: i16,
     /// Messages per second over all streams; `None` is a closed loop.
     pub(crate) rate_per_s: Option<u64>,
+    pub(crate) burst: Option<Burst>,
+    /// How long an open loop's message may wait for others of its batch.
+    pub(crate) linger_ns: u64,
     /// Messages that each stream sends; `None` sends until the phase's end.
     pub(crate) messages_max: Option<u64>,
     pub(crate) streams: u32,
+}
+
+impl Load {
+    /// Bytes of the value of a stream's message.
+    fn value_bytes(&self, stream: u32, sequence: u64) -> u64 {
+        match &self.sizes {
+            Sizes::Fixed(bytes) => *bytes,
+            sizes => sizes.draw(seed(stream, sequence)),
+        }
+    }
+
+    /// The key of a stream's message: its number in hexadecimal digits.
+    fn key(&self, stream: u32, sequence: u64) -> Option<[u8; KEY_BYTES]> {
+        let keys = u64::from(self.keys?);
+        // Another draw than the size's, so that sizes and keys are independent.
+        let mut number = mix(!seed(stream, sequence)) % keys;
+        let mut key = [b'0'; KEY_BYTES];
+        for digit in key.iter_mut().rev() {
+            let value = u32::try_from(number % 16).expect("one digit");
+            let character = char::from_digit(value, 16).expect("one digit");
+            *digit = u8::try_from(character).expect("ASCII");
+            number /= 16;
+        }
+        Some(key)
+    }
+
+    fn record_bytes(&self, value_bytes: u64) -> usize {
+        let key_bytes = if self.keys.is_some() { KEY_BYTES } else { 0 };
+        in_memory(value_bytes) + key_bytes
+    }
+}
+
+/// Stands for one message of a run in every draw.
+fn seed(stream: u32, sequence: u64) -> u64 {
+    (u64::from(stream) << 40) ^ sequence
+}
+
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a message is bounded by --size")
 }
 
 /// One producer of a phase.
@@ -88,6 +139,7 @@ impl Producer {
             stream,
             client,
             buffer,
+            ..
         } = connection;
         let (number, address) = (plan.stream, plan.address);
         let sending = Sending::new(plan, desk, start, client);
@@ -107,6 +159,8 @@ impl Producer {
 struct InFlight {
     first: u64,
     count: u32,
+    /// Of the messages' values.
+    value_bytes: u64,
     /// When a closed loop began it.
     begun_ns: u64,
     /// Index into the plan's partitions.
@@ -123,6 +177,8 @@ struct State {
     next_offsets: Vec<u64>,
     next_slot: usize,
     refusals_in_row: u32,
+    /// Until when the broker held the next message up: a full window, a socket that took no more.
+    held_until_ns: u64,
 }
 
 struct Sending {
@@ -131,7 +187,8 @@ struct Sending {
     start: Start,
     schedule: Option<Schedule>,
     template: Template,
-    batch_messages_max: u32,
+    /// How many messages of the mean size make a batch.
+    batch_messages: u32,
     state: RefCell<State>,
     /// Told after replies were taken.
     replied: Notify,
@@ -140,15 +197,21 @@ struct Sending {
 impl Sending {
     fn new(plan: ProducerPlan, desk: Rc<Desk>, start: Start, client: Client) -> Self {
         let load = &plan.load;
-        let schedule = load
-            .rate_per_s
-            .map(|rate| Schedule::new(start.start_ns, rate, load.streams, plan.stream));
+        let schedule = load.rate_per_s.map(|rate| {
+            let even = Schedule::new(start.start_ns, rate, load.streams, plan.stream);
+            even.with_burst(load.burst)
+        });
+        let filler = match load.compression {
+            Compression::None => Filler::Noise,
+            _ => Filler::Words,
+        };
+        let mean = std::iter::repeat(load.record_bytes(load.sizes.mean()));
         let slots = plan.partitions.len();
         let stream = usize::try_from(plan.stream).expect("32 bits fit");
         Self {
             schedule,
-            template: Template::new(load.message_bytes, load.run),
-            batch_messages_max: client.messages_per_batch(load.batch_bytes, load.message_bytes),
+            template: Template::new(in_memory(load.sizes.max()), load.run, filler),
+            batch_messages: client.messages_per_batch(load.batch_bytes, mean),
             state: RefCell::new(State {
                 client,
                 in_flight: VecDeque::new(),
@@ -157,6 +220,7 @@ impl Sending {
                 // Connections begin at different partitions, so that they do not all queue at one.
                 next_slot: stream % slots,
                 refusals_in_row: 0,
+                held_until_ns: start.start_ns,
             }),
             replied: Notify::new(),
             plan,
@@ -171,7 +235,12 @@ impl Sending {
         let mut next = 0;
         while self.wait_for_work(next, &timer, &mut stage).await? {
             next = self.gather(next, &mut out);
+            let begun_ns = self.desk.clock.now_ns();
             out = stream.write(out).await.context("sending failed")?;
+            let now_ns = self.desk.clock.now_ns();
+            if now_ns - begun_ns > WRITE_HELD_NS_MIN {
+                self.state.borrow_mut().held_until_ns = now_ns;
+            }
             if self.plan.load.acks == 0 {
                 self.settle_without_replies();
             }
@@ -186,37 +255,42 @@ impl Sending {
         timer: &Timer,
         stage: &mut watch::Receiver<Stage>,
     ) -> anyhow::Result<bool> {
-        let mut slept = false;
         loop {
             let now_ns = self.desk.clock.now_ns();
             if *stage.borrow_and_update() > Stage::Run || self.left(next, now_ns) == 0 {
                 return Ok(false);
             }
             if self.is_window_full() {
-                slept = false;
                 tokio::select! {
                     () = self.replied.notified() => {}
                     _ = stage.changed() => {}
                 }
+                self.state.borrow_mut().held_until_ns = self.desk.clock.now_ns();
                 continue;
             }
-            let due_ns = self
-                .schedule
-                .map_or(self.start.start_ns, |s| s.due_ns(next));
-            if due_ns <= now_ns {
-                if slept && self.desk.window.contains(due_ns) {
-                    self.desk
-                        .recorder
-                        .borrow_mut()
-                        .wake
-                        .record(now_ns - due_ns, 1);
-                }
+            let ready_ns = self.ready_ns(next);
+            if ready_ns <= now_ns {
                 return Ok(true);
             }
-            slept = true;
             tokio::select! {
-                slept = timer.sleep(due_ns - now_ns) => slept.context("the timer failed")?,
+                slept = timer.sleep(ready_ns - now_ns) => slept.context("the timer failed")?,
                 _ = stage.changed() => {}
+            }
+        }
+    }
+
+    /// When a batch that begins with message `next` may leave: when it is full, or when its first
+    /// message has lingered.
+    fn ready_ns(&self, next: u64) -> u64 {
+        let Some(schedule) = self.schedule else {
+            return self.start.start_ns;
+        };
+        let due_ns = schedule.due_ns(next);
+        match self.plan.load.linger_ns {
+            0 => due_ns,
+            linger_ns => {
+                let full_ns = schedule.due_ns(next + u64::from(self.batch_messages) - 1);
+                full_ns.min(due_ns + linger_ns)
             }
         }
     }
@@ -239,58 +313,87 @@ impl Sending {
     fn gather(&self, mut next: u64, out: &mut Vec<u8>) -> u64 {
         while !self.is_window_full() && out.len() < WRITE_BYTES_MAX {
             let now_ns = self.desk.clock.now_ns();
+            if self.ready_ns(next) > now_ns {
+                break;
+            }
             let due = self
                 .schedule
                 .map_or(u64::MAX, |s| s.due_by(now_ns).saturating_sub(next));
-            let count = due
-                .min(self.left(next, now_ns))
-                .min(self.batch_messages_max.into());
+            let count = due.min(self.left(next, now_ns));
             if count == 0 {
                 break;
             }
-            self.put_request(
-                next,
-                u32::try_from(count).expect("bounded above"),
-                now_ns,
-                out,
-            );
-            next += count;
+            let count = self.fitting(next, count);
+            self.note_lateness(next, now_ns);
+            self.put_request(next, count, now_ns, out);
+            next += u64::from(count);
         }
         next
     }
 
+    /// How many of the `available` messages from `next` on make one batch; at least one.
+    fn fitting(&self, next: u64, available: u64) -> u32 {
+        let load = &self.plan.load;
+        let available = u32::try_from(available).unwrap_or(u32::MAX);
+        if let Sizes::Fixed(_) = load.sizes {
+            return self.batch_messages.min(available);
+        }
+        let sizes = (next..next + u64::from(available))
+            .map(|sequence| load.record_bytes(load.value_bytes(self.plan.stream, sequence)));
+        let state = self.state.borrow();
+        state.client.messages_per_batch(load.batch_bytes, sizes)
+    }
+
+    /// Notes how late an open loop's batch is begun through nobody's fault but the generator's.
+    fn note_lateness(&self, first: u64, now_ns: u64) {
+        let ready_ns = self.ready_ns(first);
+        if self.schedule.is_some() && self.desk.window.contains(ready_ns) {
+            let free_ns = ready_ns.max(self.state.borrow().held_until_ns);
+            let late_ns = now_ns.saturating_sub(free_ns);
+            self.desk.recorder.borrow_mut().late.record(late_ns, 1);
+        }
+    }
+
     fn put_request(&self, first: u64, count: u32, begun_ns: u64, out: &mut Vec<u8>) {
         let mut state = self.state.borrow_mut();
-        let load = &self.plan.load;
+        let (load, stream) = (&self.plan.load, self.plan.stream);
         let slot = state.next_slot;
         state.next_slot = (slot + 1) % self.plan.partitions.len();
         let append = Append {
             partition: self.plan.partitions[slot],
             count,
-            value_bytes: load.message_bytes,
+            compression: load.compression,
             now_ms: wall_ms(),
         };
-        let batch_bytes = state.client.append(out, append, |number, out| {
+        let mut due = self.schedule.map(|schedule| schedule.due_from(first));
+        let mut value_bytes = 0;
+        let batch_bytes = state.client.append(out, append, |number, slot| {
             let sequence = first + u64::from(number);
-            let due_ns = self.schedule.map_or(begun_ns, |s| s.due_ns(sequence));
             let stamp = Stamp {
                 run: load.run,
-                stream: self.plan.stream,
+                stream,
                 sequence,
-                due_ns,
+                due_ns: due.as_mut().map_or(begun_ns, DueTimes::next_ns),
             };
-            self.template.put(out, stamp);
+            let bytes = load.value_bytes(stream, sequence);
+            value_bytes += bytes;
+            let bytes = in_memory(bytes);
+            let key = load.key(stream, sequence);
+            slot.put(key.as_ref().map(|key| &key[..]), bytes, |out| {
+                self.template.put(out, stamp, bytes);
+            });
         });
         let batch_bytes = u64::try_from(batch_bytes).expect("64-bit targets only");
         state.ledger.sent += u64::from(count);
         state.in_flight.push_back(InFlight {
             first,
             count,
+            value_bytes,
             begun_ns,
             slot,
             batch_bytes,
         });
-        self.desk.live.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.desk.live.requested.add(1);
     }
 
     /// Takes replies until the connection fails.
@@ -323,7 +426,7 @@ impl Sending {
                 } => {
                     let sent = state.in_flight.pop_front();
                     let sent = sent.context("a reply to nothing")?;
-                    self.desk.live.in_flight.fetch_sub(1, Ordering::Relaxed);
+                    self.desk.live.answered.add(1);
                     self.settle(&mut state, &sent, outcome, now_ns)?;
                     bytes
                 }
@@ -338,7 +441,7 @@ impl Sending {
         let now_ns = self.desk.clock.now_ns();
         let mut state = self.state.borrow_mut();
         while let Some(sent) = state.in_flight.pop_front() {
-            self.desk.live.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.desk.live.answered.add(1);
             self.count_acknowledged(&sent, now_ns);
         }
     }
@@ -368,7 +471,7 @@ impl Sending {
                     .recorder
                     .borrow_mut()
                     .refuse("append", refusal, count);
-                self.desk.live.refused.fetch_add(count, Ordering::Relaxed);
+                self.desk.live.refused.add(count);
                 state.refusals_in_row += 1;
                 if state.refusals_in_row >= REFUSALS_MAX {
                     bail!("{REFUSALS_MAX} appends in a row were refused: {refusal}");
@@ -380,34 +483,40 @@ impl Sending {
 
     fn count_acknowledged(&self, sent: &InFlight, now_ns: u64) {
         let count = u64::from(sent.count);
-        let message_bytes = u64::try_from(self.plan.load.message_bytes).expect("64-bit targets");
+        let live = &self.desk.live;
         let mut recorder = self.desk.recorder.borrow_mut();
         recorder.accepted_bytes += sent.batch_bytes;
         if self.desk.window.contains(now_ns) {
-            recorder.acked.add(count, count * message_bytes, now_ns);
+            recorder.acked.add(count, sent.value_bytes, now_ns);
         }
-        self.each_due(sent, |due_ns, count| {
-            let latency_ns = now_ns.saturating_sub(due_ns);
-            recorder.ack.record(latency_ns, count);
-            self.desk.live.record(latency_ns, count);
+        self.record(sent, now_ns, &mut recorder.ack, |latency_ns, count| {
+            live.ack.record(latency_ns, count);
         });
-        self.desk.live.acked.fetch_add(count, Ordering::Relaxed);
+        live.acked.add(count);
     }
 
-    /// Calls `each` with when the request's messages were due, those inside the window.
-    fn each_due(&self, sent: &InFlight, mut each: impl FnMut(u64, u64)) {
+    /// Records the latencies of the request's messages at `now_ns`, of those that were due inside
+    /// the window, and calls `each` with every latency and its count.
+    fn record(
+        &self,
+        sent: &InFlight,
+        now_ns: u64,
+        latency: &mut Latency,
+        mut each: impl FnMut(u64, u64),
+    ) {
+        let window = self.desk.window;
         let Some(schedule) = self.schedule else {
-            if self.desk.window.contains(sent.begun_ns) {
-                each(sent.begun_ns, sent.count.into());
+            if window.contains(sent.begun_ns) {
+                let latency_ns = now_ns.saturating_sub(sent.begun_ns);
+                latency.record(latency_ns, sent.count.into());
+                each(latency_ns, sent.count.into());
             }
             return;
         };
-        for sequence in sent.first..sent.first + u64::from(sent.count) {
-            let due_ns = schedule.due_ns(sequence);
-            if self.desk.window.contains(due_ns) {
-                each(due_ns, 1);
-            }
-        }
+        let mut due = schedule.due_from(sent.first);
+        let due = (0..sent.count).map(|_| due.next_ns());
+        let due = due.filter(|due_ns| window.contains(*due_ns));
+        latency.record_runs(due.map(|due_ns| now_ns.saturating_sub(due_ns)), each);
     }
 
     /// Waits for the replies that are still due.
@@ -439,11 +548,9 @@ impl Sending {
         let now_ns = self.desk.clock.now_ns();
         let mut recorder = self.desk.recorder.borrow_mut();
         for sent in self.state.borrow_mut().in_flight.drain(..) {
-            self.desk.live.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.desk.live.answered.add(1);
             recorder.unanswered += u64::from(sent.count);
-            self.each_due(&sent, |due_ns, count| {
-                recorder.ack.record(now_ns.saturating_sub(due_ns), count);
-            });
+            self.record(&sent, now_ns, &mut recorder.ack, |_, _| {});
         }
     }
 }

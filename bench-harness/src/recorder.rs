@@ -1,8 +1,6 @@
-//! Latency histograms and counters of one thread, merged when the run ends, and the small live
-//! counters that the progress line reads meanwhile.
+//! Latency histograms and counters of one thread, merged when the run ends.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
 
@@ -28,6 +26,34 @@ impl Latency {
 
     pub(crate) fn record(&mut self, latency_ns: u64, count: u64) {
         self.histogram.saturating_record_n(latency_ns.max(1), count);
+    }
+
+    /// Records latencies of which neighbours are often equal to the histogram's precision, and
+    /// calls `each` with every run of them: messages of one batch, due one after the other.
+    pub(crate) fn record_runs(
+        &mut self,
+        latencies_ns: impl Iterator<Item = u64>,
+        mut each: impl FnMut(u64, u64),
+    ) {
+        let (mut low_ns, mut high_ns, mut count) = (1, 0, 0);
+        for latency_ns in latencies_ns {
+            if (low_ns..=high_ns).contains(&latency_ns) {
+                count += 1;
+                continue;
+            }
+            if count > 0 {
+                self.record(low_ns, count);
+                each(low_ns, count);
+            }
+            let bounded_ns = latency_ns.clamp(1, LATENCY_NS_MAX);
+            low_ns = self.histogram.lowest_equivalent(bounded_ns);
+            high_ns = self.histogram.highest_equivalent(bounded_ns);
+            count = 1;
+        }
+        if count > 0 {
+            self.record(low_ns, count);
+            each(low_ns, count);
+        }
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -68,6 +94,19 @@ impl Latency {
             .map(|step| [step.value_iterated_to(), step.count_since_last_iteration()])
             .collect()
     }
+}
+
+/// The value that `quantile` of a histogram's values do not exceed; its pairs of value and count
+/// rise. 0 without any.
+pub(crate) fn quantile_of(histogram: &[[u64; 2]], quantile: f64) -> u64 {
+    let total: u64 = histogram.iter().map(|[_, count]| count).sum();
+    let wanted = (total as f64 * quantile).ceil() as u64;
+    let mut below = 0;
+    let found = histogram.iter().find(|[_, count]| {
+        below += count;
+        below >= wanted.max(1)
+    });
+    found.map_or(0, |[value, _]| *value)
 }
 
 /// The part of a run that counts, on the run's clock; before it is warm-up.
@@ -115,8 +154,8 @@ pub(crate) struct Recorder {
     pub(crate) delivery: Latency,
     /// From a fetch request that found messages to its reply.
     pub(crate) fetch: Latency,
-    /// How late the generator itself woke for a message that nothing else held up.
-    pub(crate) wake: Latency,
+    /// How late the generator itself was with a batch that nothing else held up.
+    pub(crate) late: Latency,
     pub(crate) acked: Flow,
     pub(crate) delivered: Flow,
     /// Bytes of batches acknowledged in the whole run, warm-up included.
@@ -135,7 +174,7 @@ impl Recorder {
             ack: Latency::new(),
             delivery: Latency::new(),
             fetch: Latency::new(),
-            wake: Latency::new(),
+            late: Latency::new(),
             acked: Flow::default(),
             delivered: Flow::default(),
             accepted_bytes: 0,
@@ -153,7 +192,7 @@ impl Recorder {
         self.ack.merge(&other.ack);
         self.delivery.merge(&other.delivery);
         self.fetch.merge(&other.fetch);
-        self.wake.merge(&other.wake);
+        self.late.merge(&other.late);
         self.acked.merge(&other.acked);
         self.delivered.merge(&other.delivered);
         self.accepted_bytes += other.accepted_bytes;
@@ -163,69 +202,6 @@ impl Recorder {
             self.refuse(request, *refusal, *count);
         }
     }
-}
-
-/// Buckets of [`Live::latencies`]: eight to a power of two, good to 12%.
-const LIVE_BUCKETS: usize = 64 * 8;
-
-/// What the progress line needs of one thread while it runs. Each field has one writer; the reader
-/// may see them some messages apart.
-pub(crate) struct Live {
-    pub(crate) acked: AtomicU64,
-    pub(crate) delivered: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    /// Requests sent and not yet answered.
-    pub(crate) in_flight: AtomicU64,
-    latencies: [AtomicU64; LIVE_BUCKETS],
-}
-
-impl Live {
-    pub(crate) fn new() -> Self {
-        Self {
-            acked: AtomicU64::new(0),
-            delivered: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
-            latencies: [const { AtomicU64::new(0) }; LIVE_BUCKETS],
-        }
-    }
-
-    pub(crate) fn record(&self, latency_ns: u64, count: u64) {
-        self.latencies[live_bucket(latency_ns)].fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// The latency that 99% of all threads' messages do not exceed, or `None` without any.
-    pub(crate) fn p99_ns<'a>(threads: impl Iterator<Item = &'a Self>) -> Option<u64> {
-        let mut buckets = [0u64; LIVE_BUCKETS];
-        for live in threads {
-            for (sum, bucket) in buckets.iter_mut().zip(&live.latencies) {
-                *sum += bucket.load(Ordering::Relaxed);
-            }
-        }
-        let total: u64 = buckets.iter().sum();
-        let above_max = total / 100;
-        let mut above = 0;
-        let worst = buckets.iter().enumerate().rev().find(|(_, count)| {
-            above += **count;
-            above > above_max
-        });
-        worst.map(|(bucket, _)| live_bucket_end_ns(bucket))
-    }
-}
-
-fn live_bucket(latency_ns: u64) -> usize {
-    let bounded = latency_ns.max(8);
-    let exponent = bounded.ilog2();
-    let eighth = (bounded >> (exponent - 3)) & 7;
-    usize::try_from(u64::from(exponent) * 8 + eighth).expect("below LIVE_BUCKETS")
-}
-
-/// Largest latency that falls into the bucket.
-fn live_bucket_end_ns(bucket: usize) -> u64 {
-    let bucket = u64::try_from(bucket).expect("below LIVE_BUCKETS");
-    let (exponent, eighth) = (bucket / 8, bucket % 8);
-    let end = (u128::from(9 + eighth) << exponent) / 8 - 1;
-    u64::try_from(end).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -249,12 +225,30 @@ mod tests {
     }
 
     #[test]
+    fn runs_of_latencies_are_recorded_as_one_by_one() {
+        let latencies = (0..5_000u64).map(|n| n * n * 7).chain([3, 3, u64::MAX, 4]);
+        let (mut runs, mut single) = (Latency::new(), Latency::new());
+        let mut counted = 0;
+        runs.record_runs(latencies.clone(), |_, count| counted += count);
+        latencies.for_each(|latency_ns| single.record(latency_ns, 1));
+        assert_eq!((runs.buckets(), counted), (single.buckets(), 5_004));
+    }
+
+    #[test]
     fn a_latency_past_the_longest_counts_as_the_longest() {
         let mut latency = Latency::new();
         latency.record(u64::MAX, 3);
         latency.record(0, 1);
         assert_eq!((latency.count(), latency.min_ns()), (4, 1));
         assert!(latency.max_ns() >= LATENCY_NS_MAX);
+    }
+
+    #[test]
+    fn pairs_have_the_quantiles_of_what_they_count() {
+        let pairs = [[10, 50], [20, 49], [30, 1]];
+        let found = [0.0, 0.5, 0.51, 0.99, 0.991, 1.0].map(|q| quantile_of(&pairs, q));
+        assert_eq!(found, [10, 10, 20, 20, 30, 30]);
+        assert_eq!(quantile_of(&[], 0.5), 0);
     }
 
     #[test]
@@ -288,30 +282,5 @@ mod tests {
             }
         );
         assert_eq!(left.refused[&("append", refusal)], 4);
-    }
-
-    #[test]
-    fn live_buckets_are_tight_and_in_order() {
-        let mut previous = 0;
-        for latency_ns in [8, 9, 100, 1_000, 123_456, 7_000_000, 1 << 40, u64::MAX] {
-            let bucket = live_bucket(latency_ns);
-            let end = live_bucket_end_ns(bucket);
-            assert!(
-                bucket >= previous && end >= latency_ns,
-                "{latency_ns}: {end}"
-            );
-            assert!(end - latency_ns <= latency_ns / 8, "{latency_ns}: {end}");
-            previous = bucket;
-        }
-    }
-
-    #[test]
-    fn the_live_p99_spans_threads() {
-        let (left, right) = (Live::new(), Live::new());
-        assert_eq!(Live::p99_ns([&left, &right].into_iter()), None);
-        left.record(1_000, 980);
-        right.record(1_000_000, 20);
-        let p99 = Live::p99_ns([&left, &right].into_iter()).expect("recorded");
-        assert!((1_000_000..1_130_000).contains(&p99), "{p99}");
     }
 }

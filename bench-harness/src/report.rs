@@ -4,29 +4,38 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::machine::{Machine, Storage, Usage};
+use crate::phase::PhaseResult;
 use crate::progress::Second;
 use crate::recorder::{Flow, Latency, Recorder};
 use crate::run::Outcome;
 use crate::scenario::{Kind, Scenario, Target};
+use crate::search::FindMax;
+use crate::stages::Stage;
 use crate::table::duration_text;
 use crate::verify::Verdict;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
-const SCHEMA_VERSION: u32 = 1;
-/// The generator is called late when its own waking takes this share of the median latency.
-const WAKE_SHARE_MAX: f64 = 0.5;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+/// The generator is called late when its own lateness is this share of the latency.
+const LATE_SHARE_MAX: f64 = 0.5;
+/// Less lateness than this is what waking a thread costs.
+const LATE_NS_MIN: u64 = 1_000_000;
 /// The generator is called busy when its threads use this share of their time.
 const BUSY_SHARE_MAX: f64 = 0.9;
 
 /// Everything about one run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
     pub(crate) schema_version: u32,
-    pub(crate) tool: &'static str,
-    pub(crate) tool_version: &'static str,
+    pub(crate) tool: String,
+    pub(crate) tool_version: String,
+    /// Commit that the tool was built from.
+    #[serde(default = "unknown")]
+    pub(crate) commit: String,
     /// Milliseconds since the Unix epoch.
     pub(crate) finished_at_ms: u64,
     pub(crate) scenario: Scenario,
@@ -47,7 +56,7 @@ pub(crate) struct Report {
     pub(crate) delivery_latency: Option<LatencyReport>,
     /// From a fetch to its reply, of fetches that brought messages.
     pub(crate) fetch_latency: Option<LatencyReport>,
-    /// How late the generator itself woke, when nothing else held a message up.
+    /// How late the generator itself was with a batch that nothing else held up.
     pub(crate) generator_lateness: Option<LatencyReport>,
     pub(crate) refused: Vec<RefusedReport>,
     pub(crate) unanswered_messages: u64,
@@ -56,6 +65,15 @@ pub(crate) struct Report {
     pub(crate) verification: Option<Verdict>,
     pub(crate) broker: Option<BrokerReport>,
     pub(crate) generator: Usage,
+    /// By generator thread: which share of the time it worked.
+    #[serde(default)]
+    pub(crate) generator_busy: Vec<f64>,
+    /// How fast a backlog was built before it was read.
+    #[serde(default)]
+    pub(crate) built: Option<Rate>,
+    /// How the rate was found, where it was searched.
+    #[serde(default)]
+    pub(crate) find_max: Option<FindMax>,
     /// Why the figures may be the generator's and not the broker's.
     pub(crate) warnings: Vec<String>,
     pub(crate) interrupted: bool,
@@ -63,7 +81,7 @@ pub(crate) struct Report {
     pub(crate) seconds: Vec<Second>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Rate {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
@@ -72,7 +90,7 @@ pub(crate) struct Rate {
 }
 
 /// A distribution: the usual figures, and the whole of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LatencyReport {
     pub(crate) count: u64,
     pub(crate) mean_us: f64,
@@ -86,17 +104,17 @@ pub(crate) struct LatencyReport {
     pub(crate) histogram_ns: Vec<[u64; 2]>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct RefusedReport {
-    pub(crate) request: &'static str,
+    pub(crate) request: String,
     pub(crate) code: i32,
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Messages of appends; requests of fetches.
     pub(crate) count: u64,
 }
 
 /// What a child broker spent on the measured phase.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct BrokerReport {
     pub(crate) usage: Usage,
     pub(crate) cpu_s_per_million_messages: Option<f64>,
@@ -105,6 +123,15 @@ pub(crate) struct BrokerReport {
     /// Bytes that the broker wrote to storage meanwhile, zero-filling and settling included.
     pub(crate) written_bytes: Option<u64>,
     pub(crate) bytes_written_per_byte_accepted: Option<f64>,
+    /// By 10^9 bytes accepted.
+    #[serde(default)]
+    pub(crate) cpu_s_per_gigabyte: Option<f64>,
+    /// Its settings in force, each with where it was set.
+    #[serde(default)]
+    pub(crate) config: Option<Value>,
+    /// What each of its stages recorded meanwhile, warm-up included.
+    #[serde(default)]
+    pub(crate) stages: Vec<Stage>,
 }
 
 impl LatencyReport {
@@ -146,6 +173,10 @@ impl BrokerReport {
             bytes_written_per_byte_accepted: written_bytes
                 .filter(|_| accepted_bytes > 0)
                 .map(ratio),
+            cpu_s_per_gigabyte: (accepted_bytes > 0)
+                .then(|| usage.cpu_s() * 1e9 / accepted_bytes as f64),
+            config: None,
+            stages: Vec::new(),
         }
     }
 }
@@ -164,12 +195,25 @@ impl Report {
         let all_messages = all_messages.max(recorder.delivered.messages);
         let broker = outcome.broker.map(|usage| {
             let accepted_bytes = recorder.accepted_bytes;
-            BrokerReport::new(usage, all_messages, accepted_bytes, outcome.written_bytes)
+            let broker =
+                BrokerReport::new(usage, all_messages, accepted_bytes, outcome.written_bytes);
+            BrokerReport {
+                config: outcome.broker_config,
+                stages: outcome.stages,
+                ..broker
+            }
+        });
+        let built = outcome.filled.as_ref().and_then(|filled| {
+            Rate::of(
+                &filled.flow,
+                Duration::from_nanos(filled.lasted_ns).as_secs_f64(),
+            )
         });
         Self {
             schema_version: SCHEMA_VERSION,
-            tool: "millrace bench",
-            tool_version: env!("CARGO_PKG_VERSION"),
+            tool: "millrace bench".to_owned(),
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("MILLRACE_COMMIT").to_owned(),
             finished_at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             machine: Machine::describe(),
             durable: storage.as_ref().map(|storage| storage.durable),
@@ -181,14 +225,17 @@ impl Report {
             // A backlog's age says nothing; nor does a long poll at the tail.
             delivery_latency: LatencyReport::of(&recorder.delivery).filter(|_| !is_backlog),
             fetch_latency: LatencyReport::of(&recorder.fetch).filter(|_| is_backlog),
-            generator_lateness: LatencyReport::of(&recorder.wake),
+            generator_lateness: LatencyReport::of(&recorder.late),
             refused: refused(recorder),
             unanswered_messages: recorder.unanswered,
             offsets_not_rising: recorder.offsets_not_rising,
             verification: outcome.verdict,
             broker,
-            warnings: warnings(&scenario, recorder, &outcome.generator, &result.seconds),
+            warnings: warnings(&scenario, &result, outcome.find_max.as_ref()),
             generator: outcome.generator,
+            generator_busy: result.busy,
+            built,
+            find_max: outcome.find_max,
             interrupted: result.interrupted,
             failures: result.failures,
             seconds: result.seconds,
@@ -198,7 +245,9 @@ impl Report {
 
     /// Whether everything that was to happen happened, and nothing else.
     pub(crate) fn is_success(&self) -> bool {
+        let searched = self.find_max.as_ref();
         self.failures.is_empty()
+            && searched.is_none_or(|search| search.confirmed_per_s.is_some())
             && self.refused.is_empty()
             && self.unanswered_messages == 0
             && self.offsets_not_rising == 0
@@ -218,42 +267,69 @@ fn refused(recorder: &Recorder) -> Vec<RefusedReport> {
     let entries = recorder.refused.iter();
     entries
         .map(|((request, refusal), count)| RefusedReport {
-            request,
+            request: (*request).to_owned(),
             code: refusal.code,
-            name: refusal.name,
+            name: refusal.name.to_owned(),
             count: *count,
         })
         .collect()
 }
 
 /// Signs that the generator, not the broker, set the figures.
-fn warnings(
-    scenario: &Scenario,
-    recorder: &Recorder,
-    own: &Usage,
-    seconds: &[Second],
-) -> Vec<String> {
+fn warnings(scenario: &Scenario, result: &PhaseResult, find_max: Option<&FindMax>) -> Vec<String> {
     let mut warnings = Vec::new();
-    let (wake_ns, ack_ns) = (
-        recorder.wake.quantile_ns(0.5),
+    let recorder = &result.recorder;
+    let (late_ns, ack_ns) = (
+        recorder.late.quantile_ns(0.5),
         recorder.ack.quantile_ns(0.5),
     );
-    if recorder.wake.count() > 0 && wake_ns as f64 > ack_ns as f64 * WAKE_SHARE_MAX {
+    if recorder.late.count() > 0 && late_ns as f64 > ack_ns as f64 * LATE_SHARE_MAX {
         warnings.push(format!(
-            "the generator itself is late: its waking takes {} of a median latency of {}",
-            duration_text(wake_ns),
+            "the generator itself is late: half of its batches begin {} after they are due, of a \
+             median latency of {}",
+            duration_text(late_ns),
             duration_text(ack_ns)
         ));
     }
-    let lasted_s = seconds.last().map_or(0.0, |second| second.at_s);
-    let busy = own.cpu_s() / lasted_s / f64::from(scenario.threads);
-    if lasted_s > 0.0 && busy > BUSY_SHARE_MAX && scenario.target != Target::Sink {
-        warnings.push(format!(
-            "the generator's threads are busy {:.0}% of the time: try more --threads",
-            busy * 100.0
-        ));
+    warnings.extend(generator_limit(result).filter(|_| scenario.target != Target::Sink));
+    if find_max.is_some_and(|search| search.generator_limited) {
+        warnings.push(
+            "the search ended where the generator was short of time: the broker may do more"
+                .to_owned(),
+        );
     }
     warnings
+}
+
+/// Why a higher rate, or a shorter tail, may have been too much for the generator; `None` if it had
+/// time to spare.
+pub(crate) fn generator_limit(result: &PhaseResult) -> Option<String> {
+    let recorder = &result.recorder;
+    let (late_ns, ack_ns) = (
+        recorder.late.quantile_ns(0.99),
+        recorder.ack.quantile_ns(0.99),
+    );
+    let is_late = late_ns > LATE_NS_MIN && late_ns as f64 > ack_ns as f64 * LATE_SHARE_MAX;
+    if recorder.late.count() > 0 && is_late {
+        return Some(format!(
+            "the generator could not keep its own schedule: its p99 of {} is much of the latency's \
+             p99 of {}; try more --threads or --generator-cores",
+            duration_text(late_ns),
+            duration_text(ack_ns)
+        ));
+    }
+    let busiest = result.busy.iter().copied().fold(0.0, f64::max);
+    (busiest > BUSY_SHARE_MAX).then(|| {
+        format!(
+            "a generator thread is busy {:.0}% of the time: the figures may be the generator's; \
+             try more --threads",
+            busiest * 100.0
+        )
+    })
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
 }
 
 pub(crate) fn micros(ns: u64) -> f64 {
@@ -274,5 +350,36 @@ mod tests {
         let counted: u64 = report.histogram_ns.iter().map(|[_, count]| count).sum();
         assert_eq!((report.count, counted), (100, 100));
         assert!((report.p50_us - 1.0).abs() < 0.01 && (report.max_us - 5_000.0).abs() < 10.0);
+    }
+
+    fn phase_result() -> PhaseResult {
+        PhaseResult {
+            recorder: Recorder::new(),
+            sightings: Vec::new(),
+            busy: vec![0.2, 0.5],
+            ledgers: Vec::new(),
+            measured_ns: 1,
+            seconds: Vec::new(),
+            interrupted: false,
+            failures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_generator_that_set_the_figures_says_so() {
+        assert_eq!(generator_limit(&phase_result()), None);
+        let mut late = phase_result();
+        late.recorder.ack.record(5_000_000, 100);
+        late.recorder.late.record(4_000_000, 100);
+        let limit = generator_limit(&late).expect("late");
+        assert!(limit.contains("could not keep its own schedule"), "{limit}");
+        late.recorder.ack.record(500_000_000, 100);
+        assert_eq!(generator_limit(&late), None, "the broker was far slower");
+        let busy = PhaseResult {
+            busy: vec![0.2, 0.97],
+            ..phase_result()
+        };
+        let limit = generator_limit(&busy).expect("busy");
+        assert!(limit.contains("busy 97% of the time"), "{limit}");
     }
 }

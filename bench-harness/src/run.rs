@@ -5,42 +5,38 @@
 //! beside it. Every message of a run is verified unless `--no-verify` or the sink make it moot.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 
 use crate::args::ChildArgs;
 use crate::child::{self, Broker, ChildPlan};
 use crate::interrupt::Interrupts;
 use crate::machine::{Storage, Usage};
 use crate::phase::{self, PhasePlan, PhaseResult};
-use crate::report::Report;
+use crate::recorder::Flow;
+use crate::report::{self, Report, micros};
 use crate::scenario::{Kind, Scenario, Target};
 use crate::schedule::Clock;
+use crate::search::{FindMax, Probe, Search};
 use crate::setup::{self, Topic};
 use crate::sink::{Behaviour, Sink};
+use crate::stages::{Stage, Stages};
+use crate::table::{micros_text, rate_text};
 use crate::verify::{self, Ledger, Verdict};
 
 /// Runs a scenario from the broker's start to its stop.
 pub(crate) fn run(scenario: Scenario, child: &ChildArgs) -> anyhow::Result<Report> {
     let interrupts = Interrupts::listen().context("cannot listen for stop signals")?;
     let mut peer = Peer::find(&scenario.target, child, &interrupts)?;
-    let topic = setup::prepare(peer.address, &scenario.topic, scenario.partitions)?;
-    let nodes = topic.nodes.len();
-    ensure!(
-        usize::try_from(scenario.connections)? >= nodes,
-        "{nodes} nodes lead the topic's partitions: --connections must be at least {nodes}"
-    );
-    let run = Run {
-        scenario: &scenario,
-        topic,
-        peer: &peer,
-        clock: Clock::start(),
-        interrupts,
-    };
-    let mut outcome = match scenario.kind {
-        Kind::Produce => run.produce()?,
-        Kind::ConsumeBacklog => run.backlog()?,
-        Kind::ConsumeTail | Kind::EndToEnd => run.tail()?,
+    let (scenario, mut outcome) = match scenario.find_max_p99_ms {
+        None => {
+            let run = Run::prepare(&scenario, &peer, &interrupts)?;
+            let outcome = run.measure()?;
+            (scenario, outcome)
+        }
+        Some(p99_max_ms) => find_max(&scenario, p99_max_ms, &peer, &interrupts)?,
     };
     if let Some(Err(error)) = peer.broker.take().map(Broker::stop) {
         outcome.result.failures.push(format!("{error:#}"));
@@ -52,14 +48,28 @@ pub(crate) fn run(scenario: Scenario, child: &ChildArgs) -> anyhow::Result<Repor
 pub(crate) struct Outcome {
     /// The measured phase.
     pub(crate) result: PhaseResult,
+    /// The phase that filled a backlog.
+    pub(crate) filled: Option<Filled>,
     /// `None` when the run did not verify, or could not.
     pub(crate) verdict: Option<Verdict>,
     /// What the broker, if it is a child, used in the measured phase.
     pub(crate) broker: Option<Usage>,
+    /// Its settings in force.
+    pub(crate) broker_config: Option<Value>,
+    /// What its stages recorded in the measured phase, warm-up included.
+    pub(crate) stages: Vec<Stage>,
     /// What the broker wrote to storage until everything was sent.
     pub(crate) written_bytes: Option<u64>,
     /// What this process used in the measured phase.
     pub(crate) generator: Usage,
+    /// How the rate was found, where it was searched.
+    pub(crate) find_max: Option<FindMax>,
+}
+
+/// How a backlog was built.
+pub(crate) struct Filled {
+    pub(crate) flow: Flow,
+    pub(crate) lasted_ns: u64,
 }
 
 /// What answers, for the length of a run.
@@ -126,6 +136,12 @@ impl Peer {
         broker.usage().ok()
     }
 
+    /// What a child broker's stages have recorded so far.
+    fn stages(&self) -> Stages {
+        let metrics = self.broker.as_ref().and_then(|b| b.ask("/metrics.json"));
+        Stages::read(&metrics.unwrap_or_default())
+    }
+
     fn written_bytes(&self) -> Option<u64> {
         self.usage().map(|usage| usage.storage_written_bytes)
     }
@@ -134,6 +150,7 @@ impl Peer {
 /// Usage of both sides from one moment on.
 struct Meter<'a> {
     peer: &'a Peer,
+    stages: Stages,
     broker: Option<Usage>,
     generator: Usage,
 }
@@ -142,6 +159,8 @@ impl<'a> Meter<'a> {
     fn start(peer: &'a Peer) -> anyhow::Result<Self> {
         Ok(Self {
             peer,
+            // Before the usage: what telling costs the broker is not the measurement's.
+            stages: peer.stages(),
             broker: peer.usage(),
             generator: Usage::of(None)?,
         })
@@ -155,12 +174,17 @@ impl<'a> Meter<'a> {
         written_bytes: Option<u64>,
     ) -> anyhow::Result<Outcome> {
         let broker = self.peer.usage().zip(self.broker);
+        let child = self.peer.broker.as_ref();
         Ok(Outcome {
             result,
+            filled: None,
             verdict,
             broker: broker.map(|(now, before)| now.since(&before)),
+            broker_config: child.and_then(|broker| broker.ask("/config")),
+            stages: self.peer.stages().since(&self.stages),
             written_bytes,
             generator: Usage::of(None)?.since(&self.generator),
+            find_max: None,
         })
     }
 }
@@ -171,10 +195,39 @@ struct Run<'a> {
     topic: Topic,
     peer: &'a Peer,
     clock: Clock,
-    interrupts: Interrupts,
+    interrupts: &'a Interrupts,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Makes the topic ready: what lies in it before is not this run's.
+    fn prepare(
+        scenario: &'a Scenario,
+        peer: &'a Peer,
+        interrupts: &'a Interrupts,
+    ) -> anyhow::Result<Self> {
+        let topic = setup::prepare(peer.address, &scenario.topic, scenario.partitions)?;
+        let nodes = topic.nodes.len();
+        ensure!(
+            usize::try_from(scenario.connections)? >= nodes,
+            "{nodes} nodes lead the topic's partitions: --connections must be at least {nodes}"
+        );
+        Ok(Self {
+            scenario,
+            topic,
+            peer,
+            clock: Clock::start(),
+            interrupts,
+        })
+    }
+
+    fn measure(&self) -> anyhow::Result<Outcome> {
+        match self.scenario.kind {
+            Kind::Produce => self.produce(),
+            Kind::ConsumeBacklog => self.backlog(),
+            Kind::ConsumeTail | Kind::EndToEnd => self.tail(),
+        }
+    }
+
     fn produce(&self) -> anyhow::Result<Outcome> {
         let plan = PhasePlan {
             producers: self.scenario.producers(&self.topic, None),
@@ -185,7 +238,7 @@ impl Run<'_> {
         let mut outcome = meter.finish(sent, None, self.peer.written_bytes())?;
         let sent = &mut outcome.result;
         if self.scenario.verify && !sent.interrupted && sent.failures.is_empty() {
-            let read = self.read_all(sent, "verify")?;
+            let read = self.read_all(sent, "verify", 1)?;
             outcome.verdict = verdict(sent, &read);
             sent.interrupted |= read.interrupted;
             sent.failures.extend(read.failures);
@@ -206,10 +259,15 @@ impl Run<'_> {
         if filled.interrupted || !filled.failures.is_empty() {
             return meter.finish(filled, None, written_bytes);
         }
-        let mut read = self.read_all(&filled, "consume")?;
+        let mut read = self.read_all(&filled, "consume", scenario.groups())?;
         read.recorder.accepted_bytes = filled.recorder.accepted_bytes;
         let verdict = verdict(&filled, &read);
-        meter.finish(read, verdict, written_bytes)
+        let mut outcome = meter.finish(read, verdict, written_bytes)?;
+        outcome.filled = Some(Filled {
+            flow: filled.recorder.acked,
+            lasted_ns: filled.measured_ns,
+        });
+        Ok(outcome)
     }
 
     fn tail(&self) -> anyhow::Result<Outcome> {
@@ -217,7 +275,7 @@ impl Run<'_> {
         let name = if is_end_to_end { "e2e" } else { "consume" };
         let plan = PhasePlan {
             producers: self.scenario.producers(&self.topic, None),
-            consumers: self.scenario.consumers(&self.topic),
+            consumers: self.scenario.consumers(&self.topic, self.scenario.groups()),
             ..self.scenario.phase(name)
         };
         let meter = Meter::start(self.peer)?;
@@ -226,10 +284,16 @@ impl Run<'_> {
         meter.finish(result, verdict, self.peer.written_bytes())
     }
 
-    /// Reads everything that `sent` had acknowledged.
-    fn read_all(&self, sent: &PhaseResult, name: &'static str) -> anyhow::Result<PhaseResult> {
+    /// Has every one of `groups` read everything that `sent` had acknowledged.
+    fn read_all(
+        &self,
+        sent: &PhaseResult,
+        name: &'static str,
+        groups: usize,
+    ) -> anyhow::Result<PhaseResult> {
         let plan = PhasePlan {
-            consumers: self.scenario.consumers(&self.topic),
+            consumers: self.scenario.consumers(&self.topic, groups),
+            groups,
             backlog: sent.ledgers.iter().map(Ledger::acknowledged).sum(),
             uncertain: !sent.recorder.refused.is_empty() || sent.recorder.unanswered > 0,
             ..self.scenario.unlimited_phase(name)
@@ -238,12 +302,134 @@ impl Run<'_> {
     }
 
     fn phase(&self, plan: PhasePlan) -> anyhow::Result<PhaseResult> {
-        phase::run(plan, self.clock, &self.interrupts)
+        phase::run(plan, self.clock, self.interrupts)
+    }
+}
+
+/// Searches the highest rate that keeps the bound, then measures it; the scenario comes back with
+/// that rate.
+fn find_max(
+    scenario: &Scenario,
+    p99_max_ms: u64,
+    peer: &Peer,
+    interrupts: &Interrupts,
+) -> anyhow::Result<(Scenario, Outcome)> {
+    let hunt = Hunt {
+        scenario,
+        p99_max_us: p99_max_ms as f64 * 1e3,
+        peer,
+        interrupts,
+    };
+    let closed_loop = hunt.at(None, scenario.probe(None))?;
+    let achieved = hunt.achieved_per_s(&closed_loop.1);
+    let mut find_max = FindMax {
+        p99_max_ms,
+        closed_loop_per_s: achieved,
+        probes: Vec::new(),
+        confirmed_per_s: None,
+        generator_limited: false,
+    };
+    eprintln!("closed loop: {} msg/s", rate_text(achieved));
+    let mut last = closed_loop;
+    let mut search = Search::new(achieved);
+    while let Some(rate) = search.next() {
+        if !last.1.result.goes_on() {
+            break;
+        }
+        last = hunt.at(Some(rate), scenario.probe(Some(rate)))?;
+        let probe = hunt.judge(rate, &last.1);
+        search.note(rate, probe.holds);
+        find_max.probes.push(probe);
+    }
+    let too_high = find_max.probes.iter().filter(|probe| !probe.holds);
+    let lowest = too_high.min_by_key(|probe| probe.rate_per_s);
+    find_max.generator_limited = lowest.is_some_and(|probe| probe.generator.is_some());
+    // A search without an answer, or one that was stopped, shows its last probe.
+    while let Some(rate) = search.found().filter(|_| last.1.result.goes_on()) {
+        last = hunt.at(Some(rate), scenario.at_rate(rate))?;
+        let probe = hunt.judge(rate, &last.1);
+        let holds = probe.holds;
+        find_max.probes.push(probe);
+        if holds {
+            find_max.confirmed_per_s = Some(rate);
+            break;
+        }
+        if !search.take_back() {
+            break;
+        }
+    }
+    let (scenario, mut outcome) = last;
+    outcome.find_max = Some(find_max);
+    Ok((scenario, outcome))
+}
+
+/// What the probes of a search have in common.
+struct Hunt<'a> {
+    scenario: &'a Scenario,
+    p99_max_us: f64,
+    peer: &'a Peer,
+    interrupts: &'a Interrupts,
+}
+
+impl Hunt<'_> {
+    /// Measures `scenario`, a variant of the hunt's own.
+    fn at(&self, rate: Option<u64>, scenario: Scenario) -> anyhow::Result<(Scenario, Outcome)> {
+        if let Some(rate) = rate {
+            eprintln!("trying {} msg/s", rate_text(rate as f64));
+        }
+        let outcome = Run::prepare(&scenario, self.peer, self.interrupts)?.measure()?;
+        Ok((scenario, outcome))
+    }
+
+    fn is_end_to_end(&self) -> bool {
+        self.scenario.kind == Kind::EndToEnd
+    }
+
+    fn achieved_per_s(&self, outcome: &Outcome) -> f64 {
+        let recorder = &outcome.result.recorder;
+        let messages = if self.is_end_to_end() {
+            recorder.delivered.messages / u64::from(self.scenario.fan_out)
+        } else {
+            recorder.acked.messages
+        };
+        let measured_s = Duration::from_nanos(outcome.result.measured_ns).as_secs_f64();
+        messages as f64 / measured_s.max(f64::MIN_POSITIVE)
+    }
+
+    fn judge(&self, rate_per_s: u64, outcome: &Outcome) -> Probe {
+        let recorder = &outcome.result.recorder;
+        let latency = if self.is_end_to_end() {
+            &recorder.delivery
+        } else {
+            &recorder.ack
+        };
+        let p99_us = micros(latency.quantile_ns(0.99));
+        let is_whole = recorder.refused.is_empty() && recorder.unanswered == 0;
+        let holds = latency.count() > 0 && is_whole && p99_us <= self.p99_max_us;
+        let probe = Probe {
+            rate_per_s,
+            p99_us,
+            achieved_per_s: self.achieved_per_s(outcome),
+            holds,
+            generator: report::generator_limit(&outcome.result),
+        };
+        eprintln!(
+            "{} msg/s {}: p99 {}{}",
+            rate_text(rate_per_s as f64),
+            if holds { "holds" } else { "is too much" },
+            micros_text(p99_us),
+            if probe.generator.is_some() {
+                ", and the generator was short of time"
+            } else {
+                ""
+            }
+        );
+        probe
     }
 }
 
 /// Judges a run whose reading side was not stopped half-way.
 fn verdict(sent: &PhaseResult, read: &PhaseResult) -> Option<Verdict> {
     let whole = !read.interrupted && read.failures.is_empty();
-    whole.then(|| verify::judge(&sent.ledgers, &read.sighting))
+    whole.then(|| verify::judge(&sent.ledgers, &read.sightings))
 }

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::args::{ConsumeArgs, LoadArgs};
+use crate::args::{Compression, ConsumeArgs, LoadArgs};
 use crate::client::{Cursor, FetchLimits};
 use crate::consumer::ConsumerPlan;
 use crate::payload;
 use crate::phase::PhasePlan;
 use crate::producer::{Load, ProducerPlan};
+use crate::schedule::Burst;
 use crate::setup::Topic;
+use crate::sizes::Sizes;
 
 /// Largest `--size` and `--batch`: a request must fit into a frame.
 const BATCH_BYTES_MAX: u64 = 64 << 20;
@@ -20,6 +22,10 @@ const CONNECTIONS_MAX: u32 = 10_000;
 const DEPTH_MAX: u32 = 10_000;
 const PARTITIONS_MAX: u32 = 100_000;
 const THREADS_MAX: u32 = 256;
+const FAN_OUT_MAX: u32 = 1_000;
+/// How long one rate of a search is looked at, and run in before that.
+const PROBE_MS: u64 = 3_000;
+const PROBE_WARMUP_MS: u64 = 500;
 /// As clients do: a long poll of half a second, a mebibyte of each partition.
 const FETCH: FetchLimits = FetchLimits {
     wait_ms_max: 500,
@@ -28,7 +34,7 @@ const FETCH: FetchLimits = FetchLimits {
 };
 
 /// What a run is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Produce,
@@ -38,14 +44,34 @@ pub(crate) enum Kind {
 }
 
 /// A run as it was asked for, defaults filled in; part of the report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Scenario {
     pub(crate) kind: Kind,
-    pub(crate) protocol: &'static str,
+    /// The file that it came from, if it did, and what that says it is about.
+    #[serde(default)]
+    pub(crate) file: Option<String>,
+    #[serde(default)]
+    pub(crate) about: Option<String>,
+    pub(crate) protocol: String,
     pub(crate) target: Target,
+    /// The mean of `sizes`.
     pub(crate) message_bytes: u64,
+    /// `None` in files that were written before there were other sizes than one.
+    #[serde(default)]
+    pub(crate) sizes: Option<Sizes>,
+    #[serde(default)]
+    pub(crate) keys: Option<u32>,
+    #[serde(default)]
+    pub(crate) compression: Compression,
     /// `None` is a closed loop.
     pub(crate) rate_per_s: Option<u64>,
+    #[serde(default)]
+    pub(crate) burst: Option<Burst>,
+    #[serde(default)]
+    pub(crate) linger_ms: u64,
+    /// Bound of the p99 below which the highest rate is searched.
+    #[serde(default)]
+    pub(crate) find_max_p99_ms: Option<u64>,
     pub(crate) connections: u32,
     pub(crate) depth: u32,
     pub(crate) batch_bytes: u64,
@@ -55,7 +81,11 @@ pub(crate) struct Scenario {
     pub(crate) partitions: u32,
     pub(crate) acks: i16,
     pub(crate) threads: u32,
+    /// Of each group.
     pub(crate) consumers: u32,
+    /// Groups of consumers.
+    #[serde(default = "one")]
+    pub(crate) fan_out: u32,
     pub(crate) backlog_messages: u64,
     pub(crate) verify: bool,
     pub(crate) generator_cores: Vec<usize>,
@@ -65,7 +95,7 @@ pub(crate) struct Scenario {
 }
 
 /// Who is driven.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Target {
     /// This executable's `serve`, started for the run.
@@ -88,7 +118,7 @@ impl Scenario {
         let Some(bytes) = args.backlog else {
             return Self::new(Kind::ConsumeTail, 0, load);
         };
-        let messages = bytes.div_ceil(load.size.max(1));
+        let messages = bytes.div_ceil(load.size.mean().max(1));
         ensure!(messages > 0, "--backlog must be more than 0");
         Self::new(Kind::ConsumeBacklog, messages, load)
     }
@@ -102,8 +132,16 @@ impl Scenario {
         };
         let scenario = Self {
             kind,
-            protocol: "kafka",
-            message_bytes: args.size,
+            file: None,
+            about: None,
+            protocol: "kafka".to_owned(),
+            message_bytes: args.size.mean(),
+            sizes: Some(args.size.clone()),
+            keys: args.keys,
+            compression: args.compression,
+            burst: args.burst,
+            linger_ms: milliseconds(args.linger),
+            find_max_p99_ms: args.find_max.then(|| milliseconds(args.p99_max)),
             rate_per_s: (args.rate > 0).then_some(args.rate),
             connections: args.connections,
             depth: args.depth,
@@ -120,10 +158,11 @@ impl Scenario {
             consumers: args
                 .consumers
                 .unwrap_or(args.connections.min(args.partitions)),
+            fan_out: args.fan_out,
             // Every stream sends the same number.
             backlog_messages: backlog_messages.next_multiple_of(args.connections.max(1).into()),
             verify: !args.no_verify && target != Target::Sink,
-            generator_cores: args.generator_cores.clone(),
+            generator_cores: args.generator_cores.0.clone(),
             broker_cores: args.child.cores.clone(),
             target,
             run,
@@ -134,9 +173,10 @@ impl Scenario {
 
     /// Refuses what cannot be run, by the flag's name.
     fn check(&self) -> anyhow::Result<()> {
-        let size_min = payload::HEADER_BYTES;
+        let size_min = u64::try_from(payload::HEADER_BYTES)?;
+        let sizes = self.sizes();
         ensure!(
-            (u64::try_from(size_min)?..=BATCH_BYTES_MAX).contains(&self.message_bytes),
+            sizes.min() >= size_min && sizes.max() <= BATCH_BYTES_MAX,
             "--size must be {size_min} (a message carries an id, a time and a checksum) to \
              {BATCH_BYTES_MAX}"
         );
@@ -149,6 +189,8 @@ impl Scenario {
             ("--depth", self.depth, DEPTH_MAX),
             ("--partitions", self.partitions, PARTITIONS_MAX),
             ("--threads", self.threads, THREADS_MAX),
+            ("--fan-out", self.fan_out, FAN_OUT_MAX),
+            ("--keys", self.keys.unwrap_or(1), u32::MAX),
             (
                 "--consumers",
                 self.consumers,
@@ -167,23 +209,132 @@ impl Scenario {
             self.target != Target::Sink || self.kind == Kind::Produce,
             "the sink discards what it gets: it can only be produced to"
         );
+        self.check_shape()
+    }
+
+    /// Refuses flags that mean nothing in this kind of run.
+    fn check_shape(&self) -> anyhow::Result<()> {
+        let is_open = self.rate_per_s.is_some() || self.find_max_p99_ms.is_some();
+        let paced = is_open && self.kind != Kind::ConsumeBacklog;
+        ensure!(
+            paced || self.burst.is_none(),
+            "--burst shapes an open loop: it needs --rate"
+        );
+        ensure!(
+            paced || self.linger_ms == 0,
+            "--linger waits for what is due: it needs --rate"
+        );
+        ensure!(
+            self.fan_out == 1 || self.kind != Kind::Produce,
+            "--fan-out is about consumers: produce has none"
+        );
+        let Some(p99_ms) = self.find_max_p99_ms else {
+            return Ok(());
+        };
+        ensure!(p99_ms > 0, "--p99-max must be more than 0");
+        ensure!(
+            matches!(self.kind, Kind::Produce | Kind::EndToEnd),
+            "--find-max searches in produce and e2e"
+        );
+        ensure!(self.acks != 0, "--find-max needs acknowledgements");
         Ok(())
     }
 
+    /// What is done, in a line.
+    pub(crate) fn title(&self) -> String {
+        let what = match self.kind {
+            Kind::Produce => "produce",
+            Kind::ConsumeTail => "consume at the tail",
+            Kind::ConsumeBacklog => "consume a backlog",
+            Kind::EndToEnd => "end to end",
+        };
+        let pace = match self.rate_per_s {
+            Some(rate) if self.kind != Kind::ConsumeBacklog => {
+                format!("open loop at {rate} msg/s, latency from the intended send time")
+            }
+            _ => "closed loop".to_owned(),
+        };
+        let target = match &self.target {
+            Target::Child => "child broker",
+            Target::Sink => "in-process sink",
+            Target::External(address) => address,
+        };
+        format!("{what}, {}, {target}, {pace}", self.protocol)
+    }
+
+    /// What the load looks like, in a line.
+    pub(crate) fn shape(&self) -> String {
+        let mut shape = format!(
+            "{} B messages, batches up to {} B, {} connections x depth {}, {} partitions, acks {}",
+            self.sizes(),
+            self.batch_bytes,
+            self.connections,
+            self.depth,
+            self.partitions,
+            self.acks,
+        );
+        if let Some(keys) = self.keys {
+            shape += &format!(", {keys} keys");
+        }
+        if self.compression != Compression::None {
+            shape += &format!(", {:?}", self.compression).to_lowercase();
+        }
+        if let Some(burst) = self.burst {
+            let (on, period) = (burst.on_ns, burst.period_ns);
+            let [on, period] = [on, period].map(Duration::from_nanos);
+            shape += &format!(", in bursts of {on:?} every {period:?}");
+        }
+        if self.linger_ms > 0 {
+            shape += &format!(", linger {} ms", self.linger_ms);
+        }
+        if self.fan_out > 1 {
+            shape += &format!(", read by {} groups", self.fan_out);
+        }
+        shape
+    }
+
+    /// This scenario at one rate of a search.
+    pub(crate) fn at_rate(&self, rate_per_s: u64) -> Self {
+        Self {
+            rate_per_s: Some(rate_per_s),
+            // Messages of the probes before must not pass for this one's.
+            run: fresh_run(),
+            ..self.clone()
+        }
+    }
+
+    /// A short look at a rate, or at what a closed loop does.
+    pub(crate) fn probe(&self, rate_per_s: Option<u64>) -> Self {
+        Self {
+            rate_per_s,
+            burst: self.burst.filter(|_| rate_per_s.is_some()),
+            duration_ms: self.duration_ms.min(PROBE_MS),
+            warmup_ms: self.warmup_ms.min(PROBE_WARMUP_MS),
+            verify: false,
+            ..self.at_rate(1)
+        }
+    }
+
+    pub(crate) fn sizes(&self) -> Sizes {
+        let one_size = || Sizes::Fixed(self.message_bytes);
+        self.sizes.clone().unwrap_or_else(one_size)
+    }
+
     fn load(&self, messages_max: Option<u64>) -> Load {
+        // A backlog is filled as fast as it goes.
+        let is_paced = messages_max.is_none();
         Load {
             topic: self.topic.clone(),
             run: self.run,
-            message_bytes: usize::try_from(self.message_bytes).expect("checked against its max"),
+            sizes: self.sizes(),
+            keys: self.keys,
+            compression: self.compression,
             batch_bytes: usize::try_from(self.batch_bytes).expect("checked against its max"),
             depth: usize::try_from(self.depth).expect("32 bits fit"),
             acks: self.acks,
-            // A backlog is filled as fast as it goes.
-            rate_per_s: if messages_max.is_some() {
-                None
-            } else {
-                self.rate_per_s
-            },
+            rate_per_s: self.rate_per_s.filter(|_| is_paced),
+            burst: self.burst.filter(|_| is_paced),
+            linger_ns: self.linger_ms * 1_000_000,
             messages_max,
             streams: self.connections,
         }
@@ -204,31 +355,40 @@ impl Scenario {
             .collect()
     }
 
-    /// Deals the partitions of each node to the consumers that connect to it.
-    pub(crate) fn consumers(&self, topic: &Topic) -> Vec<ConsumerPlan> {
+    /// Deals the partitions of each node to the consumers that connect to it, once for each of
+    /// `groups`.
+    pub(crate) fn consumers(&self, topic: &Topic, groups: usize) -> Vec<ConsumerPlan> {
         let nodes = topic.nodes.len();
         let consumers = usize::try_from(self.consumers)
             .expect("32 bits fit")
             .max(nodes);
-        (0..consumers)
-            .map(|consumer| {
-                let node = &topic.nodes[consumer % nodes];
-                let peers = (consumers - consumer % nodes).div_ceil(nodes);
-                let own = node.partitions.iter().skip(consumer / nodes).step_by(peers);
-                let cursors = own.map(|partition| Cursor {
-                    partition: *partition,
-                    next_offset: topic.ends[usize::try_from(*partition).expect("32 bits fit")],
-                });
-                ConsumerPlan {
-                    topic: self.topic.clone(),
-                    run: self.run,
-                    address: node.address,
-                    cursors: cursors.collect(),
-                    limits: FETCH,
-                }
-            })
+        let plan = |group, consumer: usize| {
+            let node = &topic.nodes[consumer % nodes];
+            let peers = (consumers - consumer % nodes).div_ceil(nodes);
+            let own = node.partitions.iter().skip(consumer / nodes).step_by(peers);
+            let cursors = own.map(|partition| Cursor {
+                partition: *partition,
+                next_offset: topic.ends[usize::try_from(*partition).expect("32 bits fit")],
+            });
+            ConsumerPlan {
+                topic: self.topic.clone(),
+                run: self.run,
+                address: node.address,
+                cursors: cursors.collect(),
+                limits: FETCH,
+                group,
+            }
+        };
+        (0..groups)
+            .flat_map(|group| (0..consumers).map(move |consumer| (group, consumer)))
+            .map(|(group, consumer)| plan(group, consumer))
             .filter(|plan| !plan.cursors.is_empty())
             .collect()
+    }
+
+    /// Groups that read what is sent.
+    pub(crate) fn groups(&self) -> usize {
+        usize::try_from(self.fan_out).expect("32 bits fit")
     }
 
     pub(crate) fn phase(&self, name: &'static str) -> PhasePlan {
@@ -239,6 +399,7 @@ impl Scenario {
             threads: usize::try_from(self.threads).expect("32 bits fit"),
             cores: self.generator_cores.clone(),
             streams: self.connections,
+            groups: self.groups(),
             warmup_ns: self.warmup_ms * 1_000_000,
             duration_ns: Some(self.duration_ms * 1_000_000),
             backlog: 0,
@@ -254,6 +415,11 @@ impl Scenario {
             ..self.phase(name)
         }
     }
+}
+
+/// How many groups read in files that were written before there could be several.
+fn one() -> u32 {
+    1
 }
 
 fn milliseconds(duration: Duration) -> u64 {

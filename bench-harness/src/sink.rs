@@ -62,6 +62,8 @@ pub(crate) enum Keeping {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Behaviour {
     pub(crate) stall: Option<Stall>,
+    /// What each produce request takes; those of one connection one after the other.
+    pub(crate) service: Duration,
     pub(crate) keeping: Keeping,
 }
 
@@ -229,6 +231,9 @@ impl Shared {
 
     fn produce(&self, request: &mut Reader<'_>, out: &mut Vec<u8>) -> Result<bool, WireError> {
         self.stall_if_due();
+        if !self.behaviour.service.is_zero() {
+            thread::sleep(self.behaviour.service);
+        }
         request.nullable_string()?; // transactional id
         let acks = request.i16()?;
         request.i32()?; // timeout

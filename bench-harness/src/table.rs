@@ -3,13 +3,16 @@
 use std::fmt::Write;
 
 use crate::report::{LatencyReport, Rate, Report, micros};
-use crate::scenario::{Kind, Target};
+use crate::scenario::Target;
 
 impl Report {
     /// The table for people.
     pub(crate) fn table(&self) -> String {
         let mut out = String::new();
         self.put_head(&mut out);
+        if let Some(rate) = &self.built {
+            put_rate(&mut out, "built", rate);
+        }
         if let Some(rate) = &self.sent {
             put_rate(&mut out, "sent", rate);
         }
@@ -25,6 +28,7 @@ impl Report {
                 ("generator late", &self.generator_lateness),
             ],
         );
+        self.put_search(&mut out);
         self.put_broker(&mut out);
         self.put_verdict(&mut out);
         out
@@ -32,40 +36,10 @@ impl Report {
 
     fn put_head(&self, out: &mut String) {
         let scenario = &self.scenario;
-        let what = match scenario.kind {
-            Kind::Produce => "produce",
-            Kind::ConsumeTail => "consume at the tail",
-            Kind::ConsumeBacklog => "consume a backlog",
-            Kind::EndToEnd => "end to end",
-        };
-        let pace = match scenario.rate_per_s {
-            Some(rate) if scenario.kind != Kind::ConsumeBacklog => {
-                format!("open loop at {rate} msg/s, latency from the intended send time")
-            }
-            _ => "closed loop".to_owned(),
-        };
-        let target = match &scenario.target {
-            Target::Child => "child broker".to_owned(),
-            Target::Sink => "in-process sink".to_owned(),
-            Target::External(address) => address.clone(),
-        };
+        put(out, format_args!("\n{}", scenario.title()));
         put(
             out,
-            format_args!("\n{what}, {}, {target}, {pace}", scenario.protocol),
-        );
-        put(
-            out,
-            format_args!(
-                "{} B messages, batches up to {} B, {} connections x depth {}, {} partitions, \
-                 acks {}, {:.1} s",
-                scenario.message_bytes,
-                scenario.batch_bytes,
-                scenario.connections,
-                scenario.depth,
-                scenario.partitions,
-                scenario.acks,
-                self.measured_s
-            ),
+            format_args!("{}, {:.1} s", scenario.shape(), self.measured_s),
         );
         if let Some(storage) = &self.storage {
             put(
@@ -92,6 +66,40 @@ impl Report {
             );
         }
         out.push('\n');
+    }
+
+    fn put_search(&self, out: &mut String) {
+        let Some(search) = &self.find_max else { return };
+        let (bound_ms, peak) = (search.p99_max_ms, rate_text(search.closed_loop_per_s));
+        put(
+            out,
+            format_args!("highest rate with a p99 below {bound_ms} ms; closed loop {peak} msg/s"),
+        );
+        for probe in &search.probes {
+            let outcome = if probe.holds { "holds" } else { "too much" };
+            let limited = probe
+                .generator
+                .as_ref()
+                .map_or("", |_| "  generator short of time");
+            put(
+                out,
+                format_args!(
+                    "{:>23} msg/s{:>12} p99  {outcome}{limited}",
+                    rate_text(probe.rate_per_s as f64),
+                    micros_text(probe.p99_us)
+                ),
+            );
+        }
+        match search.confirmed_per_s {
+            Some(rate) => put(
+                out,
+                format_args!(
+                    "found      {} msg/s, measured above\n",
+                    rate_text(rate as f64)
+                ),
+            ),
+            None => put(out, format_args!("NOT FOUND  no rate was confirmed\n")),
+        }
     }
 
     fn put_broker(&self, out: &mut String) {

@@ -3,7 +3,7 @@
 //! The sending side keeps a [`Ledger`] per connection, the receiving side a [`Sighting`] per
 //! thread; [`judge`] holds them against each other when both have ended.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::payload::Stamp;
 
@@ -157,7 +157,7 @@ impl Sighting {
 }
 
 /// The verdict on a run, in messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Verdict {
     pub(crate) sent: u64,
     pub(crate) acknowledged: u64,
@@ -182,8 +182,28 @@ impl Verdict {
     }
 }
 
-/// Holds what was acknowledged, by stream, against what was seen.
-pub(crate) fn judge(ledgers: &[Ledger], sighting: &Sighting) -> Verdict {
+/// Holds what was acknowledged, by stream, against what every group has seen: a message that one
+/// group missed is lost once.
+pub(crate) fn judge(ledgers: &[Ledger], groups: &[Sighting]) -> Verdict {
+    let mut verdict = Verdict {
+        sent: ledgers.iter().map(|ledger| ledger.sent).sum(),
+        acknowledged: ledgers.iter().map(Ledger::acknowledged).sum(),
+        ..Verdict::default()
+    };
+    for sighting in groups {
+        let group = judge_group(ledgers, sighting);
+        verdict.delivered += group.delivered;
+        verdict.lost += group.lost;
+        verdict.doubled += group.doubled;
+        verdict.reordered += group.reordered;
+        verdict.damaged += group.damaged;
+        verdict.delivered_unacknowledged += group.delivered_unacknowledged;
+        verdict.foreign += group.foreign;
+    }
+    verdict
+}
+
+fn judge_group(ledgers: &[Ledger], sighting: &Sighting) -> Verdict {
     let mut verdict = Verdict {
         doubled: sighting.doubled,
         reordered: sighting.reordered,
@@ -200,8 +220,6 @@ pub(crate) fn judge(ledgers: &[Ledger], sighting: &Sighting) -> Verdict {
             .filter(|number| !seen.contains(*number))
             .count();
         let lost = u64::try_from(lost).expect("64-bit targets only");
-        verdict.sent += ledger.sent;
-        verdict.acknowledged += ledger.acknowledged();
         verdict.delivered += seen.len();
         verdict.lost += lost;
         verdict.delivered_unacknowledged += seen.len() - (ledger.acknowledged() - lost);
@@ -233,12 +251,21 @@ mod tests {
         ledger
     }
 
-    fn seen(messages: &[(u32, u32, u64)]) -> Sighting {
+    fn seen(messages: &[(u32, u32, u64)]) -> [Sighting; 1] {
         let mut sighting = Sighting::new(2);
         for (partition, stream, sequence) in messages {
             sighting.see(*partition, stamp(*stream, *sequence));
         }
-        sighting
+        [sighting]
+    }
+
+    #[test]
+    fn every_group_is_owed_every_message() {
+        let ledgers = [ledger(&[(0, 2)], 2), Ledger::default()];
+        let groups = [seen(&[(0, 0, 0), (0, 0, 1)]), seen(&[(0, 0, 1)])].concat();
+        let verdict = judge(&ledgers, &groups);
+        assert_eq!((verdict.acknowledged, verdict.delivered), (2, 3));
+        assert_eq!((verdict.lost, verdict.doubled), (1, 0));
     }
 
     #[test]
@@ -264,7 +291,7 @@ mod tests {
     fn a_doubled_message_is_found_within_and_across_threads() {
         let ledgers = [ledger(&[(0, 2)], 2), Ledger::default()];
         let mut left = seen(&[(0, 0, 0), (0, 0, 0)]);
-        left.merge(&seen(&[(1, 0, 0), (1, 0, 1)]));
+        left[0].merge(&seen(&[(1, 0, 0), (1, 0, 1)])[0]);
         let verdict = judge(&ledgers, &left);
         assert_eq!((verdict.doubled, verdict.lost), (2, 0));
     }
@@ -284,7 +311,7 @@ mod tests {
     #[test]
     fn damage_spoils_a_run() {
         let mut sighting = seen(&[]);
-        sighting.damaged = 1;
+        sighting[0].damaged = 1;
         assert!(!judge(&[Ledger::default()], &sighting).is_clean());
     }
 }

@@ -4,12 +4,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::consumer::{Consumer, ConsumerPlan};
+use crate::live::Live;
 use crate::producer::{Producer, ProducerPlan};
-use crate::recorder::{Live, Recorder, Window};
+use crate::recorder::{Recorder, Window};
 use crate::schedule::Clock;
 use crate::transport;
 use crate::verify::{Ledger, Sighting};
@@ -42,6 +45,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) core: Option<usize>,
     /// Streams of the whole run.
     pub(crate) streams: u32,
+    /// Groups of consumers of the whole run.
+    pub(crate) groups: usize,
 }
 
 /// How a thread and the main thread speak to each other.
@@ -66,7 +71,10 @@ pub(crate) enum Note {
 /// What a thread brings home.
 pub(crate) struct WorkerResult {
     pub(crate) recorder: Recorder,
-    pub(crate) sighting: Sighting,
+    /// By group.
+    pub(crate) sightings: Vec<Sighting>,
+    /// CPU seconds by elapsed seconds of this thread, from the start on.
+    pub(crate) busy: f64,
     /// By stream number, for the streams of this thread.
     pub(crate) ledgers: Vec<(u32, Ledger)>,
 }
@@ -77,7 +85,8 @@ pub(crate) struct Desk {
     pub(crate) window: Window,
     pub(crate) live: Arc<Live>,
     pub(crate) recorder: RefCell<Recorder>,
-    pub(crate) sighting: RefCell<Sighting>,
+    /// By group.
+    pub(crate) sightings: RefCell<Vec<Sighting>>,
 }
 
 /// Runs the plan to its end. Blocks its thread.
@@ -90,32 +99,34 @@ pub(crate) fn run(plan: WorkerPlan, wires: Wires) -> WorkerResult {
 }
 
 async fn run_connections(plan: WorkerPlan, wires: Wires) -> WorkerResult {
-    let nothing = |streams| WorkerResult {
+    let unseen = vec![Sighting::new(plan.streams); plan.groups];
+    let nothing = |sightings| WorkerResult {
         recorder: Recorder::new(),
-        sighting: Sighting::new(streams),
+        sightings,
+        busy: 0.0,
         ledgers: Vec::new(),
     };
-    let streams = plan.streams;
     let connections = connect(plan).await;
     let (producers, consumers) = match connections {
         Ok(connections) => connections,
         Err(error) => {
             tell(&wires.notes, Note::Connected(Err(error)));
-            return nothing(streams);
+            return nothing(unseen);
         }
     };
     tell(&wires.notes, Note::Connected(Ok(())));
     // The main thread hangs up instead when another thread could not connect.
     let Ok(start) = wires.start.recv() else {
-        return nothing(streams);
+        return nothing(unseen);
     };
     let desk = Rc::new(Desk {
         clock: wires.clock,
         window: start.window,
         live: wires.live,
         recorder: RefCell::new(Recorder::new()),
-        sighting: RefCell::new(Sighting::new(streams)),
+        sightings: RefCell::new(unseen),
     });
+    let busy = Busy::start();
     let mut producing = Vec::new();
     for producer in producers {
         let (desk, stage, notes) = (desk.clone(), wires.stage.clone(), wires.notes.clone());
@@ -146,9 +157,35 @@ async fn run_connections(plan: WorkerPlan, wires: Wires) -> WorkerResult {
     }
     WorkerResult {
         recorder: desk.recorder.replace(Recorder::new()),
-        sighting: desk.sighting.replace(Sighting::new(0)),
+        sightings: desk.sightings.take(),
+        busy: busy.share(),
         ledgers,
     }
+}
+
+/// CPU time of this thread against the clock.
+struct Busy {
+    since: Instant,
+    cpu: Duration,
+}
+
+impl Busy {
+    fn start() -> Self {
+        Self {
+            since: Instant::now(),
+            cpu: thread_cpu(),
+        }
+    }
+
+    fn share(&self) -> f64 {
+        let cpu = thread_cpu().saturating_sub(self.cpu);
+        cpu.as_secs_f64() / self.since.elapsed().as_secs_f64()
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 async fn connect(plan: WorkerPlan) -> anyhow::Result<(Vec<Producer>, Vec<Consumer>)> {

@@ -7,6 +7,9 @@ pub(crate) mod kafka;
 
 use std::fmt;
 
+pub(crate) use self::kafka::batch::RecordSlot;
+use crate::args::Compression;
+
 /// A codec's answer about the front of a byte string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decoded<T> {
@@ -25,7 +28,12 @@ pub(crate) struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.code)
+        write!(f, "{} ({})", self.name, self.code)?;
+        // Names of Kafka's; no other protocol's name means something else.
+        if self.name.contains("SASL") || self.name.ends_with("AUTHORIZATION_FAILED") {
+            f.write_str(": the broker wants a user, and this generator has none to give")?;
+        }
+        Ok(())
     }
 }
 
@@ -60,12 +68,12 @@ pub(crate) enum ClientError {
     },
 }
 
-/// A request to append `count` messages of `value_bytes` each to one partition.
+/// A request to append `count` messages to one partition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Append {
     pub(crate) partition: u32,
     pub(crate) count: u32,
-    pub(crate) value_bytes: usize,
+    pub(crate) compression: Compression,
     /// Wall time for the records, milliseconds since the Unix epoch.
     pub(crate) now_ms: i64,
 }
@@ -166,13 +174,13 @@ impl Client {
         }
     }
 
-    /// Appends one produce request; `fill` appends the message with the given number. Returns the
-    /// bytes that the broker is asked to keep.
+    /// Appends one produce request; `fill` puts the message with the given number into its slot.
+    /// Returns the bytes that the broker is asked to keep.
     pub(crate) fn append(
         &mut self,
         out: &mut Vec<u8>,
         append: Append,
-        fill: impl FnMut(u32, &mut Vec<u8>),
+        fill: impl FnMut(u32, RecordSlot<'_>),
     ) -> usize {
         match self {
             Self::Kafka(client) => client.produce(out, append, fill),
@@ -205,21 +213,26 @@ impl Client {
 
     /// Calls `each` with offset and value of every message in `bytes` at `from_offset` or later;
     /// `None` stands for a message that this generator cannot have written.
-    pub(crate) fn for_each_message<'a>(
+    pub(crate) fn for_each_message(
         &self,
-        bytes: &'a [u8],
+        bytes: &[u8],
         from_offset: u64,
-        each: impl FnMut(u64, Option<&'a [u8]>),
+        each: impl FnMut(u64, Option<&[u8]>),
     ) -> Result<(), ClientError> {
         match self {
             Self::Kafka(_) => kafka::for_each_message(bytes, from_offset, each),
         }
     }
 
-    /// Most messages of `value_bytes` in an append of about `batch_bytes`; at least one.
-    pub(crate) fn messages_per_batch(&self, batch_bytes: usize, value_bytes: usize) -> u32 {
+    /// How many messages of `sizes`, keys included, make an append of about `batch_bytes`; at least
+    /// one.
+    pub(crate) fn messages_per_batch(
+        &self,
+        batch_bytes: usize,
+        sizes: impl Iterator<Item = usize>,
+    ) -> u32 {
         match self {
-            Self::Kafka(_) => kafka::batch::records_per_batch(batch_bytes, value_bytes),
+            Self::Kafka(_) => kafka::batch::records_per_batch(batch_bytes, sizes),
         }
     }
 

@@ -7,7 +7,7 @@
 //! |     12 |     4 | i32  | partition leader epoch | -1                                   |
 //! |     16 |     1 | i8   | magic                  | 2                                    |
 //! |     17 |     4 | u32  | CRC-32C                | of everything after it               |
-//! |     21 |     2 | i16  | attributes             | 0: not compressed, create time       |
+//! |     21 |     2 | i16  | attributes             | the codec's number; create time      |
 //! |     23 |     4 | i32  | last offset delta      | records - 1                          |
 //! |     27 |     8 | i64  | base timestamp, ms     | when the batch was made              |
 //! |     35 |     8 | i64  | max timestamp, ms      | the same                             |
@@ -17,10 +17,14 @@
 //! |     57 |     4 | i32  | records                | count                                |
 //!
 //! A record: varint length, i8 attributes, varint timestamp delta, varint offset delta, varint key
-//! length (-1 here), key, varint value length, value, varint header count (0 here).
+//! length (-1 without a key), key, varint value length, value, varint header count (0 here). All
+//! records of a batch are packed together by its codec.
 
+use std::borrow::Cow;
+
+use super::codec;
 use super::wire::{Reader, WireError, patch_i32, put_i8, put_i16, put_i32, put_i64, put_varint};
-use crate::client::Decoded;
+use crate::client::{Append, Decoded};
 
 /// Bytes of a batch before its records.
 pub(crate) const HEADER_BYTES: usize = 61;
@@ -34,8 +38,9 @@ const RECORDS_AT: usize = 57;
 const MAGIC: u8 = 2;
 const ATTRIBUTES_CODEC: i16 = 0b111;
 const ATTRIBUTE_CONTROL: i16 = 1 << 5;
-/// What a record costs beside its value: five varints at their longest use here, and attributes.
-pub(crate) const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 1 + 1 + 5 + 1 + 5 + 1;
+/// What a record costs beside its key and value: five varints at their longest use here, and
+/// attributes.
+pub(crate) const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 1 + 1 + 5 + 5 + 5 + 1;
 
 /// What is wrong with a batch that arrived whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,33 +55,37 @@ pub(crate) enum BatchError {
     Record(#[from] WireError),
 }
 
-/// Appends one batch of `count` records of `value_bytes` each; `fill` appends the value of the
-/// record with the given number.
+/// Appends one batch; `fill` puts the record with the given number into its slot.
 pub(crate) fn put_batch(
     out: &mut Vec<u8>,
-    now_ms: i64,
-    count: u32,
-    value_bytes: usize,
-    mut fill: impl FnMut(u32, &mut Vec<u8>),
+    append: &Append,
+    mut fill: impl FnMut(u32, RecordSlot<'_>),
 ) {
-    assert!(count > 0, "a batch holds records");
+    assert!(append.count > 0, "a batch holds records");
     let start = out.len();
     put_i64(out, 0);
     put_i32(out, 0);
     put_i32(out, -1);
     put_i8(out, 2);
     put_i32(out, 0);
-    put_i16(out, 0);
-    let count_i32 = i32::try_from(count).expect("a batch is bounded by --batch");
-    put_i32(out, count_i32 - 1);
-    put_i64(out, now_ms);
-    put_i64(out, now_ms);
+    put_i16(out, codec::code(append.compression));
+    let count = i32::try_from(append.count).expect("a batch is bounded by --batch");
+    put_i32(out, count - 1);
+    put_i64(out, append.now_ms);
+    put_i64(out, append.now_ms);
     put_i64(out, -1);
     put_i16(out, -1);
     put_i32(out, -1);
-    put_i32(out, count_i32);
-    for number in 0..count {
-        put_record(out, number, value_bytes, &mut fill);
+    put_i32(out, count);
+    let records_start = out.len();
+    for number in 0..append.count {
+        let before = out.len();
+        fill(number, RecordSlot { out, number });
+        assert!(out.len() > before, "every slot is filled");
+    }
+    if let Some(packed) = codec::pack(&out[records_start..], append.compression) {
+        out.truncate(records_start);
+        out.extend_from_slice(&packed);
     }
     let length = out.len() - start - LENGTH_END;
     patch_i32(out, start + 8, length);
@@ -84,31 +93,44 @@ pub(crate) fn put_batch(
     out[start + CHECKSUM_AT..start + CHECKSUMMED_FROM].copy_from_slice(&checksum.to_be_bytes());
 }
 
-fn put_record(
-    out: &mut Vec<u8>,
+/// Where one record of a batch goes.
+pub(crate) struct RecordSlot<'a> {
+    out: &'a mut Vec<u8>,
     number: u32,
-    value_bytes: usize,
-    fill: &mut impl FnMut(u32, &mut Vec<u8>),
-) {
-    let value_length = i64::try_from(value_bytes).expect("a value is bounded by --size");
-    let body_bytes = 1 + 1 + varint_bytes(number.into()) + 1 + varint_bytes(value_length);
-    put_varint(
-        out,
-        i64::try_from(body_bytes).expect("few") + value_length + 1,
-    );
-    put_i8(out, 0);
-    put_varint(out, 0);
-    put_varint(out, number.into());
-    put_varint(out, -1);
-    put_varint(out, value_length);
-    let value_start = out.len();
-    fill(number, out);
-    assert_eq!(
-        out.len() - value_start,
-        value_bytes,
-        "the length was written before the value"
-    );
-    put_varint(out, 0);
+}
+
+impl RecordSlot<'_> {
+    /// Puts the record; `fill` appends exactly `value_bytes`.
+    pub(crate) fn put(
+        self,
+        key: Option<&[u8]>,
+        value_bytes: usize,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Self { out, number } = self;
+        let value_length = i64::try_from(value_bytes).expect("a value is bounded by --size");
+        let key_length = key.map(|key| i64::try_from(key.len()).expect("keys are short"));
+        // Attributes, timestamp delta, offset delta, a length of -1 or the key and its own, the
+        // value's length, no headers.
+        let key_bytes = key.map_or(1, |key| varint_bytes(key_length.unwrap_or(0)) + key.len());
+        let body_bytes = 1 + 1 + varint_bytes(number.into()) + key_bytes;
+        let body_bytes = body_bytes + varint_bytes(value_length) + value_bytes + 1;
+        put_varint(out, i64::try_from(body_bytes).expect("few"));
+        put_i8(out, 0);
+        put_varint(out, 0);
+        put_varint(out, number.into());
+        put_varint(out, key_length.unwrap_or(-1));
+        out.extend_from_slice(key.unwrap_or_default());
+        put_varint(out, value_length);
+        let value_start = out.len();
+        fill(out);
+        assert_eq!(
+            out.len() - value_start,
+            value_bytes,
+            "the length was written before the value"
+        );
+        put_varint(out, 0);
+    }
 }
 
 /// Bytes that a varint of a non-negative number takes.
@@ -130,17 +152,26 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Whether this generator could have written it: no compression, no control records.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.attributes & (ATTRIBUTES_CODEC | ATTRIBUTE_CONTROL) == 0
+    /// The records unpacked; `None` if this generator cannot have written them: control records,
+    /// or what no codec unpacks.
+    pub(crate) fn records(&self) -> Option<Cow<'a, [u8]>> {
+        if self.attributes & ATTRIBUTE_CONTROL != 0 {
+            return None;
+        }
+        match self.attributes & ATTRIBUTES_CODEC {
+            0 => Some(Cow::Borrowed(self.body)),
+            code => codec::unpack(self.body, code).ok().map(Cow::Owned),
+        }
     }
 
-    /// Calls `each` with the offset and the value of every record; null values are empty.
+    /// Calls `each` with the offset and the value of every one of this batch's unpacked `records`;
+    /// null values are empty.
     pub(crate) fn for_each_record(
         &self,
-        mut each: impl FnMut(u64, &'a [u8]),
+        records: &[u8],
+        mut each: impl FnMut(u64, &[u8]),
     ) -> Result<(), BatchError> {
-        let mut reader = Reader::new(self.body);
+        let mut reader = Reader::new(records);
         for _ in 0..self.records {
             let length = reader.varint()?;
             let length = usize::try_from(length).map_err(|_| WireError::NegativeLength(length))?;
@@ -230,10 +261,15 @@ pub(crate) fn next_offset(mut bytes: &[u8]) -> Option<u64> {
     next
 }
 
-/// Most records of `value_bytes` in a batch of `batch_bytes`; at least one.
-pub(crate) fn records_per_batch(batch_bytes: usize, value_bytes: usize) -> u32 {
-    let record_bytes = value_bytes + RECORD_OVERHEAD_BYTES_MAX;
-    let records = batch_bytes.saturating_sub(HEADER_BYTES) / record_bytes;
+/// How many records of `sizes`, keys included, fit into a batch of `batch_bytes`; at least one.
+pub(crate) fn records_per_batch(batch_bytes: usize, sizes: impl Iterator<Item = usize>) -> u32 {
+    let mut room = batch_bytes.saturating_sub(HEADER_BYTES);
+    let mut fits = |record_bytes: usize| {
+        let left = room.checked_sub(record_bytes + RECORD_OVERHEAD_BYTES_MAX);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let records = sizes.take_while(|record_bytes| fits(*record_bytes)).count();
     u32::try_from(records.max(1)).expect("a batch is bounded by --batch")
 }
 
@@ -247,7 +283,10 @@ fn non_negative(value: i64) -> Result<u64, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+    use crate::args::Compression;
 
     /// Two records, "ab" and "c" padded to two bytes, written at 1,700,000,000,000 ms.
     fn golden() -> Vec<u8> {
@@ -278,10 +317,20 @@ mod tests {
         bytes
     }
 
+    fn append(count: u32) -> Append {
+        Append {
+            partition: 0,
+            count,
+            compression: Compression::None,
+            now_ms: 1_700_000_000_000,
+        }
+    }
+
     fn encoded() -> Vec<u8> {
         let mut out = Vec::new();
-        put_batch(&mut out, 1_700_000_000_000, 2, 2, |number, out| {
-            out.extend_from_slice(if number == 0 { b"ab" } else { b"c." });
+        put_batch(&mut out, &append(2), |number, slot| {
+            let value = if number == 0 { b"ab" } else { b"c." };
+            slot.put(None, 2, |out| out.extend_from_slice(value));
         });
         out
     }
@@ -294,12 +343,52 @@ mod tests {
             panic!("a whole batch");
         };
         assert_eq!((used, value.base_offset, value.end_offset), (79, 0, 2));
-        assert!(value.is_plain());
+        assert_eq!(values(&value), [(0, b"ab".to_vec()), (1, b"c.".to_vec())]);
+    }
+
+    fn values(batch: &Batch<'_>) -> Vec<(u64, Vec<u8>)> {
+        let records = batch.records().expect("written here");
         let mut seen = Vec::new();
-        value
-            .for_each_record(|offset, bytes| seen.push((offset, bytes)))
+        batch
+            .for_each_record(&records, |offset, value| {
+                seen.push((offset, value.to_owned()))
+            })
             .expect("well formed");
-        assert_eq!(seen, [(0, &b"ab"[..]), (1, &b"c."[..])]);
+        seen
+    }
+
+    #[test]
+    fn every_codec_and_key_comes_back() {
+        for compression in Compression::value_variants() {
+            let append = Append {
+                compression: *compression,
+                ..append(300)
+            };
+            let mut out = Vec::new();
+            put_batch(&mut out, &append, |number, slot| {
+                let key = (number % 2 == 0).then_some(&b"a key"[..]);
+                slot.put(key, 8, |out| {
+                    out.extend_from_slice(&u64::from(number).to_le_bytes())
+                });
+            });
+            let Ok(Decoded::Complete { value, .. }) = batch(&out) else {
+                panic!("a whole batch");
+            };
+            let expected: Vec<_> = (0..300u64).map(|n| (n, n.to_le_bytes().to_vec())).collect();
+            assert!(values(&value) == expected, "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_takes_what_fits_and_never_nothing() {
+        let record_bytes = 100 + RECORD_OVERHEAD_BYTES_MAX;
+        let room = |records| HEADER_BYTES + records * record_bytes;
+        let fixed = || std::iter::repeat(100);
+        assert_eq!(records_per_batch(room(7), fixed()), 7);
+        assert_eq!(records_per_batch(room(7) - 1, fixed()), 6);
+        assert_eq!(records_per_batch(1, fixed()), 1);
+        let mixed = [100, 100, 5_000, 100].into_iter();
+        assert_eq!(records_per_batch(room(9), mixed), 2, "the order stays");
     }
 
     #[test]
@@ -335,9 +424,11 @@ mod tests {
     fn the_overhead_bound_holds_for_long_values() {
         let mut out = Vec::new();
         let value_bytes = 3 << 20;
-        put_batch(&mut out, 0, 1, value_bytes, |_, out| {
-            out.resize(out.len() + value_bytes, 7)
+        put_batch(&mut out, &append(1), |_, slot| {
+            slot.put(Some(b"key"), value_bytes, |out| {
+                out.resize(out.len() + value_bytes, 7)
+            });
         });
-        assert!(out.len() - HEADER_BYTES - value_bytes <= RECORD_OVERHEAD_BYTES_MAX);
+        assert!(out.len() - HEADER_BYTES - value_bytes - 3 <= RECORD_OVERHEAD_BYTES_MAX);
     }
 }

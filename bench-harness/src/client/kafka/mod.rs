@@ -11,12 +11,14 @@
 //! | CreateTopics|  19 |       2 |
 
 pub(crate) mod batch;
+mod codec;
 pub(crate) mod errors;
 mod replies;
 pub(crate) mod wire;
 
 use std::collections::VecDeque;
 
+use self::batch::RecordSlot;
 use self::wire::{
     Reader, begin_frame, end_frame, patch_i32, put_count, put_i8, put_i16, put_i32, put_i64,
     put_string,
@@ -31,6 +33,10 @@ const REQUEST_TIMEOUT_MS: i32 = 30_000;
 const LATEST: i64 = -1;
 /// Bytes of a foreign reply that an error quotes.
 const QUOTED_BYTES_MAX: usize = 16;
+
+/// How a TLS listener's records begin: content type, major version.
+const TLS_ALERT: [u8; 2] = [21, 3];
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
 /// The requests spoken here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +156,7 @@ impl KafkaClient {
         &mut self,
         out: &mut Vec<u8>,
         append: Append,
-        fill: impl FnMut(u32, &mut Vec<u8>),
+        fill: impl FnMut(u32, RecordSlot<'_>),
     ) -> usize {
         let start = self.begin(out, RequestKind::Produce);
         put_i16(out, -1); // no transactional id
@@ -162,7 +168,7 @@ impl KafkaClient {
         put_i32(out, append.partition.cast_signed());
         put_i32(out, 0);
         let batch_start = out.len();
-        batch::put_batch(out, append.now_ms, append.count, append.value_bytes, fill);
+        batch::put_batch(out, &append, fill);
         let batch_bytes = out.len() - batch_start;
         patch_i32(out, batch_start - 4, batch_bytes);
         end_frame(out, start);
@@ -240,10 +246,10 @@ impl KafkaClient {
 }
 
 /// Calls `each` with the records of every whole batch in `bytes`, from `from_offset` on.
-pub(crate) fn for_each_message<'a>(
-    mut bytes: &'a [u8],
+pub(crate) fn for_each_message(
+    mut bytes: &[u8],
     from_offset: u64,
-    mut each: impl FnMut(u64, Option<&'a [u8]>),
+    mut each: impl FnMut(u64, Option<&[u8]>),
 ) -> Result<(), ClientError> {
     let malformed = |reason: batch::BatchError| ClientError::Malformed {
         request: RequestKind::Fetch.name(),
@@ -254,12 +260,12 @@ pub(crate) fn for_each_message<'a>(
         if value.end_offset <= from_offset {
             continue;
         }
-        if !value.is_plain() {
+        let Some(records) = value.records() else {
             (from_offset.max(value.base_offset)..value.end_offset).for_each(|o| each(o, None));
             continue;
-        }
+        };
         value
-            .for_each_record(|offset, record| {
+            .for_each_record(&records, |offset, record| {
                 // A fetch brings the whole batch that its offset lies in.
                 if offset >= from_offset {
                     each(offset, Some(record));
@@ -282,7 +288,10 @@ pub(crate) fn refusal(code: i16) -> Result<(), Refusal> {
 
 fn wrong_protocol(bytes: &[u8]) -> ClientError {
     let quoted = &bytes[..bytes.len().min(QUOTED_BYTES_MAX)];
-    let beginning = format!("\"{}\"", quoted.escape_ascii());
+    let mut beginning = format!("\"{}\"", quoted.escape_ascii());
+    if bytes.starts_with(&TLS_ALERT) || bytes.starts_with(&TLS_HANDSHAKE) {
+        beginning += ", which is TLS; this generator speaks in the clear only";
+    }
     ClientError::WrongProtocol {
         protocol: "Kafka",
         beginning,

@@ -1,6 +1,7 @@
 //! Golden bytes of every request and reply, and every prefix of a reply.
 
 use super::*;
+use crate::args::Compression;
 use crate::client::{Node, Topology};
 
 fn client() -> KafkaClient {
@@ -52,18 +53,22 @@ fn requests_are_golden_bytes() {
     );
 }
 
+fn put_abc(_: u32, slot: RecordSlot<'_>) {
+    slot.put(None, 3, |out| out.extend_from_slice(b"abc"));
+}
+
 #[test]
 fn a_produce_request_wraps_one_batch() {
     let append = Append {
         partition: 2,
         count: 1,
-        value_bytes: 3,
+        compression: Compression::None,
         now_ms: 5,
     };
     let mut out = Vec::new();
-    let batch_bytes = client().produce(&mut out, append, |_, out| out.extend_from_slice(b"abc"));
+    let batch_bytes = client().produce(&mut out, append, put_abc);
     let mut batch = Vec::new();
-    batch::put_batch(&mut batch, 5, 1, 3, |_, out| out.extend_from_slice(b"abc"));
+    batch::put_batch(&mut batch, &append, put_abc);
     assert_eq!(batch_bytes, batch.len());
     let settings = [0xff, 0xff, 0xff, 0xff, 0, 0, 0x75, 0x30];
     let length = [0, 0, 0, u8::try_from(batch.len()).expect("short")];
@@ -145,12 +150,20 @@ fn append_replies_carry_the_offset_or_the_error_by_name() {
 
 #[test]
 fn fetch_replies_carry_batches_and_where_to_go_on() {
+    let append = |count| Append {
+        partition: 0,
+        count,
+        compression: Compression::None,
+        now_ms: 5,
+    };
     let mut batches = Vec::new();
-    batch::put_batch(&mut batches, 5, 2, 1, |number, out| {
-        out.push(b'a' + number as u8)
+    batch::put_batch(&mut batches, &append(2), |number, slot| {
+        slot.put(None, 1, |out| out.push(b'a' + number as u8));
     });
     let whole_bytes = batches.len();
-    batch::put_batch(&mut batches, 5, 1, 1, |_, out| out.push(b'z'));
+    batch::put_batch(&mut batches, &append(1), |_, slot| {
+        slot.put(None, 1, |out| out.push(b'z'));
+    });
     batches[whole_bytes + 7] = 2; // base offset of the second
     let cut = &batches[..batches.len() - 1];
     let length = u32::try_from(cut.len()).expect("short").to_be_bytes();
@@ -171,9 +184,11 @@ fn fetch_replies_carry_batches_and_where_to_go_on() {
     assert_eq!((fetched.partition, fetched.readable_end), (2, Ok(3)));
     assert_eq!(batch::next_offset(fetched.bytes), Some(2));
     let mut seen = Vec::new();
-    for_each_message(fetched.bytes, 1, |offset, value| seen.push((offset, value)))
-        .expect("well formed");
-    assert_eq!(seen, [(1, Some(&b"b"[..]))]);
+    for_each_message(fetched.bytes, 1, |offset, value| {
+        seen.push((offset, value.map(<[u8]>::to_owned)));
+    })
+    .expect("well formed");
+    assert_eq!(seen, [(1, Some(b"b".to_vec()))]);
 }
 
 #[test]
