@@ -10,11 +10,22 @@ use serde::{Deserialize, Serialize};
 use crate::schedule::Burst;
 use crate::sizes::Sizes;
 
+/// What leads on from `millrace bench` alone.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  millrace bench produce                       a broker of its own, as fast as it goes
+  millrace bench e2e --rate 1000               latency at a given rate
+  millrace bench produce --find-max            the highest rate with a p99 below 10 ms
+  millrace bench run perf/scenarios/e2e.toml   a workload from a file
+  millrace bench produce --target HOST:PORT    any broker that speaks Kafka's protocol
+  millrace bench disk                          the floor: the disk without a broker";
+
 /// Drives a broker and reports what it did.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct BenchArgs {
     #[command(subcommand)]
-    pub(crate) command: BenchCommand,
+    pub(crate) command: Option<BenchCommand>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -28,6 +39,8 @@ pub(crate) enum BenchCommand {
     /// Send and read at once and measure from sending to arrival
     #[command(args_override_self = true)]
     E2e(LoadArgs),
+    /// Do what a scenario file says: one of the above with its flags as keys
+    Run(RunArgs),
     /// Measure the disk alone: durable commits and sequential reads as the broker does them
     Disk(DiskArgs),
 }
@@ -137,6 +150,19 @@ pub(crate) struct ConsumeArgs {
     pub(crate) backlog: Option<u64>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// TOML file: `kind` is produce, consume or e2e, every other key a flag of it
+    pub(crate) file: PathBuf,
+    /// Flags of the scenario's kind, which override the file
+    #[arg(
+        value_name = "FLAGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) flags: Vec<String>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -274,7 +300,7 @@ mod tests {
 
     fn parse(line: &str) -> Result<BenchCommand, clap::Error> {
         let whole = Whole::try_parse_from(line.split_ascii_whitespace())?;
-        Ok(whole.bench.command)
+        Ok(whole.bench.command.expect("a command is on the line"))
     }
 
     #[test]

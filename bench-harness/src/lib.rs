@@ -6,7 +6,7 @@
 //! message carries an id and a checksum, and a run says whether any was lost, doubled, reordered
 //! or damaged.
 //!
-//! * [`args`]: the command line; [`scenario`]: what to do;
+//! * [`args`]: the command line; [`scenario_file`]: the same as a file; [`scenario`]: what to do;
 //!   [`run`]: from a broker's start to its stop; [`search`]: at which rate.
 //! * [`report`]: what came of it, and [`table`]: the same for people.
 //! * [`phase`]: threads that start together; [`worker`]: one of them; [`producer`], [`consumer`]:
@@ -36,6 +36,7 @@ mod recorder;
 mod report;
 mod run;
 mod scenario;
+mod scenario_file;
 mod schedule;
 mod search;
 mod setup;
@@ -50,22 +51,48 @@ mod worker;
 use std::process::ExitCode;
 
 pub use args::BenchArgs;
-use args::BenchCommand;
+use args::{BenchCommand, LoadArgs};
 use report::write_json;
 use scenario::{Kind, Scenario};
 
+/// What `sysexits.h` calls a wrong command line.
+const USAGE: u8 = 64;
+
 /// Runs what the command line asks for, prints the result and says whether all went well.
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    let (scenario, load) = match args.command {
-        BenchCommand::Produce(load) => (Scenario::of(Kind::Produce, &load)?, load),
-        BenchCommand::E2e(load) => (Scenario::of(Kind::EndToEnd, &load)?, load),
-        BenchCommand::Consume(args) => (Scenario::of_consume(&args)?, args.load),
+    let Some(command) = args.command else {
+        scenario_file::bench().print_long_help()?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    run_command(command).or_else(|error| match error.downcast::<clap::Error>() {
+        Ok(error) => {
+            error.print()?;
+            let is_wrong = error.use_stderr();
+            Ok(ExitCode::from(if is_wrong { USAGE } else { 0 }))
+        }
+        Err(error) => Err(error),
+    })
+}
+
+fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
+    let (scenario, load) = match command {
         BenchCommand::Disk(args) => {
             let report = disk::run(&args)?;
             print!("{}", report.table());
             write_json(&report, args.json.as_deref())?;
             return Ok(ExitCode::SUCCESS);
         }
+        BenchCommand::Run(args) => {
+            let file = scenario_file::read(&args)?;
+            let (scenario, load) = load_of(file.command)?;
+            let scenario = Scenario {
+                file: Some(file.name),
+                about: file.about,
+                ..scenario
+            };
+            (scenario, load)
+        }
+        load => load_of(load)?,
     };
     let report = run::run(scenario, &load.child)?;
     // The table first: a report that cannot be written must not swallow it.
@@ -75,5 +102,17 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+/// What a verb that drives a broker asks for.
+fn load_of(command: BenchCommand) -> anyhow::Result<(Scenario, LoadArgs)> {
+    Ok(match command {
+        BenchCommand::Produce(load) => (Scenario::of(Kind::Produce, &load)?, load),
+        BenchCommand::E2e(load) => (Scenario::of(Kind::EndToEnd, &load)?, load),
+        BenchCommand::Consume(args) => (Scenario::of_consume(&args)?, args.load),
+        BenchCommand::Run(_) | BenchCommand::Disk(_) => {
+            unreachable!("these verbs drive no broker of their own")
+        }
     })
 }
