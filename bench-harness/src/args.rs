@@ -14,10 +14,11 @@ use crate::sizes::Sizes;
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   millrace bench produce                       a broker of its own, as fast as it goes
-  millrace bench e2e --rate 1000               latency at a given rate
+  millrace bench e2e --rate 1000 --html r.html latency at a given rate, as a page
   millrace bench produce --find-max            the highest rate with a p99 below 10 ms
   millrace bench run perf/scenarios/e2e.toml   a workload from a file
   millrace bench produce --target HOST:PORT    any broker that speaks Kafka's protocol
+  millrace bench compare a.json b.json         results side by side
   millrace bench disk                          the floor: the disk without a broker";
 
 /// Drives a broker and reports what it did.
@@ -41,6 +42,8 @@ pub(crate) enum BenchCommand {
     E2e(LoadArgs),
     /// Do what a scenario file says: one of the above with its flags as keys
     Run(RunArgs),
+    /// Put result files side by side, with ratios to the first
+    Compare(CompareArgs),
     /// Measure the disk alone: durable commits and sequential reads as the broker does them
     Disk(DiskArgs),
 }
@@ -94,6 +97,9 @@ pub(crate) struct LoadArgs {
     /// Write the whole result to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write a page with charts to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Topic to use, made if absent; by default a new one, which stays
     #[arg(long, value_name = "NAME")]
     pub(crate) topic: Option<String>,
@@ -163,6 +169,16 @@ pub(crate) struct RunArgs {
         allow_hyphen_values = true
     )]
     pub(crate) flags: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Result files of --json; the first is what the others are held against
+    #[arg(value_name = "FILE", required = true, num_args = 2..)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Write a page with all of them to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -348,7 +364,7 @@ mod tests {
     #[test]
     fn the_shape_of_a_load_is_understood() {
         let line = "bench e2e --size 100..2000 --keys 50 --compression zstd --rate 10 --linger 5ms \
-                    --burst 100ms/1s --fan-out 3 --generator-cores 0,2";
+                    --burst 100ms/1s --fan-out 3 --generator-cores 0,2 --html r.html";
         let Ok(BenchCommand::E2e(load)) = parse(line) else {
             panic!("e2e")
         };

@@ -8,7 +8,7 @@
 //!
 //! * [`args`]: the command line; [`scenario_file`]: the same as a file; [`scenario`]: what to do;
 //!   [`run`]: from a broker's start to its stop; [`search`]: at which rate.
-//! * [`report`]: what came of it, and [`table`]: the same for people.
+//! * [`report`]: what came of it, as [`table`] and as a page ([`html`]); [`compare`]: several.
 //! * [`phase`]: threads that start together; [`worker`]: one of them; [`producer`], [`consumer`]:
 //!   its connections, over [`transport`] (the only file that knows the ring) and [`client`] (the
 //!   protocols).
@@ -21,10 +21,12 @@
 mod args;
 mod child;
 mod client;
+mod compare;
 mod connection;
 mod consumer;
 mod control;
 mod disk;
+mod html;
 mod interrupt;
 mod live;
 mod machine;
@@ -50,9 +52,11 @@ mod worker;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 pub use args::BenchArgs;
 use args::{BenchCommand, LoadArgs};
-use report::write_json;
+use report::{Report, write_json};
 use scenario::{Kind, Scenario};
 
 /// What `sysexits.h` calls a wrong command line.
@@ -76,6 +80,14 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 
 fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
     let (scenario, load) = match command {
+        BenchCommand::Compare(args) => {
+            let comparison = compare::read(&args.files)?;
+            print!("{}", comparison.table());
+            if let Some(path) = &args.html {
+                write_page(&html::comparison(&comparison), path)?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         BenchCommand::Disk(args) => {
             let report = disk::run(&args)?;
             print!("{}", report.table());
@@ -97,7 +109,7 @@ fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
     let report = run::run(scenario, &load.child)?;
     // The table first: a report that cannot be written must not swallow it.
     print!("{}", report.table());
-    write_json(&report, load.json.as_deref())?;
+    write_reports(&report, &load)?;
     Ok(if report.is_success() {
         ExitCode::SUCCESS
     } else {
@@ -111,8 +123,22 @@ fn load_of(command: BenchCommand) -> anyhow::Result<(Scenario, LoadArgs)> {
         BenchCommand::Produce(load) => (Scenario::of(Kind::Produce, &load)?, load),
         BenchCommand::E2e(load) => (Scenario::of(Kind::EndToEnd, &load)?, load),
         BenchCommand::Consume(args) => (Scenario::of_consume(&args)?, args.load),
-        BenchCommand::Run(_) | BenchCommand::Disk(_) => {
+        BenchCommand::Run(_) | BenchCommand::Compare(_) | BenchCommand::Disk(_) => {
             unreachable!("these verbs drive no broker of their own")
         }
     })
+}
+
+/// Writes every file that was asked for, even if another cannot be written.
+fn write_reports(report: &Report, load: &LoadArgs) -> anyhow::Result<()> {
+    let json = write_json(report, load.json.as_deref());
+    let html = load
+        .html
+        .as_ref()
+        .map_or(Ok(()), |path| write_page(&html::report(report), path));
+    json.and(html)
+}
+
+fn write_page(page: &str, path: &std::path::Path) -> anyhow::Result<()> {
+    std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -337,8 +337,95 @@ pub(crate) fn micros(ns: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::args::BenchArgs;
+    use crate::progress::SecondLatency;
+    use crate::stages::Stages;
+
+    fn example_scenario() -> Scenario {
+        let line = ["bench", "e2e", "--rate", "1000", "--target", "127.0.0.1:9"];
+        let matches = crate::scenario_file::bench().get_matches_from(line);
+        let args = <BenchArgs as clap::FromArgMatches>::from_arg_matches(&matches);
+        let Ok(Some(crate::args::BenchCommand::E2e(load))) = args.map(|args| args.command) else {
+            panic!("e2e")
+        };
+        Scenario::of(Kind::EndToEnd, &load).expect("it can be run")
+    }
+
+    /// A result with something in every part.
+    pub(crate) fn example() -> Report {
+        let scenario = example_scenario();
+        let stage = json!({"name": "append", "unit": "ns", "histogram": [[900, 90], [5_000, 10]]});
+        let stages = Stages::read(&json!({"shard-0": {"stages": [stage]}}));
+        let usage = Usage {
+            cpu_user_s: 1.0,
+            cpu_system_s: 3.0,
+            memory_peak_bytes: 50_000_000,
+            ..Usage::default()
+        };
+        let mut latency = Latency::new();
+        (1..2_000u64).for_each(|n| latency.record(100_000 + n * n, 3));
+        let latency = LatencyReport::of(&latency);
+        let rate = Rate {
+            messages: 9_990,
+            bytes: 10_000_000,
+            messages_per_s: 999.0,
+            bytes_per_s: 1e6,
+        };
+        let figures = SecondLatency {
+            p50_us: 120.0,
+            p99_us: 800.0,
+            max_us: 2_500.0,
+        };
+        let second = |at: u32| Second {
+            at_s: f64::from(at),
+            warmup: at <= 2,
+            acked_per_s: 1_000.0,
+            delivered_per_s: 998.0,
+            requests_in_flight: 1,
+            refused: 0,
+            ack_latency: Some(figures),
+            delivery_latency: Some(figures),
+        };
+        Report {
+            schema_version: SCHEMA_VERSION,
+            tool: "millrace bench".into(),
+            tool_version: "0".into(),
+            commit: unknown(),
+            finished_at_ms: 1,
+            machine: Machine::describe(),
+            storage: None,
+            durable: None,
+            measured_s: 10.0,
+            sent: Some(rate),
+            received: Some(rate),
+            ack_latency: latency.clone(),
+            delivery_latency: latency.clone(),
+            fetch_latency: None,
+            generator_lateness: latency,
+            refused: Vec::new(),
+            unanswered_messages: 0,
+            offsets_not_rising: 0,
+            verification: Some(Verdict::default()),
+            broker: Some(BrokerReport {
+                config: Some(json!([])),
+                stages: stages.since(&Stages::default()),
+                ..BrokerReport::new(usage, 9_990, 10_000_000, Some(30_000_000))
+            }),
+            generator: usage,
+            generator_busy: vec![0.5],
+            built: None,
+            find_max: None,
+            warnings: Vec::new(),
+            interrupted: false,
+            failures: Vec::new(),
+            seconds: (1..=12).map(second).collect(),
+            scenario,
+        }
+    }
 
     #[test]
     fn a_latency_report_holds_the_whole_histogram() {
