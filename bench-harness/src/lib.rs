@@ -25,6 +25,8 @@ mod compare;
 mod connection;
 mod consumer;
 mod control;
+#[doc(hidden)]
+pub mod cost;
 mod disk;
 mod html;
 mod interrupt;
