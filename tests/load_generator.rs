@@ -2,8 +2,10 @@
 //! verified and in the file.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A directory of the test's own for the broker's data and the report.
@@ -90,4 +92,139 @@ fn a_closed_loop_is_read_back() {
     let (output, report) = bench("bench-produce", &arguments);
     assert_clean(&output, &report);
     assert!(report["sent"]["messages_per_s"].as_f64() > Some(0.0));
+}
+
+/// Runs `millrace bench` in a directory of its own, without a broker.
+fn bench_alone(name: &str, arguments: &str) -> (PathBuf, Output) {
+    let directory = directory(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .current_dir(&directory)
+        .arg("bench")
+        .args(arguments.split_ascii_whitespace())
+        .output()
+        .expect("the binary runs");
+    (directory, output)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_group_reads_everything_and_the_report_knows_its_broker() {
+    let line = "e2e --rate 500 --fan-out 3 --size 64..900 --compression zstd --keys 9 \
+                --warmup 200ms --duration 1s --html report.html";
+    let name = "bench-fan-out";
+    let directory = directory(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .current_dir(&directory)
+        .arg("bench")
+        .args(line.split_ascii_whitespace())
+        .args(["--cores", "0", "--json", "report.json"])
+        .output()
+        .expect("the binary runs");
+    let report = std::fs::read_to_string(directory.join("report.json")).expect("a report");
+    let report: Value = serde_json::from_str(&report).expect("the report is JSON");
+    assert_clean(&output, &report);
+    assert_eq!(report["verification"]["delivered"], 3 * 600);
+    assert!(report["commit"].is_string() && report["machine"]["kernel"].is_string());
+    let config = report["broker"]["config"].as_array().expect("its settings");
+    assert!(
+        config
+            .iter()
+            .any(|setting| setting["name"] == "server.cores")
+    );
+    let page = std::fs::read_to_string(directory.join("report.html")).expect("a page");
+    assert!(page.ends_with("</html>\n") && page.contains("<svg"));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_does_not_swallow_the_table() {
+    let line = "produce --target sink --warmup 0s --duration 300ms --json /dev/full";
+    let (_, output) = bench_alone("bench-full", line);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("msg/s"));
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("cannot write /dev/full: No space left"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn bench_alone_leads_on() {
+    let (_, output) = bench_alone("bench-bare", "");
+    assert!(output.status.success());
+    let help = text(&output.stdout);
+    assert!(
+        help.contains("Examples:") && help.contains("bench produce --find-max"),
+        "{help}"
+    );
+}
+
+#[test]
+fn a_scenario_file_is_refused_by_its_line() {
+    let directory = directory("bench-scenario");
+    let file = directory.join("wrong.toml");
+    std::fs::write(&file, "kind = \"produce\"\nconections = 2\n").expect("written");
+    let line = format!("run {}", file.display());
+    let (_, output) = bench_alone("bench-scenario-run", &line);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    let expected = "wrong.toml:2: unknown key `conections`; did you mean `connections`?";
+    assert!(errors.contains(expected), "{errors}");
+}
+
+#[test]
+fn a_search_reports_its_looks_and_two_results_compare() {
+    let line = "produce --target sink --find-max --p99-max 1s --warmup 100ms --duration 300ms \
+                --json found.json";
+    let (directory, output) = bench_alone("bench-search", line);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let file = directory.join("found.json");
+    let report = std::fs::read_to_string(&file).expect("a report");
+    let report: Value = serde_json::from_str(&report).expect("the report is JSON");
+    let search = &report["find_max"];
+    assert_eq!(search["confirmed_per_s"], report["scenario"]["rate_per_s"]);
+    assert!(
+        search["probes"]
+            .as_array()
+            .is_some_and(|probes| probes.len() > 1)
+    );
+    let line = format!("compare {0} {0} --html both.html", file.display());
+    let (directory, output) = bench_alone("bench-compare", &line);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("x 1.00"));
+    assert!(directory.join("both.html").exists());
+}
+
+#[test]
+fn a_run_that_is_stopped_early_tells_what_it_has() {
+    let child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .current_dir(directory("bench-stopped"))
+        .args([
+            "bench",
+            "produce",
+            "--target",
+            "sink",
+            "--warmup",
+            "0s",
+            "--duration",
+            "60s",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    std::thread::sleep(Duration::from_secs(2));
+    let id = i32::try_from(child.id()).expect("process ids are positive i32");
+    let pid = Pid::from_raw(id).expect("not 0");
+    kill_process(pid, Signal::INT).expect("it still runs");
+    let output = child.wait_with_output().expect("it ends");
+    let table = text(&output.stdout);
+    assert!(output.status.success(), "{table}");
+    assert!(
+        table.contains("STOPPED EARLY") && table.contains("msg/s"),
+        "{table}"
+    );
 }
