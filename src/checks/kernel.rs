@@ -97,8 +97,8 @@ fn ring_advice(error: &RingError, disabled: Option<u32>) -> Option<String> {
 fn forbidden_advice(disabled: Option<u32>) -> String {
     match disabled {
         Some(value @ 1..) => format!(
-            "io_uring is switched off by the sysctl kernel.io_uring_disabled, which is {value}: set \
-             it to 0, or to 1 with the broker's group in kernel.io_uring_group"
+            "io_uring is switched off by the sysctl kernel.io_uring_disabled, which is {value}: \
+             set it to 0, or to 1 with the broker's group in kernel.io_uring_group"
         ),
         _ => "io_uring is forbidden to this process: in a container, use a seccomp profile that \
               allows io_uring_setup, io_uring_enter and io_uring_register; elsewhere, look for a \

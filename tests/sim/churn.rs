@@ -1,4 +1,5 @@
-//! What may be seen of a topic that is deleted and created again, and that drops its oldest records.
+//! What may be seen of a topic that is deleted and created again, and that drops its oldest
+//! records.
 //!
 //! Deletions are numbered. A record that was acknowledged before a deletion was asked for is gone
 //! once that deletion was answered, for whoever asks after that; one that was begun and

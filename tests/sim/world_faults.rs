@@ -1,5 +1,5 @@
-//! Whole workers when something lies: a rotten medium is never served, and a wake-up that is lost is
-//! found.
+//! Whole workers when something lies: a rotten medium is never served, and a wake-up that is lost
+//! is found.
 
 use millrace_engine::start::OpenError;
 use millrace_storage::error::StorageError;

@@ -4,8 +4,8 @@
 //! moved it. The other shards are undamaged: what they hold must not be deleted on the word of a
 //! catalog that is known to be incomplete.
 //! * A partition whose move is lost is at home where its log is: the catalog is told so again.
-//! * A partition whose creation is lost has neither name nor topic. Its log stays, at this start and
-//!   all later ones, and is named in the broker's log; its id is never given again.
+//! * A partition whose creation is lost has neither name nor topic. Its log stays, at this start
+//!   and all later ones, and is named in the broker's log; its id is never given again.
 
 use std::collections::BTreeMap;
 

@@ -67,6 +67,21 @@ fn no_jobs(job: JobOp) -> JobDone {
     }
 }
 
+fn start_config(shards: u16) -> StartConfig {
+    StartConfig {
+        shards,
+        engine: EngineConfig::default(),
+        store: StoreConfig {
+            wal_file_bytes: 4 << 20,
+            batch_bytes_max: 1 << 20,
+            ..StoreConfig::default()
+        },
+        owner: None,
+        accept_loss: Vec::new(),
+        seed: 1,
+    }
+}
+
 impl Broker {
     /// Starts `count` shards that share one port and take connections in turn.
     pub(crate) fn start(name: &str, count: u16, limits: ConnectionLimits) -> Self {
@@ -84,18 +99,7 @@ impl Broker {
         let mut files: Vec<Files> = (0..count)
             .map(|shard| Files::open(&directory.0, ShardId(shard), 64).expect("it opens"))
             .collect();
-        let start = StartConfig {
-            shards: count,
-            engine: EngineConfig::default(),
-            store: StoreConfig {
-                wal_file_bytes: 4 << 20,
-                batch_bytes_max: 1 << 20,
-                ..StoreConfig::default()
-            },
-            owner: None,
-            accept_loss: Vec::new(),
-            seed: 1,
-        };
+        let start = start_config(count);
         let directories = (0..).zip(&mut files).map(|(shard, files)| ShardDirectory {
             shard: ShardId(shard),
             disk: Box::new(|op| files.run(op)),

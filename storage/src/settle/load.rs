@@ -1,8 +1,9 @@
 //! Reads one closed WAL file into memory and finds what of it is alive.
 //!
 //! The whole file is read, piece by piece, because its batches have to come out sorted by
-//! partition; the pieces stay where they were read, about `wal_file_bytes` of memory at most. Every block is
-//! checked as recovery would check it: damage stops the pass, and nothing damaged is settled.
+//! partition; the pieces stay where they were read, about `wal_file_bytes` of memory at most.
+//! Every block is checked as recovery would check it: damage stops the pass, and nothing damaged
+//! is settled.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
