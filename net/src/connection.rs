@@ -135,7 +135,10 @@ pub(crate) enum Gate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receive {
     Idle,
-    Shared,
+    /// Until stopped, or once.
+    Shared {
+        once: bool,
+    },
     /// Stopping a shared one; its end has not come yet.
     Stopping,
     Own,
@@ -536,14 +539,16 @@ impl<S: ProtocolSession> Connection<S> {
                 }
                 None => {
                     self.window.shrink(around.budget);
-                    self.receive = Receive::Shared;
-                    ops.push_back(IoOp::Receive { connection });
+                    let once = around.budget.is_tight();
+                    self.receive = Receive::Shared { once };
+                    ops.push_back(IoOp::Receive { connection, once });
                 }
             },
-            Receive::Shared => {
+            Receive::Shared { once } => {
                 let is_full = !wants_input && self.window.len() > WAITING_BYTES_MAX;
                 let is_too_large = is_large && self.wants_own_window(around.limits);
-                if is_full || is_over || is_too_large {
+                let is_too_open = around.budget.is_tight() && !once;
+                if is_full || is_over || is_too_large || is_too_open {
                     self.receive = Receive::Stopping;
                     ops.push_back(IoOp::StopReceive { connection });
                 }

@@ -19,7 +19,11 @@ pub struct ListenerId(pub u16);
 pub enum IoOp {
     /// Receive until told to stop; each arrival is one [`IoDone::Received`]. At most one kind of
     /// receive is under way on a connection.
-    Receive { connection: ConnectionId },
+    Receive {
+        connection: ConnectionId,
+        /// One arrival is enough: the driver may end it then, with [`IoDone::ReceiveStopped`].
+        once: bool,
+    },
     /// Stop receiving. Arrivals may still come until [`IoDone::ReceiveStopped`]. A
     /// [`IoOp::ReceiveInto`] comes back with ECANCELED, or with bytes that came first.
     StopReceive { connection: ConnectionId },

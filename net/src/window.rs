@@ -46,7 +46,8 @@ enum Class {
 ///
 /// Reservations are granted in the order in which they were asked for, within a class. Invariant:
 /// when none of a class is granted, its first is granted whatever else is in use, so somebody can
-/// always finish. Past `bytes_max` goes at most one request of each class, and what arrived by
+/// always finish. Small ones have a part of their own, which no large one takes from them. Past
+/// `bytes_max` goes at most one request of each class, and what arrived by
 /// shared buffers before anybody knew its size.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -57,6 +58,10 @@ pub(crate) struct Budget {
     /// Tickets of those that wait, by class, the oldest first.
     waiting: [BTreeSet<u64>; 2],
     next_ticket: u64,
+    /// Memory was short, and half of it is not free again.
+    is_tight: bool,
+    /// It became tight since [`Budget::take_tightened`] was last asked.
+    has_tightened: bool,
     /// Bytes were given back since [`Budget::take_released`] was last asked.
     is_released: bool,
 }
@@ -84,6 +89,8 @@ impl Budget {
             reserved: [0; 2],
             waiting: [BTreeSet::new(), BTreeSet::new()],
             next_ticket: 0,
+            is_tight: false,
+            has_tightened: false,
             is_released: false,
         }
     }
@@ -91,6 +98,17 @@ impl Budget {
     /// Whether all of it is taken: what arrived must be kept, but no more is asked for.
     pub(crate) fn is_spent(&self) -> bool {
         self.used >= self.bytes_max
+    }
+
+    /// Whether connections should receive no more than they asked for: what arrives is kept, so an
+    /// open receive is memory promised.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.is_tight
+    }
+
+    /// Whether it became tight since this was last asked.
+    pub(crate) fn take_tightened(&mut self) -> bool {
+        std::mem::take(&mut self.has_tightened)
     }
 
     /// Bytes in use.
@@ -141,8 +159,9 @@ impl Budget {
         match class {
             Class::Small => {
                 let large_waits = !self.waiting[Class::Large as usize].is_empty();
-                let fits = used <= self.bytes_max && !(large_waits && small + bytes > small_max);
-                small == 0 || fits
+                let is_in_part = small + bytes <= small_max;
+                let fits = used <= self.bytes_max && !large_waits;
+                small == 0 || is_in_part || fits
             }
             Class::Large => {
                 let fits = used <= self.bytes_max && large + bytes <= self.bytes_max - small_max;
@@ -176,6 +195,13 @@ impl Budget {
         self.is_released |= bytes < claim.charged;
         self.used = self.used - claim.charged + bytes;
         claim.charged = bytes;
+        // Half of it: turning receives over costs each connection, and must not be easily provoked.
+        if self.is_spent() && !self.is_tight {
+            self.is_tight = true;
+            self.has_tightened = true;
+        } else if self.used <= self.bytes_max / 2 {
+            self.is_tight = false;
+        }
     }
 }
 

@@ -357,6 +357,11 @@ impl Worker {
             self.shard.note_answers_held(self.held.reply_bytes);
             self.shard.end_turn(now);
             self.unblock_accepted(now);
+            if self.budget.take_tightened() {
+                for slot in 0..self.table.len() {
+                    self.touch(slot as u32);
+                }
+            }
             if self.budget.take_released() {
                 for slot in std::mem::take(&mut self.starved) {
                     self.touch(slot);

@@ -146,7 +146,7 @@ impl Network {
     /// Performs what a worker asks of the network.
     pub(crate) fn handle(&mut self, op: IoOp) {
         match op {
-            IoOp::Receive { connection } => {
+            IoOp::Receive { connection, .. } => {
                 let pipe = self.pipe(connection);
                 assert!(
                     matches!(pipe.receiving, Receiving::No),

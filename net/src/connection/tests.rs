@@ -451,7 +451,12 @@ fn a_spent_budget_leaves_small_requests_alone() {
     let small = request(10_000);
     world.receive(&small[..9_000]);
     assert!(world.budget.is_spent());
-    assert!(world.poll().is_empty(), "the receive stays armed");
+    assert!(matches!(world.poll()[..], [IoOp::StopReceive { .. }]));
+    world.connection.handle_receive_stopped();
+    assert!(matches!(
+        world.poll()[..],
+        [IoOp::Receive { once: true, .. }]
+    ));
     world.receive(&small[9_000..]);
     assert_eq!(world.sent(), format!("{};", small.len()));
     other.take_back(lent, 0);
@@ -510,4 +515,37 @@ fn sends_wait_for_others_when_their_memory_is_spent() {
     other.buffers.end(buffer);
     assert_eq!(other.sent(), "5;".repeat(many));
     assert!(!other.connection.is_queued());
+}
+
+#[test]
+fn receives_are_for_one_arrival_while_memory_is_tight() {
+    let mut world = World::new(OWN_BYTES_MIN);
+    assert!(matches!(
+        world.poll()[..],
+        [IoOp::Receive { once: false, .. }]
+    ));
+    let mut other = Window::default();
+    let lent = other.lend(OWN_BYTES_MIN, 0, true, &mut world.budget);
+    let (lent, _) = lent.expect("room");
+    assert!(world.budget.take_tightened());
+    assert!(!world.budget.take_tightened());
+    assert!(matches!(world.poll()[..], [IoOp::StopReceive { .. }]));
+    world.connection.handle_receive_stopped();
+    assert!(matches!(
+        world.poll()[..],
+        [IoOp::Receive { once: true, .. }]
+    ));
+    assert!(world.poll().is_empty());
+    world.receive(&request(1));
+    world.connection.handle_receive_stopped();
+    other.take_back(lent, 0);
+    other.release(&mut world.budget);
+    let ops = world.poll();
+    assert!(
+        matches!(
+            ops[..],
+            [IoOp::Send { .. }, IoOp::Receive { once: false, .. }]
+        ),
+        "{ops:?}"
+    );
 }

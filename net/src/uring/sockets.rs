@@ -1,13 +1,13 @@
 //! A shard's listeners and connections on the ring.
 //!
-//! A connection has at most one receive (multishot into provided buffers, or once into memory of
-//! its own) and one send under way. Its slot and its descriptor are free only after every
+//! A connection has at most one receive (into provided buffers, multishot or once, or once into
+//! memory of its own) and one send under way. Its slot and its descriptor are free only after every
 //! completion is in: closing cancels what is under way and waits.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use io_uring::{opcode, types};
+use io_uring::{opcode, squeue, types};
 use millrace_engine::command::ConnectionId;
 use millrace_storage::units::{BootTime, Now};
 
@@ -82,6 +82,8 @@ struct Slot {
 struct Socket {
     stream: TcpStream,
     receive: Receive,
+    /// Receives into provided buffers take one arrival instead of all of them.
+    receives_once: bool,
     sending: Option<Sending>,
     /// Cancellations whose own completions are not in yet.
     cancels: u32,
@@ -91,9 +93,9 @@ struct Socket {
 /// The receive that is under way.
 enum Receive {
     None,
-    /// Multishot into provided buffers.
+    /// Into provided buffers.
     Shared,
-    /// Multishot, being cancelled.
+    /// Into provided buffers, being cancelled.
     Stopping,
     /// Ended for want of buffers, about to be armed again.
     Starved,
@@ -256,7 +258,10 @@ impl Sockets {
     /// Starts a connection's operation.
     pub fn submit(&mut self, ring: &mut Ring, op: IoOp, deliver: &mut Deliver<'_>) {
         match op {
-            IoOp::Receive { connection } => self.arm_receive(ring, connection),
+            IoOp::Receive { connection, once } => {
+                self.socket(connection).receives_once = once;
+                self.arm_receive(ring, connection);
+            }
             IoOp::StopReceive { connection } => self.stop_receive(ring, connection, deliver),
             IoOp::ReceiveInto {
                 connection,
@@ -276,7 +281,15 @@ impl Sockets {
             "one receive at a time"
         );
         socket.receive = Receive::Shared;
-        let entry = opcode::RecvMulti::new(socket.fd(), GROUP).build();
+        let entry = if socket.receives_once {
+            // Length 0: as much as the chosen buffer holds.
+            opcode::Recv::new(socket.fd(), std::ptr::null_mut(), 0)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(socket.fd(), GROUP).build()
+        };
         // SAFETY: the kernel fills provided buffers, which outlive the ring's use of them, and the
         // socket stays until the receive has ended.
         unsafe { ring.push(entry, token(Kind::Receive, connection)) }
@@ -448,6 +461,7 @@ impl Sockets {
         }
         let socket = self.socket(connection);
         let was_stopping = matches!(socket.receive, Receive::Stopping);
+        let was_enough = was_stopping || socket.receives_once;
         socket.receive = Receive::None;
         if socket.is_closing {
             return;
@@ -457,9 +471,10 @@ impl Sockets {
                 connection,
                 errno: None,
             }),
-            Ok(_) | Err(libc::ENOBUFS | libc::ECANCELED) if was_stopping => {
+            Err(libc::ENOBUFS | libc::ECANCELED) if was_stopping => {
                 deliver(IoDone::ReceiveStopped { connection });
             }
+            Ok(_) if was_enough => deliver(IoDone::ReceiveStopped { connection }),
             Err(libc::ENOBUFS) => {
                 socket.receive = Receive::Starved;
                 self.counters.receives_without_buffer += 1;
@@ -625,6 +640,7 @@ impl Socket {
         Self {
             stream,
             receive: Receive::None,
+            receives_once: false,
             sending: None,
             cancels: 0,
             is_closing: false,
