@@ -45,10 +45,10 @@ pub struct Limits {
     pub pending_append_bytes_max: usize,
     /// Catalog requests waiting in the catalog's writer. Default 1,024; 1 and up.
     pub catalog_queue_max: usize,
-    /// Idempotent producers remembered by a partition. Default 65,536; 1 to 100,000, so that a
-    /// partition's state stays a few megabytes. About 200 bytes each. A new producer beyond it
-    /// is refused until an idle one expires.
-    pub producers_per_partition_max: usize,
+    /// Idempotent producers that a shard remembers, each once for every partition that it writes to.
+    /// Default 262,144; 1 and up. About 400 bytes each, and up to 147 bytes in every snapshot. A
+    /// new one beyond it takes the place of the one that was not used for longest.
+    pub producers_max: usize,
     /// An idempotent producer is forgotten after this long without an append. Milliseconds,
     /// default one day; 1,000 and up. A restart begins the period anew.
     pub producer_expiry_ms: u64,
@@ -81,7 +81,7 @@ impl Default for Limits {
             waiters_max: 262_144,
             pending_append_bytes_max: 64 << 20,
             catalog_queue_max: 1_024,
-            producers_per_partition_max: 65_536,
+            producers_max: 262_144,
             producer_expiry_ms: 24 * 60 * 60 * 1_000,
             lookups_max: 1_024,
             mesh_requests_max: 65_536,

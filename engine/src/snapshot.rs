@@ -20,6 +20,7 @@ use crate::catalog::change::{CatalogChange, Operation};
 use crate::codec::{CodecError, Decoder, Encoder};
 use crate::limits::{PRODUCER_ID_BLOCK, RECORDS_PER_BYTE_MAX};
 use crate::partition::PartitionState;
+use crate::partition::use_order::UseOrder;
 use pieces::Gathered;
 
 mod pieces;
@@ -37,8 +38,11 @@ pub(crate) const EPOCHS_KEY: u64 = 2;
 pub(crate) const STATES_KEY: u64 = 3;
 /// The key under which the log holds a piece of an entry that is too large for it: see [`pieces`].
 pub(crate) const PIECE_KEY: u64 = 4;
-/// Bytes of one entry of states at most, unless one partition's state is larger.
-const STATES_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one such entry before its last partition. With [`PRODUCERS_MOVED_MAX`] producers of
+/// 147 bytes each in that one it stays below 1 MiB.
+const STATES_BYTES_MAX: usize = 256 << 10;
+/// Producers of a partition that move with it: those that were used last.
+pub(crate) const PRODUCERS_MOVED_MAX: usize = 4_096;
 
 /// Writes a snapshot.
 pub(crate) fn encode<'a>(
@@ -58,6 +62,9 @@ pub(crate) fn encode<'a>(
     out.into_bytes()
 }
 
+/// Idle periods begin when the shard begins to serve; until then only their order is known.
+const IDLE_SINCE: BootTime = BootTime(0);
+
 /// What a start has found so far of one shard.
 #[derive(Debug)]
 pub(crate) struct Recovered {
@@ -70,24 +77,27 @@ pub(crate) struct Recovered {
     /// Bytes of the log that the operator gave up and that nothing was done about yet: at this
     /// start, or at one that did not get to the end.
     pub(crate) lost_bytes: u64,
-    /// When the start found it: idle periods begin then.
-    used: BootTime,
     /// An entry of which not every piece has come.
     gathered: Gathered,
+    /// The producers of all partitions, as the log tells who was used last.
+    order: UseOrder,
+    /// Producers remembered at most.
+    producers_max: usize,
     /// The first thing that could not be read. What follows it is not looked at.
     failed: Option<CodecError>,
 }
 
 impl Recovered {
     /// Nothing yet.
-    pub(crate) fn new(used: BootTime) -> Self {
+    pub(crate) fn new(producers_max: usize) -> Self {
         Self {
             as_of: Lsn(0),
             catalog: Catalog::default(),
             partitions: BTreeMap::new(),
             lost_bytes: 0,
-            used,
             gathered: Gathered::default(),
+            order: UseOrder::default(),
+            producers_max,
             failed: None,
         }
     }
@@ -119,8 +129,9 @@ impl Recovered {
                 header,
                 ..
             } if lsn > self.as_of => {
-                let used = self.used;
-                self.partition(partition).note_replayed(&header, used)
+                self.partition(partition).note_replayed(&header)?;
+                self.note_producer(partition, header.producer_id);
+                Ok(())
             }
             Replayed::State { lsn, key, bytes } if lsn > self.as_of => match key {
                 PIECE_KEY => match self.gathered.take(bytes)? {
@@ -154,6 +165,34 @@ impl Recovered {
         }
     }
 
+    /// A producer was used. A log can tell of more of them than are remembered.
+    fn note_producer(&mut self, partition: PartitionId, producer: i64) {
+        let state = self.partitions.get_mut(&partition).expect("just noted");
+        self.order
+            .renew(partition, &mut state.producers, producer, IDLE_SINCE);
+        self.forget_producers();
+    }
+
+    fn forget_producers(&mut self) {
+        while self.order.len() > self.producers_max
+            && let Some(idle) = self.order.pop()
+        {
+            let state = self.partitions.get_mut(&idle.partition);
+            let state = state.expect("the order knows the producers of these partitions");
+            state.producers.forget(idle.producer);
+        }
+    }
+
+    /// Takes a partition's whole state.
+    fn take_partition(&mut self, partition: PartitionId, mut state: PartitionState) {
+        let found = [(partition, &mut state.producers)];
+        self.order.adopt(found.into_iter(), IDLE_SINCE);
+        if let Some(before) = self.partitions.insert(partition, state) {
+            self.order.drop_all(&before.producers);
+        }
+        self.forget_producers();
+    }
+
     fn partition(&mut self, partition: PartitionId) -> &mut PartitionState {
         let state = self.partitions.entry(partition);
         state.or_insert_with(PartitionState::new)
@@ -173,8 +212,8 @@ impl Recovered {
         let count = input.count(24, "partitions")?;
         for _ in 0..count {
             let partition = PartitionId(input.u32("a partition")?);
-            let state = PartitionState::decode(&mut input, self.used)?;
-            self.partitions.insert(partition, state);
+            let state = PartitionState::decode(&mut input)?;
+            self.take_partition(partition, state);
         }
         input.finish()
     }
@@ -185,8 +224,8 @@ impl Recovered {
         input.format(FORMAT, "states of partitions")?;
         while !input.is_empty() {
             let partition = PartitionId(input.u32("a partition")?);
-            let state = PartitionState::decode(&mut input, self.used)?;
-            self.partitions.insert(partition, state);
+            let state = PartitionState::decode(&mut input)?;
+            self.take_partition(partition, state);
         }
         Ok(())
     }
@@ -298,7 +337,6 @@ mod tests {
     use millrace_storage::record::BatchHeader;
 
     const P: PartitionId = PartitionId(3);
-    const USED: BootTime = BootTime(4);
 
     fn header(base_offset: u64) -> BatchHeader {
         let bytes = BatchMaker::new(2).bytes();
@@ -330,12 +368,12 @@ mod tests {
         let mut catalog = Catalog::default();
         catalog.apply(&change(1, &all[..4])).expect("fits");
         let mut state = PartitionState::new();
-        state.note_appended(&header(0), None, Lsn(7), BootTime(1));
+        state.note_appended(&header(0), None, Lsn(7));
         let appended = change(2, &all[4..6]);
         let partitions = [(P, &state)];
         let bytes = encode(Some(&catalog), Some(&appended), partitions.into_iter());
 
-        let mut found = Recovered::new(USED);
+        let mut found = Recovered::new(10);
         found.replay(Replayed::Snapshot {
             as_of: Lsn(10),
             bytes: &bytes,
@@ -352,7 +390,7 @@ mod tests {
         assert_eq!(found.partitions[&P].next(), Offset(4));
         assert_eq!(found.catalog.epoch(), CatalogEpoch(3));
         for end in 0..bytes.len() {
-            let mut cut = Recovered::new(USED);
+            let mut cut = Recovered::new(10);
             cut.replay(Replayed::Snapshot {
                 as_of: Lsn(10),
                 bytes: &bytes[..end],
@@ -364,11 +402,11 @@ mod tests {
     #[test]
     fn lost_offsets_and_ids_are_never_used_again() {
         let mut state = PartitionState::new();
-        state.note_appended(&header(0), None, Lsn(7), BootTime(1));
+        state.note_appended(&header(0), None, Lsn(7));
         let bytes = skip_lost(4_096, [(P, &mut state)].into_iter());
         assert_eq!(state.next(), Offset(2 + 4_096 * 1_024));
 
-        let mut found = Recovered::new(USED);
+        let mut found = Recovered::new(10);
         found.replay(batch(1, 0));
         found.replay(Replayed::LossAccepted {
             from: Lsn(10),
@@ -399,11 +437,11 @@ mod tests {
     #[test]
     fn states_travel_in_entries_of_bounded_size() {
         let mut state = PartitionState::new();
-        state.note_appended(&header(0), None, Lsn(7), BootTime(1));
+        state.note_appended(&header(0), None, Lsn(7));
         let partitions: Vec<PartitionId> = (0..40_000).map(PartitionId).collect();
         let entries = encode_states(partitions.iter().map(|id| (*id, &state)));
         assert!(entries.len() > 1);
-        let mut found = Recovered::new(USED);
+        let mut found = Recovered::new(10);
         for entry in &entries {
             assert!(entry.len() <= STATES_BYTES_MAX + 64);
             found.replay(Replayed::State {
@@ -418,8 +456,45 @@ mod tests {
     }
 
     #[test]
+    fn a_log_of_many_producers_leaves_those_used_last() {
+        let by = |lsn: u64, offset: u64, producer: i64| {
+            let bytes = BatchMaker::new(1).producer(producer, 0, 0).bytes();
+            Replayed::Batch {
+                lsn: Lsn(lsn),
+                partition: P,
+                header: BatchHeader {
+                    base_offset: Offset(offset),
+                    ..BatchHeader::parse(&bytes).expect("good")
+                },
+                bytes: &[],
+            }
+        };
+        let mut found = Recovered::new(3);
+        for at in 0..6 {
+            found.replay(by(at + 1, at, at as i64));
+        }
+        let mut state = found.finish().expect("good").partitions.remove(&P);
+        let producers = &mut state.as_mut().expect("found").producers;
+        assert_eq!(producers.len(), 3);
+        assert!((3..6).all(|id| producers.place_mut(id).is_some()));
+
+        let bytes = encode(None, None, [(P, &state.expect("found"))].into_iter());
+        let mut found = Recovered::new(2);
+        found.replay(Replayed::Snapshot {
+            as_of: Lsn(6),
+            bytes: &bytes,
+        });
+        let found = found.finish().expect("good");
+        assert_eq!(
+            found.partitions[&P].producers.len(),
+            2,
+            "the bound was lowered"
+        );
+    }
+
+    #[test]
     fn state_that_is_not_known_stops_the_start() {
-        let mut found = Recovered::new(USED);
+        let mut found = Recovered::new(10);
         found.replay(Replayed::State {
             lsn: Lsn(1),
             key: 99,

@@ -167,6 +167,7 @@ pub fn open_all(
             store: one.store,
             catalog: catalog.clone(),
             states: one.found.partitions,
+            now,
             seed: random.next_u64(),
         })
     });
@@ -234,7 +235,7 @@ impl<'a> Opened<'a> {
             seed,
             ..config.store.clone()
         };
-        let mut found = Recovered::new(now.boot);
+        let mut found = Recovered::new(config.engine.limits.producers_max);
         let store = Store::open(store_config, now, &mut *disk, &mut |entry| {
             found.replay(entry);
         });

@@ -32,7 +32,7 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
             waiters_max: size(limits.waiters_max),
             pending_append_bytes_max: size(config.memory.pending_append_bytes_max),
             catalog_queue_max: size(limits.catalog_queue_max),
-            producers_per_partition_max: size(limits.producers_per_partition_max),
+            producers_max: size(limits.producers_max),
             producer_expiry_ms: limits.producer_expiry_ms,
             lookups_max: size(limits.lookups_max),
             mesh_requests_max: size(limits.mesh_requests_max),

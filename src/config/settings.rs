@@ -273,8 +273,10 @@ settings! {
         waiters_max: u64 = 262_144, 1..=16_777_216;
         /// Catalog requests waiting for their turn.
         catalog_queue_max: u64 = 1_024, 1..=1_000_000;
-        /// Idempotent producers remembered by one partition, about 200 bytes each.
-        producers_per_partition_max: u64 = 65_536, 1..=100_000;
+        /// Idempotent producers that a shard remembers, each once for every partition that it
+        /// writes to, about 400 bytes each. A new one beyond it takes the place of the one that was
+        /// not used for longest.
+        producers_max: u64 = 262_144, 1..=16_777_216;
         /// An idempotent producer is forgotten after this long without an append, milliseconds.
         producer_expiry_ms: u64 = 86_400_000, 1_000..=31_536_000_000;
         /// Searches for an offset by time under way in one shard.

@@ -7,9 +7,10 @@
 pub(crate) mod admit;
 pub(crate) mod epochs;
 pub(crate) mod producers;
+pub(crate) mod use_order;
 
 use millrace_storage::record::BatchHeader;
-use millrace_storage::units::{BootTime, LeaderEpoch, Lsn, Offset};
+use millrace_storage::units::{LeaderEpoch, Lsn, Offset};
 
 use crate::catalog::config::TopicSettings;
 use crate::codec::{CodecError, Decoder, Encoder};
@@ -65,23 +66,18 @@ impl PartitionState {
         header: &BatchHeader,
         append_time_ms: Option<i64>,
         lsn: Lsn,
-        used: BootTime,
     ) -> Offset {
         let base_offset = self.next;
         self.next = base_offset + u64::from(header.last_offset_delta) + 1;
         assert!(self.next.0 <= OFFSET_MAX, "an offset fits Kafka's 63 bits");
         self.stamp_ms = append_time_ms.map_or(self.stamp_ms, |stamp| self.stamp_ms.max(stamp));
         self.producers
-            .record(header, base_offset, append_time_ms, lsn, used);
+            .record(header, base_offset, append_time_ms, lsn);
         base_offset
     }
 
     /// Notes a batch that a start found in the log.
-    pub(crate) fn note_replayed(
-        &mut self,
-        header: &BatchHeader,
-        used: BootTime,
-    ) -> Result<(), CodecError> {
+    pub(crate) fn note_replayed(&mut self, header: &BatchHeader) -> Result<(), CodecError> {
         if header.base_offset < self.next {
             return Err(CodecError::Invalid(format!(
                 "offset {} is in the log twice",
@@ -91,7 +87,7 @@ impl PartitionState {
         self.epochs.observe(header.leader_epoch, header.base_offset);
         self.next = header.base_offset;
         let stamp = header.is_append_time().then_some(header.max_timestamp_ms);
-        self.note_appended(header, stamp, Lsn(0), used);
+        self.note_appended(header, stamp, Lsn(0));
         Ok(())
     }
 
@@ -125,12 +121,12 @@ impl PartitionState {
         self.producers.encode(out);
     }
 
-    pub(crate) fn decode(input: &mut Decoder<'_>, used: BootTime) -> Result<Self, CodecError> {
+    pub(crate) fn decode(input: &mut Decoder<'_>) -> Result<Self, CodecError> {
         Ok(Self {
             next: Offset(input.u64("a partition's next offset")?),
             stamp_ms: input.i64("a partition's last stamp")?,
             epochs: EpochHistory::decode(input)?,
-            producers: Producers::decode(input, used)?,
+            producers: Producers::decode(input)?,
         })
     }
 }
@@ -247,9 +243,7 @@ mod tests {
         let mut partition = partition();
         let three = header(&BatchMaker::new(3));
         for base in [0, 3] {
-            let given = partition
-                .state
-                .note_appended(&three, None, Lsn(1), BootTime(1));
+            let given = partition.state.note_appended(&three, None, Lsn(1));
             assert_eq!(given, Offset(base));
         }
         assert_eq!(partition.readable_end(Isolation::Uncommitted), Offset(0));
@@ -278,7 +272,7 @@ mod tests {
         let mut state = PartitionState::new();
         let one = header(&BatchMaker::new(1));
         assert_eq!(state.stamp(-5), -5);
-        state.note_appended(&one, Some(100), Lsn(1), BootTime(1));
+        state.note_appended(&one, Some(100), Lsn(1));
         assert_eq!(state.stamp(50), 100);
         assert_eq!(state.stamp(150), 150);
     }
@@ -287,7 +281,7 @@ mod tests {
     fn an_accepted_loss_jumps_and_raises_the_epoch() {
         let mut state = PartitionState::new();
         let one = header(&BatchMaker::new(1));
-        state.note_appended(&one, None, Lsn(1), BootTime(1));
+        state.note_appended(&one, None, Lsn(1));
         state.skip_lost(1_000);
         assert_eq!(state.next(), Offset(1_001));
         assert_eq!(state.epochs.current(), LeaderEpoch(1));
@@ -299,18 +293,14 @@ mod tests {
     fn a_start_finds_the_state_that_appends_left() {
         let maker = BatchMaker::new(4).producer(7, 0, 0);
         let mut before = PartitionState::new();
-        before.note_appended(&header(&maker), None, Lsn(9), BootTime(1));
+        before.note_appended(&header(&maker), None, Lsn(9));
         let mut replayed = PartitionState::new();
-        let used = BootTime(1);
-        assert_eq!(replayed.note_replayed(&header(&maker), used), Ok(()));
-        assert!(
-            replayed.note_replayed(&header(&maker), used).is_err(),
-            "twice"
-        );
+        assert_eq!(replayed.note_replayed(&header(&maker)), Ok(()));
+        assert!(replayed.note_replayed(&header(&maker)).is_err(), "twice");
         let mut out = Encoder::default();
         before.encode(&mut out);
         let bytes = out.into_bytes();
-        let restored = PartitionState::decode(&mut Decoder::new(&bytes), used);
+        let restored = PartitionState::decode(&mut Decoder::new(&bytes));
         assert_eq!(restored, Ok(replayed));
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! A producer numbers its records per partition. Of each producer the last five batches are
 //! remembered, as many as Kafka's clients send ahead. The numbers are part of the batches, so they
-//! are durable with the data; this state is built again from the log and its snapshots, covers
-//! appends that are not durable yet, and is forgotten by time alone.
+//! are durable with the data; this state is built again from the log and its snapshots, and covers
+//! appends that are not durable yet. A producer is forgotten when it was idle for long, or when the
+//! shard remembers too many ([`UseOrder`](super::use_order::UseOrder)).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use millrace_storage::record::{BatchError, BatchHeader};
-use millrace_storage::units::{BootTime, Lsn, Offset};
+use millrace_storage::units::{Lsn, Offset};
 
 use crate::codec::{CodecError, Decoder, Encoder};
 use crate::event::Refusal;
@@ -40,6 +41,10 @@ pub(crate) struct Remembered {
     pub(crate) lsn: Lsn,
 }
 
+/// Where a producer stands in its shard's order of use. 0 is before the first place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place(pub(crate) u64);
+
 /// The producers of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
@@ -54,17 +59,13 @@ struct Producer {
     records: u64,
     /// Oldest first; 1 to [`BATCHES_REMEMBERED`], all of this epoch, each following the one before.
     batches: VecDeque<Remembered>,
-    /// Time of the last append, or of the start that found the producer.
-    used: BootTime,
+    /// Where it stands among the shard's.
+    place: Place,
 }
 
 impl Producers {
     /// Judges a batch against what was appended before it.
-    pub(crate) fn check(
-        &self,
-        header: &BatchHeader,
-        producers_max: usize,
-    ) -> Result<Verdict, Refusal> {
+    pub(crate) fn check(&self, header: &BatchHeader) -> Result<Verdict, Refusal> {
         if header.producer_id < 0 {
             return Ok(Verdict::New);
         }
@@ -72,7 +73,12 @@ impl Producers {
             return Err(Refusal::BadBatch(BatchError::Counts));
         }
         let Some(producer) = self.known.get(&header.producer_id) else {
-            return self.check_stranger(header, producers_max);
+            // Taking a later batch here would put it before an earlier one that is still to be
+            // retried. Its client begins anew, with a new epoch or a new id.
+            return match header.base_sequence {
+                0 => Ok(Verdict::New),
+                _ => Err(Refusal::UnknownProducer),
+            };
         };
         let (current, received) = (producer.epoch, header.producer_epoch);
         if received < current {
@@ -90,24 +96,6 @@ impl Producers {
         producer.check_sequence(header)
     }
 
-    fn check_stranger(
-        &self,
-        header: &BatchHeader,
-        producers_max: usize,
-    ) -> Result<Verdict, Refusal> {
-        // Taking a later batch here would put it before an earlier one that is still to be retried.
-        if header.base_sequence != 0 {
-            return Err(Refusal::UnknownProducer);
-        }
-        if self.known.len() >= producers_max {
-            return Err(Refusal::LimitReached {
-                limit: "producers_per_partition_max",
-                max: producers_max as u64,
-            });
-        }
-        Ok(Verdict::New)
-    }
-
     /// Notes a batch that `check` found new, or that a start found in the log.
     pub(crate) fn record(
         &mut self,
@@ -115,7 +103,6 @@ impl Producers {
         base_offset: Offset,
         append_time_ms: Option<i64>,
         lsn: Lsn,
-        used: BootTime,
     ) {
         if header.producer_id < 0 {
             return;
@@ -128,28 +115,63 @@ impl Producers {
             lsn,
         };
         let epoch = header.producer_epoch;
-        let fresh = || Producer {
+        let fresh = |place| Producer {
             epoch,
             records: 0,
             batches: VecDeque::with_capacity(BATCHES_REMEMBERED),
-            used,
+            place,
         };
-        let producer = self.known.entry(header.producer_id).or_insert_with(fresh);
+        let producer = self.known.entry(header.producer_id);
+        let producer = producer.or_insert_with(|| fresh(Place::default()));
         if producer.epoch != epoch || producer.next() != Some(batch.first) {
             // A new epoch; or a start whose log begins in the middle of the producer's life.
-            *producer = fresh();
+            *producer = fresh(producer.place);
         }
         if producer.batches.len() == BATCHES_REMEMBERED {
             producer.batches.pop_front();
         }
         producer.batches.push_back(batch);
         producer.records += u64::from(header.last_offset_delta) + 1;
-        producer.used = used;
     }
 
-    /// Forgets producers that were last used at or before `before`.
-    pub(crate) fn expire(&mut self, before: BootTime) {
-        self.known.retain(|_, producer| producer.used > before);
+    /// Forgets a producer.
+    pub(crate) fn forget(&mut self, id: i64) {
+        self.known.remove(&id);
+    }
+
+    /// Forgets all but the `max` that were used last.
+    pub(crate) fn keep_last_used(&mut self, max: usize) {
+        let excess = self.known.len().saturating_sub(max);
+        for id in self.by_use().into_iter().take(excess) {
+            self.known.remove(&id);
+        }
+    }
+
+    /// Where a producer stands in the shard's order; `None` for one that is not remembered.
+    pub(crate) fn place_mut(&mut self, id: i64) -> Option<&mut Place> {
+        self.known.get_mut(&id).map(|producer| &mut producer.place)
+    }
+
+    /// Where all of them stand.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.known.values().map(|producer| producer.place)
+    }
+
+    /// Every id, and where it stands.
+    pub(crate) fn places_mut(&mut self) -> impl Iterator<Item = (i64, &mut Place)> {
+        let known = self.known.iter_mut();
+        known.map(|(id, producer)| (*id, &mut producer.place))
+    }
+
+    /// The ids of all, those that were not used for longest first.
+    fn by_use(&self) -> Vec<i64> {
+        let mut ids: Vec<(Place, i64)> = self
+            .known
+            .iter()
+            .map(|(id, producer)| (producer.place, *id))
+            .collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
     }
 
     /// How many are remembered.
@@ -174,13 +196,13 @@ impl Producers {
         }
     }
 
-    /// Reads what `encode` wrote. Everything found is durable, and counts as used at `used`.
-    pub(crate) fn decode(input: &mut Decoder<'_>, used: BootTime) -> Result<Self, CodecError> {
+    /// Reads what `encode` wrote. Everything found is durable, and has no place in any order.
+    pub(crate) fn decode(input: &mut Decoder<'_>) -> Result<Self, CodecError> {
         let count = input.count(22, "producers")?;
         let mut known = BTreeMap::new();
         for _ in 0..count {
             let id = input.i64("a producer's id")?;
-            let producer = Producer::decode(input, used)?;
+            let producer = Producer::decode(input)?;
             known.insert(id, producer);
         }
         Ok(Self { known })
@@ -222,7 +244,7 @@ impl Producer {
         })
     }
 
-    fn decode(input: &mut Decoder<'_>, used: BootTime) -> Result<Self, CodecError> {
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, CodecError> {
         let epoch = input.i16("a producer's epoch")?;
         let records = input.u64("a producer's records")?;
         let count = input.count(25, "a producer's batches")?;
@@ -249,7 +271,7 @@ impl Producer {
             epoch,
             records,
             batches,
-            used,
+            place: Place::default(),
         })
     }
 }
@@ -261,4 +283,4 @@ fn sequence_after(sequence: i32, delta: u32) -> i32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

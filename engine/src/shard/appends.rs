@@ -14,7 +14,6 @@ use millrace_storage::units::{BootTime, Now, PartitionId};
 use super::Shard;
 use crate::command::RequestId;
 use crate::event::{Appended, Outcome, Refusal};
-use crate::partition::Partition;
 use crate::partition::admit::admit;
 use crate::partition::producers::Verdict;
 use crate::waiters::Promise;
@@ -44,28 +43,8 @@ impl PendingAppends {
     }
 }
 
-/// The search for idle producers, a few partitions at a time.
-#[derive(Debug, Default)]
-pub(super) struct Sweep {
-    /// When the next step is due; `None` until the first timeout has set it.
-    at: Option<BootTime>,
-    /// The first partition of the next step.
-    from: Option<PartitionId>,
-    /// Whether a producer was seen since the sweep last began at the first partition.
-    found: bool,
-}
-
-impl Sweep {
-    /// When the next step is due.
-    pub(super) fn due(&self) -> Option<BootTime> {
-        Some(self.at.unwrap_or_default())
-    }
-}
-
-/// Partitions that one step of the sweep looks at.
-const SWEEP_PARTITIONS: usize = 64;
-/// Time between two steps, milliseconds.
-const SWEEP_STEP_MS: u64 = 1_000;
+/// Idle producers forgotten in one go.
+const EXPIRED_MAX: usize = 4_096;
 
 /// What became of an attempt to append.
 enum Attempt {
@@ -145,16 +124,7 @@ impl Shard {
         let partition = self.partitions.get_mut(&id);
         let partition = partition.ok_or(Refusal::UnknownPartition)?;
         let batch = admit(bytes, &partition.settings, now.wall_ms)?;
-        let producers_max = limits.producers_per_partition_max;
-        if batch.header().producer_id >= 0 && partition.state.producers.len() >= producers_max {
-            let before = idle_since(now, limits.producer_expiry_ms);
-            partition.state.producers.expire(before);
-        }
-        match partition
-            .state
-            .producers
-            .check(batch.header(), producers_max)?
-        {
+        match partition.state.producers.check(batch.header())? {
             Verdict::New => self.append_new(now, request, id, batch),
             Verdict::Repeated(first) => {
                 self.counters.repeated_batches += 1;
@@ -197,10 +167,10 @@ impl Shard {
             Err(AppendError::WalFull) => return Ok(Attempt::LogFull),
             Err(error) => return Err(refusal_of(error)),
         };
-        let base_offset = state.note_appended(batch.header(), append_time_ms, lsn, now.boot);
-        if batch.header().producer_id >= 0 {
-            self.sweep.get_or_insert_default();
-        }
+        let base_offset = state.note_appended(batch.header(), append_time_ms, lsn);
+        let producer = batch.header().producer_id;
+        self.producers
+            .renew(id, &mut state.producers, producer, now.boot);
         let promise = Promise::Appended {
             request,
             partition: id,
@@ -216,6 +186,9 @@ impl Shard {
         assert_eq!(early, None, "nothing is durable when it is appended");
         self.counters.appended_batches += 1;
         self.counters.appended_bytes += batch.bytes().len() as u64;
+        if self.producers.len() > self.config.limits.producers_max {
+            self.forget_producers(now);
+        }
         Ok(Attempt::Taken)
     }
 
@@ -250,43 +223,30 @@ impl Shard {
         }
     }
 
-    /// Forgets idle producers of the next few partitions.
-    pub(super) fn sweep_producers(&mut self, now: Now) {
-        let Some(sweep) = &mut self.sweep else { return };
-        if sweep.at.is_some_and(|at| at > now.boot) {
-            return;
-        }
-        sweep.at = Some(now.boot.after_ms(SWEEP_STEP_MS));
-        let before = idle_since(now, self.config.limits.producer_expiry_ms);
-        let from = sweep.from.unwrap_or(PartitionId(0));
-        let mut rest = self.partitions.range_mut(from..);
-        for (_, partition) in rest.by_ref().take(SWEEP_PARTITIONS) {
-            sweep.found |= expire(partition, before);
-        }
-        sweep.from = rest.next().map(|(id, _)| *id);
-        let ended = sweep.from.is_none();
-        if ended && !std::mem::take(&mut sweep.found) {
-            self.sweep = None;
+    /// When the next idle producer is to be forgotten.
+    pub(super) fn producers_due(&self) -> Option<BootTime> {
+        let idle = self.producers.first()?;
+        Some(idle.at.after_ms(self.config.limits.producer_expiry_ms))
+    }
+
+    /// Forgets producers that were idle for too long, and those beyond what may be remembered.
+    pub(super) fn forget_producers(&mut self, now: Now) {
+        let producers_max = self.config.limits.producers_max;
+        let mut expired_max = EXPIRED_MAX;
+        loop {
+            let is_excess = self.producers.len() > producers_max;
+            let is_expired = self.producers_due().is_some_and(|due| due <= now.boot);
+            if !is_excess && (!is_expired || expired_max == 0) {
+                return;
+            }
+            expired_max = expired_max.saturating_sub(1);
+            self.counters.evicted_producers += u64::from(!is_expired);
+            let idle = self.producers.pop().expect("there is one");
+            let partition = self.partitions.get_mut(&idle.partition);
+            let partition = partition.expect("the order knows the producers of partitions");
+            partition.state.producers.forget(idle.producer);
         }
     }
-}
-
-/// Forgets a partition's idle producers; whether any are left.
-fn expire(partition: &mut Partition, before: BootTime) -> bool {
-    let producers = &mut partition.state.producers;
-    if producers.len() > 0 {
-        producers.expire(before);
-    }
-    producers.len() > 0
-}
-
-/// Producers last used then or earlier have been idle long enough.
-fn idle_since(now: Now, expiry_ms: u64) -> BootTime {
-    BootTime(
-        now.boot
-            .0
-            .saturating_sub(expiry_ms.saturating_mul(1_000_000)),
-    )
 }
 
 fn refusal_of(error: AppendError) -> Refusal {

@@ -118,7 +118,8 @@ impl Shard {
                 }
                 Effect::Removed(partition) if partition.home == self.id => {
                     let removed = self.partitions.remove(&partition.id);
-                    assert!(removed.is_some(), "a home has its partitions");
+                    let removed = removed.expect("a home has its partitions");
+                    self.producers.drop_all(&removed.state.producers);
                     self.store.remove_log(partition.id);
                     self.watches.note_changed(partition.id);
                 }

@@ -33,6 +33,7 @@ use crate::gather::{Gather, GatherId};
 use crate::jobs::{JobDone, JobOp};
 use crate::limits::EngineConfig;
 use crate::mesh::{MeshMessage, RemoteCommand};
+use crate::partition::use_order::UseOrder;
 use crate::partition::{Partition, PartitionState};
 use crate::stages::{Passage, Stages};
 use crate::waiters::Waiters;
@@ -85,8 +86,8 @@ pub struct Shard {
     /// Whether a clean stop told the others that this one asks no more.
     asks_no_more: bool,
     producer_ids: ProducerIds,
-    /// When idle producers are looked for next; `None` while there are none at all.
-    sweep: Option<appends::Sweep>,
+    /// The idempotent producers of `partitions`. At most `producers_max`.
+    producers: UseOrder,
     /// The failure after which nothing more is acknowledged.
     poisoned: Option<StorageError>,
     events: VecDeque<Event>,
@@ -129,6 +130,8 @@ pub(crate) struct ShardParts {
     pub(crate) catalog: Catalog,
     /// What is known of partitions; those homed here and not in it are empty.
     pub(crate) states: BTreeMap<PartitionId, PartitionState>,
+    /// When it begins: idle periods of producers begin with it.
+    pub(crate) now: Now,
     /// Random.
     pub(crate) seed: u64,
 }
@@ -143,6 +146,7 @@ impl Shard {
             store,
             catalog,
             states,
+            now,
             seed,
         } = parts;
         assert!(id.0 < shards, "a broker's shards are numbered from 0");
@@ -174,7 +178,7 @@ impl Shard {
                 .collect(),
             asks_no_more: false,
             producer_ids: ProducerIds::default(),
-            sweep: None,
+            producers: UseOrder::default(),
             poisoned: None,
             events: VecDeque::new(),
             mesh: VecDeque::new(),
@@ -183,16 +187,20 @@ impl Shard {
             stages: Stages::new(),
             config,
         };
-        shard.begin(states);
+        shard.begin(now, states);
         shard
     }
 
-    fn begin(&mut self, mut states: BTreeMap<PartitionId, PartitionState>) {
+    fn begin(&mut self, now: Now, mut states: BTreeMap<PartitionId, PartitionState>) {
         let own: Vec<PartitionId> = self.catalog.homed(self.id).collect();
         for partition in own {
             let state = states.remove(&partition);
             self.open_partition(partition, state.unwrap_or_else(PartitionState::new));
         }
+        let partitions = self.partitions.iter_mut();
+        let producers = partitions.map(|(id, found)| (*id, &mut found.state.producers));
+        self.producers.adopt(producers, now.boot);
+        self.forget_producers(now);
     }
 
     /// Begins to serve a partition of the catalog's that is homed here.
@@ -201,9 +209,6 @@ impl Shard {
         self.store.create_log(id, log_config(&settings));
         let log = self.store.log(id).expect("just created");
         state.reach(log.end);
-        if state.producers.len() > 0 {
-            self.sweep.get_or_insert_default();
-        }
         let partition = Partition::new(settings, state, log.start);
         let before = self.partitions.insert(id, partition);
         assert!(before.is_none(), "a partition is opened once");
@@ -433,7 +438,7 @@ impl Shard {
         self.stages.begin_turn(now);
         self.store.handle_timeout(now);
         self.expire_fetches(now);
-        self.sweep_producers(now);
+        self.forget_producers(now);
     }
 
     /// Ends a turn: acts on what completed, and closes the commit group. May be called again in
@@ -523,8 +528,7 @@ impl Shard {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let sweep = self.sweep.as_ref().and_then(appends::Sweep::due);
-        let times = [self.store.poll_timeout(), deadline, sweep];
+        let times = [self.store.poll_timeout(), deadline, self.producers_due()];
         times.into_iter().flatten().min()
     }
 

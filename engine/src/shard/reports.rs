@@ -11,6 +11,8 @@ pub(super) struct Counters {
     pub(super) appended_batches: u64,
     pub(super) appended_bytes: u64,
     pub(super) repeated_batches: u64,
+    /// Producers forgotten for want of room.
+    pub(super) evicted_producers: u64,
     pub(super) parked_fetches: u64,
     pub(super) pending_reads: u64,
     pub(super) damaged_reads: u64,
@@ -53,6 +55,7 @@ impl Shard {
             ("appended_batches", own.appended_batches),
             ("appended_bytes", own.appended_bytes),
             ("repeated_batches", own.repeated_batches),
+            ("evicted_producers", own.evicted_producers),
             ("parked_fetches", own.parked_fetches),
             ("pending_reads", own.pending_reads),
             ("damaged_reads", own.damaged_reads),
@@ -71,6 +74,7 @@ impl Shard {
             ("watches_now", self.watches.len()),
             ("home_reads_now", self.reads.len()),
             ("lookups_now", self.lookups.len()),
+            ("producers_now", self.producers.len()),
         ];
         list.extend(now.map(|(name, count)| (name, count as u64)));
         list.push(("disk_full_now", u64::from(own.disk_full_now)));

@@ -17,7 +17,7 @@ use super::{OpenError, Opened};
 use crate::catalog::change::Operation;
 use crate::catalog::{Catalog, PartitionHome};
 use crate::placement::homes_for_new;
-use crate::snapshot::{self, STATES_KEY};
+use crate::snapshot::{self, PRODUCERS_MOVED_MAX, STATES_KEY};
 
 /// Moves what lives on shards from `shards` up to those below.
 pub(super) fn rehome(
@@ -109,6 +109,11 @@ impl Opened<'_> {
     ) -> Result<(), OpenError> {
         let offer = self.store.export(&mut *self.disk, partitions)?;
         target.store.adopt(&mut *target.disk, &offer)?;
+        for id in partitions {
+            let state = self.found.partitions.get_mut(id);
+            let state = state.expect("every partition has a state");
+            state.producers.keep_last_used(PRODUCERS_MOVED_MAX);
+        }
         let state_of = |id: &PartitionId| &self.found.partitions[id];
         let states = partitions.iter().map(|id| (*id, state_of(id)));
         for entry in snapshot::encode_states(states) {

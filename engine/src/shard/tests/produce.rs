@@ -4,6 +4,7 @@ use millrace_storage::testing::{Fault, Lasting, PlannedFault};
 use millrace_storage::units::LeaderEpoch;
 
 use super::*;
+use crate::command::TopicRef;
 use crate::limits::Limits;
 
 #[test]
@@ -315,6 +316,50 @@ fn idle_producers_are_forgotten_after_their_time() {
     }
     let third = world.append(0, partition, &BatchMaker::new(1).producer(9, 0, 2));
     assert_eq!(third, Err(Refusal::UnknownProducer));
+}
+
+#[test]
+fn made_up_producers_cost_a_bounded_amount_and_the_longest_idle_go_first() {
+    let limits = Limits {
+        producers_max: 4,
+        ..Limits::default()
+    };
+    let engine = EngineConfig {
+        limits,
+        ..EngineConfig::default()
+    };
+    let mut world = World::with(1, engine);
+    let partitions = world.create("t", 2);
+    let by = |id, sequence| BatchMaker::new(1).producer(id, 0, sequence);
+    assert!(world.append(0, partitions[0], &by(1, 0)).is_ok());
+    for (sequence, id) in (1..).zip(1_000_000..1_000_009) {
+        assert!(world.append(0, partitions[1], &by(id, 0)).is_ok());
+        if id % 2 == 0 {
+            let next = world.append(0, partitions[0], &by(1, (sequence + 1) / 2));
+            assert!(next.is_ok(), "who goes on producing stays known: {next:?}");
+        }
+    }
+    let counters = world.shards[0].report().counters;
+    let counter = |name| counters.iter().find(|(known, _)| *known == name);
+    assert_eq!(counter("producers_now"), Some(&("producers_now", 4)));
+    assert_eq!(
+        counter("evicted_producers"),
+        Some(&("evicted_producers", 6))
+    );
+    let forgotten = world.append(0, partitions[1], &by(1_000_000, 1));
+    assert_eq!(forgotten, Err(Refusal::UnknownProducer));
+
+    world.power_cut();
+    assert!(world.append(0, partitions[0], &by(1, 6)).is_ok());
+    let deleted = CatalogRequest::DeleteTopics {
+        topics: vec![TopicRef::Name("t".to_owned())],
+    };
+    assert!(world.ask(0, Command::WriteCatalog(deleted)).is_ok());
+    let counters = world.shards[0].report().counters;
+    assert!(
+        counters.contains(&("producers_now", 0)),
+        "they go with their topic"
+    );
 }
 
 #[test]
