@@ -12,7 +12,7 @@ use uuid::{Builder, Uuid};
 
 use super::change::Operation;
 use super::config::TopicOverrides;
-use super::names::{check_topic_name, collide, has_collision_characters};
+use super::names::{check_topic_name, collision_key};
 use super::{Catalog, PartitionHome, Topic};
 use crate::command::{CatalogRequest, ConfigAlteration, NewTopic, TopicRef};
 use crate::event::{CatalogAnswer, Refusal};
@@ -98,8 +98,8 @@ struct Judge<'a> {
     partitions: usize,
     next_partition: u32,
     held: BTreeMap<ShardId, u32>,
-    /// Names created by earlier items.
-    created: Vec<Arc<str>>,
+    /// Names created by earlier items, of those that can collide, by what they would collide in.
+    created: BTreeMap<String, Arc<str>>,
     /// Topics deleted by earlier items.
     deleted: BTreeSet<Uuid>,
     operations: Vec<Operation>,
@@ -115,7 +115,7 @@ impl<'a> Judge<'a> {
             partitions: catalog.partition_count(),
             next_partition: catalog.next_partition().0,
             held: catalog.held().clone(),
-            created: Vec::new(),
+            created: BTreeMap::new(),
             deleted: BTreeSet::new(),
             operations: Vec::new(),
         }
@@ -130,7 +130,10 @@ impl<'a> Judge<'a> {
         if self.catalog.topic(&topic.name).is_some() {
             return Err(Refusal::TopicExists(topic.name.clone()));
         }
-        self.refuse_collision(&topic.name)?;
+        let collision_key = collision_key(&topic.name);
+        if let Some(key) = &collision_key {
+            self.refuse_collision(&topic.name, key)?;
+        }
         let settings = topic.config.iter();
         let overrides =
             TopicOverrides::parse(settings.map(|(name, value)| (name.as_str(), value.as_deref())))?;
@@ -146,7 +149,9 @@ impl<'a> Judge<'a> {
         let id = self.new_topic_id(random);
         let name: Arc<str> = Arc::from(topic.name.as_str());
         self.topics += 1;
-        self.created.push(Arc::clone(&name));
+        if let Some(key) = collision_key {
+            self.created.insert(key, Arc::clone(&name));
+        }
         self.operations.push(Operation::TopicCreated {
             id,
             name,
@@ -204,15 +209,9 @@ impl<'a> Judge<'a> {
         Ok(answer(topic, overrides, partitions_of(topic)))
     }
 
-    fn refuse_collision(&self, name: &str) -> Result<(), Refusal> {
-        if !has_collision_characters(name) {
-            return Ok(());
-        }
-        let existing = self.catalog.topics().map(|topic| &topic.name);
-        match existing
-            .chain(&self.created)
-            .find(|other| collide(other, name))
-        {
+    fn refuse_collision(&self, name: &str, key: &str) -> Result<(), Refusal> {
+        let existing = self.catalog.colliding(key);
+        match existing.or_else(|| self.created.get(key)) {
             None => Ok(()),
             Some(other) => Err(Refusal::InvalidTopicName(format!(
                 "{name} differs from the existing topic {other} only in '.' and '_'"
@@ -403,6 +402,39 @@ mod tests {
         assert!(matches!(answers[2], Err(Refusal::InvalidPartitions(_))));
         let again = bench.run(&create(&[("m.n", None)]));
         assert_eq!(again[0], Err(Refusal::TopicExists("m.n".to_owned())));
+    }
+
+    #[test]
+    fn names_that_were_deleted_collide_no_more() {
+        let mut bench = Bench::new();
+        assert!(bench.run(&create(&[("m.n", Some(1))]))[0].is_ok());
+        assert!(bench.run(&create(&[("m_n", Some(1))]))[0].is_err());
+        bench.run(&CatalogRequest::DeleteTopics {
+            topics: vec![TopicRef::Name("m.n".to_owned())],
+        });
+        assert!(bench.run(&create(&[("m_n", Some(1))]))[0].is_ok());
+        assert!(bench.run(&create(&[("m.n", Some(1))]))[0].is_err());
+    }
+
+    /// Comparing each name with every topic would be half a billion comparisons: minutes.
+    #[test]
+    fn a_request_of_many_names_is_judged_in_one_go() {
+        let mut bench = Bench::new();
+        bench.config.limits.topics_max = 10_000;
+        bench.config.limits.partitions_max = 10_000;
+        let names = |from: usize, to: usize| -> Vec<String> {
+            let name = |at| format!("{}.{at:06}", "long".repeat(40));
+            (from..to).map(name).collect()
+        };
+        let request = |names: &[String]| {
+            let topics: Vec<_> = names.iter().map(|name| (name.as_str(), Some(1))).collect();
+            create(&topics)
+        };
+        bench.run(&request(&names(0, 10_000)));
+        let began = std::time::Instant::now();
+        let answers = bench.run(&request(&names(10_000, 60_000)));
+        assert!(answers.iter().all(Result::is_err), "the broker is full");
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
     #[test]

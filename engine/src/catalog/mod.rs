@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::codec::CodecError;
 use change::{CatalogChange, Operation};
 use config::TopicOverrides;
+use names::collision_key;
 
 /// Counts the catalog's changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +35,8 @@ pub struct Catalog {
     topics: BTreeMap<Arc<str>, Topic>,
     /// Every topic's name by its id.
     names: HashMap<Uuid, Arc<str>>,
+    /// The names that another could collide with, by what it would collide in.
+    collisions: HashMap<String, Arc<str>>,
     /// Every partition of every topic.
     places: HashMap<PartitionId, Place>,
     /// Partitions by home; a shard without any may be missing.
@@ -123,6 +126,11 @@ impl Catalog {
     #[must_use]
     pub fn topic_by_id(&self, id: Uuid) -> Option<&Topic> {
         self.topics.get(self.names.get(&id)?)
+    }
+
+    /// The topic with that collision key, if any.
+    pub(crate) fn colliding(&self, key: &str) -> Option<&Arc<str>> {
+        self.collisions.get(key)
     }
 
     /// All topics in name order.
@@ -334,6 +342,9 @@ impl Catalog {
         };
         self.topics.insert(Arc::clone(name), topic);
         self.names.insert(id, Arc::clone(name));
+        if let Some(key) = collision_key(name) {
+            self.collisions.insert(key, Arc::clone(name));
+        }
         Ok(())
     }
 
@@ -369,6 +380,9 @@ impl Catalog {
         let name = self.name_of(id)?;
         let topic = self.topics.remove(&name).expect("names are of topics");
         self.names.remove(&id);
+        if let Some(key) = collision_key(&name) {
+            self.collisions.remove(&key);
+        }
         for gone in topic.partitions {
             self.places
                 .remove(&gone.id)
