@@ -175,6 +175,7 @@ impl Producers {
     }
 
     /// How many are remembered.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.known.len()
     }
