@@ -27,13 +27,9 @@ pub enum Outcome {
     Fetched(Vec<FetchedPartition>),
     /// An offset; `None` when no record fits the query.
     OffsetFound(Option<FoundOffset>),
-    /// The end of a leader epoch.
-    EpochEnd {
-        /// The largest epoch at or below the one asked for.
-        epoch: LeaderEpoch,
-        /// The offset after its last record.
-        end: Offset,
-    },
+    /// The largest leader epoch at or below the one asked for, and the offset after its last
+    /// record; `None` when the one asked for has not begun.
+    EpochEnd(Option<(LeaderEpoch, Offset)>),
     /// A catalog change: one result an item, in order. The change is durable and everywhere.
     CatalogWritten(Vec<Result<CatalogAnswer, Refusal>>),
     /// A producer id never given out before; its epoch is 0.

@@ -57,20 +57,20 @@ impl EpochHistory {
     }
 
     /// The largest epoch at or below `asked`, and the offset after its last record. An epoch below
-    /// all that are remembered ended where the first of those begins.
+    /// all that are remembered ended where the first of those begins; of one that has not begun
+    /// nothing is known.
     pub(crate) fn end_of(
         &self,
         asked: LeaderEpoch,
         log_end: Offset,
-    ) -> Result<(LeaderEpoch, Offset), Refusal> {
-        let current = self.current();
-        if asked > current {
-            return Err(Refusal::UnknownLeaderEpoch { current });
+    ) -> Option<(LeaderEpoch, Offset)> {
+        if asked > self.current() {
+            return None;
         }
         let above = self.starts.partition_point(|(epoch, _)| *epoch <= asked);
         let end = self.starts.get(above).map_or(log_end, |(_, start)| *start);
         let epoch = above.checked_sub(1).map_or(asked, |at| self.starts[at].0);
-        Ok((epoch, end))
+        Some((epoch, end))
     }
 
     /// Refuses a reader that believes in another epoch than the current one.
@@ -123,12 +123,11 @@ mod tests {
     fn an_epoch_ends_where_the_next_begins() {
         let history = history();
         let end = |epoch| history.end_of(LeaderEpoch(epoch), Offset(30));
-        assert_eq!(end(0), Ok((LeaderEpoch(0), Offset(10))));
-        assert_eq!(end(1), Ok((LeaderEpoch(1), Offset(20))));
-        assert_eq!(end(3), Ok((LeaderEpoch(1), Offset(20))));
-        assert_eq!(end(4), Ok((LeaderEpoch(4), Offset(30))));
-        let current = LeaderEpoch(4);
-        assert_eq!(end(5), Err(Refusal::UnknownLeaderEpoch { current }));
+        assert_eq!(end(0), Some((LeaderEpoch(0), Offset(10))));
+        assert_eq!(end(1), Some((LeaderEpoch(1), Offset(20))));
+        assert_eq!(end(3), Some((LeaderEpoch(1), Offset(20))));
+        assert_eq!(end(4), Some((LeaderEpoch(4), Offset(30))));
+        assert_eq!(end(5), None);
     }
 
     #[test]
@@ -137,7 +136,7 @@ mod tests {
         history.trim(Offset(15));
         assert_eq!(
             history.end_of(LeaderEpoch(0), Offset(30)),
-            Ok((LeaderEpoch(0), Offset(10)))
+            Some((LeaderEpoch(0), Offset(10)))
         );
         history.trim(Offset(100));
         assert_eq!(history.starts, [(LeaderEpoch(4), Offset(20))]);

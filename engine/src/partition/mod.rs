@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(state.next(), Offset(1_001));
         assert_eq!(state.epochs.current(), LeaderEpoch(1));
         let end = state.epochs.end_of(LeaderEpoch(0), state.next());
-        assert_eq!(end, Ok((LeaderEpoch(0), Offset(1_001))));
+        assert_eq!(end, Some((LeaderEpoch(0), Offset(1_001))));
     }
 
     #[test]

@@ -630,12 +630,11 @@ impl Shard {
                 isolation,
             } => self.find_offset(now, request, partition, (at, isolation)),
             RemoteCommand::FindEpochEnd { partition, epoch } => {
-                let found = self.partition(partition).and_then(|found| {
+                let found = self.partition(partition).map(|found| {
                     let end = found.high_watermark();
-                    found.state.epochs.end_of(epoch, end)
+                    Outcome::EpochEnd(found.state.epochs.end_of(epoch, end))
                 });
-                let outcome = found.map(|(epoch, end)| Outcome::EpochEnd { epoch, end });
-                self.complete(request, outcome);
+                self.complete(request, found);
             }
             RemoteCommand::WriteCatalog(change) => self.write_catalog(request, change),
         }

@@ -1,8 +1,9 @@
 //! The APIs served, their versions, and what their requests look like.
 //!
 //! The versions are those of Kafka 4.1 without topic ids in Produce and Fetch, so that clients
-//! that guess the broker's release from this table guess one that exists. Produce is advertised
-//! from 0, as Kafka does: librdkafka before 2.11.1 looks for Produce 0 before it compresses.
+//! that guess the broker's release from this table guess one that exists; ListOffsets goes as far
+//! as its newest clients. Produce is advertised from 0, as Kafka does: librdkafka before 2.11.1
+//! looks for Produce 0 before it compresses.
 
 use super::walker::{Field, Kind};
 
@@ -72,7 +73,7 @@ impl Api {
         let (first, last, flexible_from) = match self {
             Self::Produce => (0, 12, 9),
             Self::Fetch => (4, 12, 12),
-            Self::ListOffsets => (1, 10, 6),
+            Self::ListOffsets => (1, 11, 6),
             Self::Metadata => (0, 13, 9),
             Self::FindCoordinator => (0, 6, 3),
             Self::ApiVersions => (0, 4, 3),

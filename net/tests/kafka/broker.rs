@@ -328,8 +328,8 @@ impl CommandSink for Broker {
             ),
             Command::FindEpochEnd { partition, epoch } => {
                 let end = self.logs.get(&partition).map_or(0, |log| log.next);
-                let end = Offset(end);
-                ("find epoch end", Ok(Outcome::EpochEnd { epoch, end }))
+                let found = (epoch <= LeaderEpoch(0)).then_some((epoch, Offset(end)));
+                ("find epoch end", Ok(Outcome::EpochEnd(found)))
             }
             Command::WriteCatalog(request) => (
                 "write catalog",

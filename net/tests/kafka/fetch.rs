@@ -291,7 +291,7 @@ fn a_session_follows_topics_that_go_and_come_back() {
 
 #[test]
 fn offsets_are_found_by_place_and_by_time() {
-    for version in 1..=10 {
+    for version in 1..=11 {
         let mut connection = connection();
         let ask = |connection: &mut Connection, index: i32, timestamp: i64| {
             let partition = ListOffsetsPartition::default()
@@ -318,7 +318,8 @@ fn offsets_are_found_by_place_and_by_time() {
         assert_eq!(ask(&mut connection, 1, -3), since(7, (0, -1, -1)));
         assert_eq!(ask(&mut connection, 0, -4), since(8, (0, 0, -1)));
         assert_eq!(ask(&mut connection, 0, -5), since(9, (0, 0, -1)));
-        assert_eq!(ask(&mut connection, 0, -6), (42, -1, -1));
+        assert_eq!(ask(&mut connection, 0, -6), since(11, (0, 0, -1)));
+        assert_eq!(ask(&mut connection, 0, -7), (42, -1, -1));
         assert_eq!(ask(&mut connection, 0, 4000), (0, 0, 4000));
         assert_eq!(ask(&mut connection, 0, 6000), (0, -1, -1));
         assert_eq!(ask(&mut connection, 2, -1), (3, -1, -1));
@@ -348,6 +349,7 @@ fn leader_epochs_are_compared_and_their_ends_found() {
         assert_eq!(ask(&mut connection, 0, -1, 0), (0, 0, 3));
         assert_eq!(ask(&mut connection, 0, 1, 0), (75, -1, -1));
         assert_eq!(ask(&mut connection, 0, 0, -1), (0, -1, -1));
+        assert_eq!(ask(&mut connection, 0, 0, 1), (0, -1, -1), "not begun");
         assert_eq!(ask(&mut connection, 5, 0, 0), (3, -1, -1));
     }
 }

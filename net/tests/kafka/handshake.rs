@@ -14,7 +14,7 @@ use crate::client::{Connection, frame, text};
 const ADVERTISED: [(i16, i16, i16); 14] = [
     (0, 0, 12),
     (1, 4, 12),
-    (2, 1, 10),
+    (2, 1, 11),
     (3, 0, 13),
     (10, 0, 6),
     (18, 0, 4),

@@ -43,7 +43,7 @@ pub(crate) fn all() -> Vec<Sample> {
     let mut samples = Vec::new();
     add(&mut samples, "produce", 3..=12, |_| produce());
     add(&mut samples, "fetch", 4..=12, fetch);
-    add(&mut samples, "list-offsets", 1..=10, |_| list_offsets());
+    add(&mut samples, "list-offsets", 1..=11, |_| list_offsets());
     add(&mut samples, "metadata", 0..=13, metadata);
     add(&mut samples, "find-coordinator", 0..=6, find_coordinator);
     add(&mut samples, "api-versions", 0..=4, api_versions);

@@ -1,4 +1,4 @@
-//! ListOffsets, versions 1 to 10: the first, the last, or the offset of a time.
+//! ListOffsets, versions 1 to 11: the first, the last, or the offset of a time.
 
 use std::sync::Arc;
 
@@ -10,26 +10,29 @@ use millrace_engine::command::{Command, Isolation, OffsetQuery};
 use millrace_engine::event::{FoundOffset, Outcome, Refusal};
 use millrace_storage::units::PartitionId;
 
-use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, topic_name};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode_version, partition_of, topic_name};
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
 
 /// First version with leader epochs.
 const VERSION_EPOCHS_MIN: i16 = 4;
+/// Last version with a format of its own: version 11 only brought a question more (KIP-1023).
+const VERSION_FORMAT_MAX: i16 = 10;
 
 pub(super) fn handle(
     call: &mut Call<'_>,
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
-    let body: ListOffsetsRequest = decode(call, request)?;
+    let format = request.version.min(VERSION_FORMAT_MAX);
+    let body: ListOffsetsRequest = decode_version(call, request, format)?;
     let isolation = match body.isolation_level {
         0 => Isolation::Uncommitted,
         1 => Isolation::Committed,
         other => return Err(request.malformed(format!("isolation level {other}"))),
     };
     let mut pending = Pending {
-        reply_to: ReplyTo::new(call.config, request),
+        reply_to: ReplyTo::of_version(call.config, request, format),
         topics: Vec::with_capacity(body.topics.len()),
         partitions: Vec::new(),
     };
@@ -82,9 +85,11 @@ fn query(version: i16, timestamp: i64) -> Result<OffsetQuery, ErrorCode> {
         -1 => (1, OffsetQuery::Latest),
         -2 => (1, OffsetQuery::Earliest),
         -3 => (7, OffsetQuery::MaxTimestamp),
-        // First local offset, last tiered one: everything is local and nothing is tiered.
+        // First local offset, last tiered one, first that is still to be tiered: everything is
+        // local and nothing is tiered.
         -4 => (8, OffsetQuery::Earliest),
         -5 => (9, OffsetQuery::Earliest),
+        -6 => (11, OffsetQuery::Earliest),
         _ => return Err(ErrorCode::InvalidRequest),
     };
     if version < since {

@@ -245,9 +245,14 @@ pub(crate) struct ReplyTo {
 
 impl ReplyTo {
     fn new(config: &KafkaConfig, request: &Request<'_>) -> Self {
+        Self::of_version(config, request, request.version)
+    }
+
+    /// A reply in the format of another version.
+    fn of_version(config: &KafkaConfig, request: &Request<'_>, version: i16) -> Self {
         Self {
             api: request.api,
-            version: request.version,
+            version,
             correlation: request.correlation,
             bytes_max: config.reply_bytes_max,
         }
@@ -332,12 +337,22 @@ fn decode<Body: Decodable>(
     call: &Call<'_>,
     request: &Request<'_>,
 ) -> Result<Body, ProtocolViolation> {
+    decode_version(call, request, request.version)
+}
+
+/// Decodes a body that has the format of another version than its own, which the message crate
+/// does not know.
+fn decode_version<Body: Decodable>(
+    call: &Call<'_>,
+    request: &Request<'_>,
+    version: i16,
+) -> Result<Body, ProtocolViolation> {
     let items_max = call.config.request_items_max;
     let mut reader = Reader::new(request.body, request.is_flexible(), items_max);
     walker::check(request.api.schema(), request.version, &mut reader)
         .map_err(|error| request.malformed(error))?;
     let mut body = Bytes::copy_from_slice(request.body);
-    Body::decode(&mut body, request.version).map_err(|error| request.malformed(error))
+    Body::decode(&mut body, version).map_err(|error| request.malformed(error))
 }
 
 /// Items of one catalog request: what was refused before it was asked, and what was asked, in the

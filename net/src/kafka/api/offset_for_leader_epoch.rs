@@ -67,7 +67,7 @@ type Found = Result<Option<(LeaderEpoch, Offset)>, ErrorCode>;
 impl Pending {
     pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
         let result = match outcome {
-            Ok(Outcome::EpochEnd { epoch, end }) => Ok(Some((epoch, end))),
+            Ok(Outcome::EpochEnd(found)) => Ok(found),
             Ok(other) => panic!("a search for an epoch ended with {other:?}"),
             Err(refusal) => Err(error_code(&refusal)),
         };
@@ -97,7 +97,7 @@ fn describe(index: i32, found: Found) -> EpochEndOffset {
     let described = EpochEndOffset::default().with_partition(index);
     match found {
         Err(code) => described.with_error_code(code.code()),
-        // Epoch and offset stay -1.
+        // No such epoch: both stay -1, and that is no error.
         Ok(None) => described,
         Ok(Some((epoch, end))) => {
             let end = i64::try_from(end.0).expect("offsets are in Kafka's range");
