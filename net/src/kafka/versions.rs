@@ -23,6 +23,7 @@ pub(crate) enum Api {
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
     DescribeConfigs = 32,
+    AlterConfigs = 33,
     CreatePartitions = 37,
     IncrementalAlterConfigs = 44,
     DescribeCluster = 60,
@@ -41,7 +42,7 @@ pub(crate) struct Versions {
 
 impl Api {
     /// All of them, by key.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Produce,
         Self::Fetch,
         Self::ListOffsets,
@@ -53,6 +54,7 @@ impl Api {
         Self::InitProducerId,
         Self::OffsetForLeaderEpoch,
         Self::DescribeConfigs,
+        Self::AlterConfigs,
         Self::CreatePartitions,
         Self::IncrementalAlterConfigs,
         Self::DescribeCluster,
@@ -82,6 +84,7 @@ impl Api {
             Self::InitProducerId => (0, 5, 2),
             Self::OffsetForLeaderEpoch => (2, 4, 4),
             Self::DescribeConfigs => (1, 4, 4),
+            Self::AlterConfigs => (0, 2, 2),
             Self::CreatePartitions => (0, 3, 2),
             Self::IncrementalAlterConfigs => (0, 1, 1),
             Self::DescribeCluster => (0, 2, 0),
@@ -112,6 +115,7 @@ impl Api {
             Self::InitProducerId => INIT_PRODUCER_ID,
             Self::OffsetForLeaderEpoch => OFFSET_FOR_LEADER_EPOCH,
             Self::DescribeConfigs => DESCRIBE_CONFIGS,
+            Self::AlterConfigs => ALTER_CONFIGS,
             Self::CreatePartitions => CREATE_PARTITIONS,
             Self::IncrementalAlterConfigs => INCREMENTAL_ALTER_CONFIGS,
             Self::DescribeCluster => DESCRIBE_CLUSTER,
@@ -218,6 +222,18 @@ const DESCRIBE_CONFIGS: &[Field] = &[
     ])),
     Field::new(BOOLEAN),      // include synonyms
     Field::since(3, BOOLEAN), // include documentation
+];
+
+const ALTER_CONFIGS: &[Field] = &[
+    Field::new(Kind::Structures(&[
+        Field::new(INT8),       // resource type
+        Field::new(Kind::Text), // resource
+        Field::new(Kind::Structures(&[
+            Field::new(Kind::Text), // setting
+            Field::new(Kind::Text), // value
+        ])),
+    ])),
+    Field::new(BOOLEAN), // validate only
 ];
 
 const CREATE_PARTITIONS: &[Field] = &[

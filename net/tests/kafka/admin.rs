@@ -1,5 +1,6 @@
 //! Metadata, topics, settings and the cluster's view.
 
+use kafka_protocol::messages::alter_configs_request;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
@@ -11,9 +12,9 @@ use kafka_protocol::messages::incremental_alter_configs_request::{
 };
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
-    MetadataRequest, MetadataResponse,
+    AlterConfigsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    IncrementalAlterConfigsRequest, MetadataRequest, MetadataResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use millrace_net::kafka::{BrokerSetting, KafkaConfig};
@@ -412,6 +413,53 @@ fn settings_are_altered_and_described() {
         let reset = vec![resource(2, "a", vec![alteration("retention.ms", 1, None)])];
         let request = IncrementalAlterConfigsRequest::default().with_resources(reset);
         assert_eq!(connection.ask(version, &request).responses[0].error_code, 0);
+    }
+}
+
+#[test]
+fn the_old_way_to_alter_settings_replaces_them_all() {
+    for version in 0..=2 {
+        let mut broker = Broker::new();
+        broker.add_topic("a", 1);
+        let mut connection = Connection::new(broker);
+        let resource = |kind, name, settings: &[(&'static str, Option<&'static str>)]| {
+            let setting = |(name, value): &(&'static str, Option<&'static str>)| {
+                alter_configs_request::AlterableConfig::default()
+                    .with_name(text(name))
+                    .with_value(value.map(text))
+            };
+            alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(kind)
+                .with_resource_name(text(name))
+                .with_configs(settings.iter().map(setting).collect())
+        };
+        let both = [
+            ("retention.ms", Some("5000")),
+            ("segment.bytes", Some("1048576")),
+        ];
+        let resources = vec![
+            resource(2, "a", &both),
+            resource(2, "b", &both),
+            resource(4, "1", &both),
+            resource(9, "x", &both),
+            resource(2, "a", &[("retention.ms", None)]),
+            resource(2, "a", &[("no.such.setting", Some("1"))]),
+        ];
+        let request = AlterConfigsRequest::default().with_resources(resources);
+        let response = connection.ask(version, &request);
+        let answers = response.responses.iter();
+        let codes: Vec<i16> = answers.map(|answer| answer.error_code).collect();
+        assert_eq!(codes, [0, 3, 40, 42, 42, 40]);
+        let own = |connection: &Connection| -> Vec<(&str, String)> {
+            let topic = connection.broker.catalog.topic("a").expect("there");
+            let own = topic.overrides.iter();
+            own.map(|(name, value)| (name, value.to_owned())).collect()
+        };
+        assert_eq!(own(&connection).len(), 2);
+        let one = vec![resource(2, "a", &[("retention.ms", Some("7000"))])];
+        let request = AlterConfigsRequest::default().with_resources(one);
+        assert_eq!(connection.ask(version, &request).responses[0].error_code, 0);
+        assert_eq!(own(&connection), [("retention.ms", "7000".to_owned())]);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::broker::Broker;
 use crate::client::{Connection, frame, text};
 
 /// Key, first and last version of everything that is advertised.
-const ADVERTISED: [(i16, i16, i16); 14] = [
+const ADVERTISED: [(i16, i16, i16); 15] = [
     (0, 0, 12),
     (1, 4, 12),
     (2, 1, 11),
@@ -23,6 +23,7 @@ const ADVERTISED: [(i16, i16, i16); 14] = [
     (22, 0, 5),
     (23, 2, 4),
     (32, 1, 4),
+    (33, 0, 2),
     (37, 0, 3),
     (44, 0, 1),
     (60, 0, 2),
@@ -83,7 +84,7 @@ fn the_golden_bytes_of_version_0() {
     connection.input = vec![0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 5, 0xff, 0xff];
     connection.feed().expect("a good request");
     let out = connection.output();
-    let mut expected = vec![0, 0, 0, 94, 0, 0, 0, 5, 0, 0, 0, 0, 0, 14];
+    let mut expected = vec![0, 0, 0, 100, 0, 0, 0, 5, 0, 0, 0, 0, 0, 15];
     for (key, first, last) in ADVERTISED {
         for number in [key, first, last] {
             expected.extend(number.to_be_bytes());

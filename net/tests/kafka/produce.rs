@@ -293,10 +293,10 @@ fn replies_that_nobody_takes_hold_requests_back() {
     let one = frame(0, 1, &ApiVersionsRequest::default());
     connection.input = one.repeat(5);
     connection.feed().expect("good requests");
-    // Each reply has 98 bytes: the second goes past the limit.
+    // Each reply has 104 bytes: the second goes past the limit.
     assert_eq!(connection.input.len(), 3 * one.len());
     assert!(!connection.session.wants_input());
-    assert_eq!(connection.output().len(), 2 * 98);
+    assert_eq!(connection.output().len(), 2 * 104);
     assert!(connection.session.wants_input());
     connection.feed().expect("good requests");
     assert_eq!(connection.input.len(), one.len());

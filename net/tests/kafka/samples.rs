@@ -1,6 +1,7 @@
 //! A good request of every API in every version, with something in every array.
 
 use bytes::Bytes;
+use kafka_protocol::messages::alter_configs_request;
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
@@ -20,9 +21,9 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    AlterConfigsRequest, ApiVersionsRequest, BrokerId, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
     ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::Request;
@@ -62,6 +63,7 @@ pub(crate) fn all() -> Vec<Sample> {
     add(&mut samples, "incremental-alter-configs", 0..=1, |_| {
         alter_configs()
     });
+    add(&mut samples, "alter-configs", 0..=2, |_| replace_configs());
     add(&mut samples, "describe-cluster", 0..=2, |_| {
         DescribeClusterRequest::default()
     });
@@ -229,6 +231,17 @@ fn create_partitions() -> CreatePartitionsRequest {
         .with_count(3)
         .with_assignments(Some(vec![assignment]));
     CreatePartitionsRequest::default().with_topics(vec![grown])
+}
+
+fn replace_configs() -> AlterConfigsRequest {
+    let setting = alter_configs_request::AlterableConfig::default()
+        .with_name(text("retention.ms"))
+        .with_value(Some(text("1000")));
+    let resource = alter_configs_request::AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(text("a"))
+        .with_configs(vec![setting]);
+    AlterConfigsRequest::default().with_resources(vec![resource])
 }
 
 fn alter_configs() -> IncrementalAlterConfigsRequest {

@@ -9,9 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use millrace_engine::command::{CatalogRequest, Command, ConfigAlteration, ConfigChange};
 use millrace_engine::event::{Outcome, Refusal};
 
-use super::{
-    Call, Handled, Items, RESOURCE_BROKER, RESOURCE_TOPIC, Reply, ReplyTo, Work, decode, text,
-};
+use super::{Call, Handled, Items, Reply, ReplyTo, Work, check_alterable, decode, text};
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -50,17 +48,7 @@ pub(super) fn handle(
 }
 
 fn judge(resource: &AlterConfigsResource) -> Result<ConfigAlteration, Failure> {
-    match resource.resource_type {
-        RESOURCE_TOPIC => {}
-        RESOURCE_BROKER => {
-            let words = "the broker's settings are changed in its configuration file";
-            return Err(Failure::new(ErrorCode::InvalidConfig, words));
-        }
-        other => {
-            let words = format!("resource type {other} has no settings here");
-            return Err(Failure::new(ErrorCode::InvalidRequest, words));
-        }
-    }
+    check_alterable(resource.resource_type)?;
     let changes: Result<_, Failure> = resource.configs.iter().map(change).collect();
     Ok(ConfigAlteration {
         topic: resource.resource_name.to_string(),

@@ -6,6 +6,7 @@
 pub(crate) mod fetch;
 pub(crate) mod produce;
 
+mod alter_configs;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
@@ -139,6 +140,7 @@ pub(crate) enum Work {
     CreateTopics(create_topics::Pending),
     DeleteTopics(delete_topics::Pending),
     CreatePartitions(create_partitions::Pending),
+    AlterConfigs(alter_configs::Pending),
     IncrementalAlterConfigs(incremental_alter_configs::Pending),
     InitProducerId(init_producer_id::Pending),
     OffsetForLeaderEpoch(offset_for_leader_epoch::Pending),
@@ -155,6 +157,7 @@ impl Work {
             Self::CreateTopics(pending) => pending.take(outcome),
             Self::DeleteTopics(pending) => pending.take(outcome),
             Self::CreatePartitions(pending) => pending.take(outcome),
+            Self::AlterConfigs(pending) => pending.take(outcome),
             Self::IncrementalAlterConfigs(pending) => pending.take(outcome),
             Self::InitProducerId(pending) => pending.take(outcome),
             Self::OffsetForLeaderEpoch(pending) => pending.take(position, outcome),
@@ -175,6 +178,7 @@ impl Work {
             Self::CreateTopics(pending) => pending.finish(call),
             Self::DeleteTopics(pending) => pending.finish(),
             Self::CreatePartitions(pending) => pending.finish(),
+            Self::AlterConfigs(pending) => pending.finish(),
             Self::IncrementalAlterConfigs(pending) => pending.finish(),
             Self::InitProducerId(pending) => pending.finish(),
             Self::OffsetForLeaderEpoch(pending) => pending.finish(),
@@ -188,6 +192,7 @@ impl Work {
             | Self::CreateTopics(_)
             | Self::DeleteTopics(_)
             | Self::CreatePartitions(_)
+            | Self::AlterConfigs(_)
             | Self::IncrementalAlterConfigs(_) => true,
             Self::Produce(_)
             | Self::Fetch(_)
@@ -227,6 +232,7 @@ pub(crate) fn handle(
         Api::InitProducerId => init_producer_id::handle(call, request),
         Api::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(call, request),
         Api::DescribeConfigs => describe_configs::handle(call, request),
+        Api::AlterConfigs => alter_configs::handle(call, request),
         Api::CreatePartitions => create_partitions::handle(call, request),
         Api::IncrementalAlterConfigs => incremental_alter_configs::handle(call, request),
         Api::DescribeCluster => describe_cluster::handle(call, request),
@@ -402,6 +408,21 @@ impl<Item> Items<Item> {
 /// Kafka's numbers of what settings belong to.
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
+/// Whether a resource has settings that a client may change.
+fn check_alterable(resource_type: i8) -> Result<(), Failure> {
+    match resource_type {
+        RESOURCE_TOPIC => Ok(()),
+        RESOURCE_BROKER => {
+            let words = "the broker's settings are changed in its configuration file";
+            Err(Failure::new(ErrorCode::InvalidConfig, words))
+        }
+        other => {
+            let words = format!("resource type {other} has no settings here");
+            Err(Failure::new(ErrorCode::InvalidRequest, words))
+        }
+    }
+}
+
 /// Kafka's number of a configuration file as the source of a setting.
 const SOURCE_STATIC_BROKER: i8 = 4;
 
