@@ -5,6 +5,7 @@
 
 pub mod directories;
 pub(crate) mod identity;
+mod kafka_view;
 mod listen;
 pub mod losses;
 mod shards;

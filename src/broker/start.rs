@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use millrace_engine::Shard;
 use millrace_engine::mesh::port::{MeshPort, mesh};
 use millrace_engine::start::{ShardDirectory, StartConfig, open_all};
+use millrace_net::kafka::KafkaConfig;
 use millrace_net::uring::driver::{Driver, DriverParts};
 use millrace_net::uring::files::Files;
 use millrace_net::uring::inbox::Remote;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::losses::AcceptedLosses;
 use super::shards::{ShardEnd, ShardEnds, ShardThread};
-use super::{Broker, directories, identity, listen, translate};
+use super::{Broker, directories, identity, kafka_view, listen, translate};
 use crate::checks::{self, FileSystem};
 use crate::config::{Config, Resolved};
 use crate::control::{ControlSocket, ControlThread, Facts, Gate, Inbox, Replies};
@@ -53,7 +54,10 @@ pub(super) fn start(
     let (opened, files) = recover(config, &data_dir, shards, losses)?;
     let bound = listen::bind(&config.kafka, shards)?;
     let cluster_id = opened[0].catalog().cluster_id();
-    let kafka = Arc::new(translate::kafka(config));
+    let kafka = Arc::new(KafkaConfig {
+        broker_settings: kafka_view::broker_settings(&settings, &bound.addresses),
+        ..translate::kafka(config)
+    });
     let doors = listen::doors(&config.kafka, &bound.addresses, &cluster_id, &kafka)?;
     let worker = translate::worker(config, doors);
     let facts = Facts {

@@ -3,12 +3,12 @@
 use millrace_engine::catalog::config::TopicDefaults;
 use millrace_engine::limits::{EngineConfig, Limits};
 use millrace_net::connection::ConnectionLimits;
-use millrace_net::kafka::{BrokerSetting, KafkaConfig};
+use millrace_net::kafka::KafkaConfig;
 use millrace_net::uring::driver::DriverConfig;
 use millrace_net::worker::{Door, WorkerConfig};
 use millrace_storage::{CommitBackend, StoreConfig};
 
-use crate::config::{Config, SizeLimit, WalSync};
+use crate::config::{Config, WalSync};
 
 /// A count or size of this process: settings' ranges keep them far below `usize::MAX`.
 pub(super) fn size(value: u64) -> usize {
@@ -52,6 +52,7 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
     }
 }
 
+/// All but the broker's settings as tools see them, which need more than their values.
 pub(super) fn kafka(config: &Config) -> KafkaConfig {
     let listener = &config.kafka;
     KafkaConfig {
@@ -70,29 +71,8 @@ pub(super) fn kafka(config: &Config) -> KafkaConfig {
         auto_create_topics_max: size(config.topics.auto_create_max),
         replication_factor_clamp: listener.replication_factor_clamp,
         topic_defaults: engine(config).topic_defaults,
-        broker_settings: broker_settings(config),
+        broker_settings: Vec::new(),
     }
-}
-
-/// What Kafka's tools may ask of a broker's own settings.
-fn broker_settings(config: &Config) -> Vec<BrokerSetting> {
-    let unlimited = |limit: SizeLimit| limit.0.map_or("-1".to_owned(), |n| n.to_string());
-    let topics = &config.topics;
-    let settings = [
-        ("auto.create.topics.enable", topics.auto_create.to_string()),
-        ("num.partitions", topics.partitions.to_string()),
-        ("log.retention.ms", unlimited(topics.retention_ms)),
-        ("log.retention.bytes", unlimited(topics.retention_bytes)),
-        ("message.max.bytes", topics.max_message_bytes.to_string()),
-        (
-            "socket.request.max.bytes",
-            config.kafka.request_bytes_max.to_string(),
-        ),
-    ];
-    let shown = settings
-        .into_iter()
-        .map(|(name, value)| BrokerSetting { name, value });
-    shown.collect()
 }
 
 /// What all workers have in common.
@@ -163,9 +143,7 @@ mod tests {
     fn defaults_are_said_once() {
         let config = Config::default();
         assert_eq!(engine(&config), EngineConfig::default());
-        let mut told = kafka(&config);
-        told.broker_settings.clear();
-        assert_eq!(told, KafkaConfig::default());
+        assert_eq!(kafka(&config), KafkaConfig::default());
         let told = store(&config);
         assert_eq!(format!("{told:?}"), format!("{:?}", StoreConfig::default()));
         let told = worker(&config, Vec::new()).connection;

@@ -1,6 +1,9 @@
 //! The limits and choices of the Kafka room. Each has a name, a unit and a default.
 
+use std::net::SocketAddr;
+
 use millrace_engine::catalog::config::TopicDefaults;
+use millrace_engine::catalog::settings::SettingType;
 
 /// How Kafka clients are served. One for the whole process, shared by every session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +49,25 @@ pub struct KafkaConfig {
 pub struct BrokerSetting {
     /// Kafka's name, as `num.partitions`.
     pub name: &'static str,
+    /// Its type.
+    pub kind: SettingType,
     /// The value in force.
-    pub value: String,
+    pub value: BrokerValue,
+    /// What it would be otherwise, if the configuration sets it.
+    pub default: Option<BrokerValue>,
+}
+
+/// A value of a broker's setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokerValue {
+    /// Of all nodes.
+    Same(String),
+    /// The node's id.
+    NodeId,
+    /// The address that the node listens on: that of node 1, of node 2 and so on.
+    Listeners(Vec<SocketAddr>),
+    /// The address that clients are told.
+    Advertised,
 }
 
 impl Default for KafkaConfig {

@@ -26,5 +26,5 @@ pub mod fuzz {
     pub use super::walker::fuzz_decode as walker;
 }
 
-pub use config::{BrokerSetting, KafkaConfig};
+pub use config::{BrokerSetting, BrokerValue, KafkaConfig};
 pub use session::Session;

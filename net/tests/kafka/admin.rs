@@ -1,5 +1,7 @@
 //! Metadata, topics, settings and the cluster's view.
 
+use std::net::SocketAddr;
+
 use kafka_protocol::messages::alter_configs_request;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{
@@ -17,7 +19,8 @@ use kafka_protocol::messages::{
     IncrementalAlterConfigsRequest, MetadataRequest, MetadataResponse,
 };
 use kafka_protocol::protocol::StrBytes;
-use millrace_net::kafka::{BrokerSetting, KafkaConfig};
+use millrace_engine::catalog::settings::SettingType;
+use millrace_net::kafka::{BrokerSetting, BrokerValue, KafkaConfig};
 use millrace_net::session::ProtocolSession;
 use uuid::Uuid;
 
@@ -368,6 +371,29 @@ fn topics_grow_and_never_shrink() {
     }
 }
 
+fn broker_settings() -> Vec<BrokerSetting> {
+    let same = |value: &str| BrokerValue::Same(value.to_owned());
+    let listeners = vec![SocketAddr::from(([127, 0, 0, 9], 4_321))];
+    let settings = [
+        ("num.partitions", same("3"), Some(same("1"))),
+        ("compression.type", same("producer"), None),
+        ("broker.id", BrokerValue::NodeId, None),
+        ("advertised.listeners", BrokerValue::Advertised, None),
+        (
+            "listeners",
+            BrokerValue::Listeners(listeners),
+            Some(same("")),
+        ),
+    ];
+    let setting = |(name, value, default)| BrokerSetting {
+        name,
+        kind: SettingType::Int,
+        value,
+        default,
+    };
+    settings.map(setting).to_vec()
+}
+
 fn alteration(name: &'static str, operation: i8, value: Option<&'static str>) -> AlterableConfig {
     AlterableConfig::default()
         .with_name(text(name))
@@ -469,10 +495,7 @@ fn settings_of_topics_and_brokers_are_described() {
         let mut broker = Broker::new();
         broker.add_topic("a", 1);
         let config = KafkaConfig {
-            broker_settings: vec![BrokerSetting {
-                name: "num.partitions",
-                value: "3".to_owned(),
-            }],
+            broker_settings: broker_settings(),
             ..KafkaConfig::default()
         };
         let mut connection = Connection::with_config(broker, config);
@@ -508,9 +531,24 @@ fn settings_of_topics_and_brokers_are_described() {
         assert_eq!(retention.config_type, if version >= 3 { 5 } else { 0 });
         let documentation = retention.documentation.as_ref().expect("a text");
         assert_eq!(documentation.is_empty(), version < 3);
-        let partitions = &results[4].configs[0];
-        assert_eq!(partitions.value, Some(text("3")));
-        assert!(partitions.read_only);
+        let of_broker = &results[4].configs;
+        let values = of_broker.iter().map(|config| config.value.as_deref());
+        let address = "PLAINTEXT://127.0.0.9:9092";
+        let expected = ["3", "producer", "1", address, "PLAINTEXT://127.0.0.9:4321"];
+        assert!(values.eq(expected.map(Some)), "{of_broker:?}");
+        assert!(of_broker.iter().all(|config| config.read_only));
+        let sources: Vec<i8> = of_broker
+            .iter()
+            .map(|config| config.config_source)
+            .collect();
+        assert_eq!(sources, [4, 5, 5, 5, 4]);
+        let [set, default] = of_broker[0].synonyms.as_slice() else {
+            panic!("the value that was set, and the one behind it");
+        };
+        assert_eq!((set.source, default.source), (4, 5));
+        assert_eq!(default.value, Some(text("1")));
+        assert_eq!(of_broker[1].synonyms.len(), 1);
+        assert_eq!(of_broker[0].config_type, if version >= 3 { 3 } else { 0 });
     }
 }
 

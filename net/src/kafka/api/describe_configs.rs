@@ -11,14 +11,12 @@ use millrace_engine::catalog::config::{SettingSource, SettingView, describe};
 use millrace_engine::catalog::names::check_topic_name;
 use millrace_engine::catalog::settings::SettingType;
 
-use super::{
-    Call, Handled, RESOURCE_BROKER, RESOURCE_TOPIC, ReplyTo, SOURCE_STATIC_BROKER, decode,
-    source_code, text,
-};
-use crate::kafka::config::BrokerSetting;
+use super::{Call, Handled, RESOURCE_BROKER, RESOURCE_TOPIC, ReplyTo, decode, source_code, text};
+use crate::kafka::cluster;
+use crate::kafka::config::{BrokerSetting, BrokerValue};
 use crate::kafka::errors::{ErrorCode, Failure, error_code};
 use crate::kafka::frame::Request;
-use crate::session::ProtocolViolation;
+use crate::session::{Node, ProtocolViolation};
 
 /// First version with types and explanations.
 const VERSION_TYPES_MIN: i16 = 3;
@@ -99,11 +97,11 @@ fn settings(
                 .collect())
         }
         RESOURCE_BROKER => {
-            check_node(call, name)?;
+            let node = node(call, name)?;
             let all = call.config.broker_settings.iter();
             let wanted = all.filter(|setting| is_wanted(setting.name));
             Ok(wanted
-                .map(|setting| broker_setting(setting, detail))
+                .map(|setting| broker_setting(call, node, setting, detail))
                 .collect())
         }
         other => {
@@ -113,14 +111,15 @@ fn settings(
     }
 }
 
-/// An empty name stands for the defaults of all nodes; the configuration file is the same for all.
-fn check_node(call: &Call<'_>, name: &str) -> Result<(), Failure> {
-    let nodes = &call.sink.cluster().nodes;
-    let is_known = |id: i32| nodes.iter().any(|node| node.id == id);
-    if name.is_empty() || name.parse().is_ok_and(is_known) {
-        return Ok(());
-    }
-    Err(Failure::new(ErrorCode::InvalidRequest, "no such broker"))
+/// The node of that name. An empty one stands for the defaults of all nodes, which are the first's:
+/// the configuration file is the same for all.
+fn node<'a>(call: &'a Call<'_>, name: &str) -> Result<&'a Node, Failure> {
+    let mut nodes = call.sink.cluster().nodes.iter();
+    let found = match name {
+        "" => nodes.next(),
+        _ => nodes.find(|node| name.parse() == Ok(node.id)),
+    };
+    found.ok_or_else(|| Failure::new(ErrorCode::InvalidRequest, "no such broker"))
 }
 
 fn topic_setting(setting: &SettingView, detail: Detail) -> DescribeConfigsResourceResult {
@@ -152,23 +151,59 @@ fn synonym(name: &str, value: &str, source: SettingSource) -> DescribeConfigsSyn
         .with_source(source_code(source))
 }
 
-fn broker_setting(setting: &BrokerSetting, detail: Detail) -> DescribeConfigsResourceResult {
+fn broker_setting(
+    call: &Call<'_>,
+    node: &Node,
+    setting: &BrokerSetting,
+    detail: Detail,
+) -> DescribeConfigsResourceResult {
+    let value = broker_value(call, node, &setting.value);
+    let default = setting.default.as_ref();
+    let source = match default {
+        Some(_) => SettingSource::Broker,
+        None => SettingSource::BuiltIn,
+    };
     let mut described = DescribeConfigsResourceResult::default()
         .with_name(text(setting.name))
-        .with_value(Some(text(setting.value.as_str())))
+        .with_value(Some(text(value.as_str())))
         .with_read_only(true)
-        .with_config_source(SOURCE_STATIC_BROKER);
+        .with_config_source(source_code(source));
     if detail.synonyms {
-        let synonym = DescribeConfigsSynonym::default()
-            .with_name(text(setting.name))
-            .with_value(Some(text(setting.value.as_str())))
-            .with_source(SOURCE_STATIC_BROKER);
-        described.synonyms = vec![synonym];
+        let default = default.map(|default| broker_value(call, node, default));
+        let default = default.map(|value| synonym(setting.name, &value, SettingSource::BuiltIn));
+        let own = synonym(setting.name, &value, source);
+        described.synonyms = std::iter::once(own).chain(default).collect();
     }
     if detail.version >= VERSION_TYPES_MIN {
-        described.config_type = type_code(SettingType::String);
+        described.config_type = type_code(setting.kind);
     }
     described
+}
+
+fn broker_value(call: &Call<'_>, node: &Node, value: &BrokerValue) -> String {
+    match value {
+        BrokerValue::Same(value) => value.clone(),
+        BrokerValue::NodeId => node.id.to_string(),
+        BrokerValue::Listeners(addresses) => {
+            let nodes = call.sink.cluster().nodes.iter().zip(addresses);
+            let mut own = nodes.filter(|(known, _)| known.id == node.id);
+            own.next().map_or(String::new(), |(_, address)| {
+                format!("PLAINTEXT://{address}")
+            })
+        }
+        BrokerValue::Advertised => {
+            let host = cluster::host(node, call.sink.addresses());
+            let brackets = if host.contains(':') {
+                ("[", "]")
+            } else {
+                ("", "")
+            };
+            format!(
+                "PLAINTEXT://{}{host}{}:{}",
+                brackets.0, brackets.1, node.port
+            )
+        }
+    }
 }
 
 /// Kafka's number of a type.

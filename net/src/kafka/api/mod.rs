@@ -423,14 +423,11 @@ fn check_alterable(resource_type: i8) -> Result<(), Failure> {
     }
 }
 
-/// Kafka's number of a configuration file as the source of a setting.
-const SOURCE_STATIC_BROKER: i8 = 4;
-
 /// Kafka's number of a setting's source.
 fn source_code(source: SettingSource) -> i8 {
     match source {
         SettingSource::Topic => 1,
-        SettingSource::Broker => SOURCE_STATIC_BROKER,
+        SettingSource::Broker => 4,
         SettingSource::BuiltIn => 5,
     }
 }
