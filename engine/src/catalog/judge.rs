@@ -140,7 +140,7 @@ impl<'a> Judge<'a> {
         let limits = &self.config.limits;
         if self.topics >= limits.topics_max as usize {
             return Err(Refusal::LimitReached {
-                limit: "topics_max",
+                limit: "limits.topics_max",
                 max: u64::from(limits.topics_max),
             });
         }
@@ -231,7 +231,7 @@ impl<'a> Judge<'a> {
         let Some(id_end) = id_end.filter(|_| self.partitions + count as usize <= max as usize)
         else {
             return Err(Refusal::LimitReached {
-                limit: "partitions_max",
+                limit: "limits.partitions_max",
                 max: u64::from(max),
             });
         };
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(answers[0].as_ref().map(|a| a.partitions), Ok(2));
         assert!(answers[1].is_ok());
         let full = Refusal::LimitReached {
-            limit: "partitions_max",
+            limit: "limits.partitions_max",
             max: 6,
         };
         assert_eq!(answers[2], Err(full.clone()));
@@ -377,7 +377,7 @@ mod tests {
         assert!(matches!(
             answers[0],
             Err(Refusal::LimitReached {
-                limit: "topics_max",
+                limit: "limits.topics_max",
                 ..
             })
         ));

@@ -78,7 +78,7 @@ impl CatalogWriter {
         // Blocks of producer ids are asked for once a shard at most, so they need no bound.
         let bounded = matches!(demand, Demand::Write(..));
         if bounded && self.queue.len() >= queue_max {
-            return Err(Refusal::Busy("catalog_queue_max"));
+            return Err(Refusal::Busy("limits.catalog_queue_max"));
         }
         self.queue.push_back(demand);
         Ok(())
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(bench.writer.demand(write(1, "a"), 1), Ok(()));
         assert_eq!(
             bench.writer.demand(write(2, "b"), 1),
-            Err(Refusal::Busy("catalog_queue_max"))
+            Err(Refusal::Busy("limits.catalog_queue_max"))
         );
         bench.offered().expect("ready");
         assert_eq!(bench.writer.demand(write(3, "c"), 1), Ok(()));

@@ -80,7 +80,7 @@ impl Shard {
     fn hold(&mut self, request: RequestId, partition: PartitionId, bytes: &[u8]) {
         let bytes_max = self.config.limits.pending_append_bytes_max;
         if !self.pending.is_empty() && self.pending.bytes + bytes.len() > bytes_max {
-            let busy = Refusal::Busy("pending_append_bytes_max");
+            let busy = Refusal::Busy("memory.pending_append_bytes_max");
             self.complete(request, Err(busy));
             return;
         }
@@ -119,7 +119,7 @@ impl Shard {
             return Err(Refusal::OutcomeUnknown);
         }
         if self.waiters.len() >= limits.waiters_max {
-            return Err(Refusal::Busy("waiters_max"));
+            return Err(Refusal::Busy("limits.waiters_max"));
         }
         let partition = self.partitions.get_mut(&id);
         let partition = partition.ok_or(Refusal::UnknownPartition)?;
@@ -251,7 +251,7 @@ impl Shard {
 
 fn refusal_of(error: AppendError) -> Refusal {
     match error {
-        AppendError::WalFull => Refusal::Busy("wal_files"),
+        AppendError::WalFull => Refusal::Busy("wal.files"),
         AppendError::DiskFull => Refusal::DiskFull,
         AppendError::TooLarge { bytes, bytes_max } => Refusal::BatchTooLarge { bytes, bytes_max },
         AppendError::Poisoned => Refusal::OutcomeUnknown,

@@ -60,7 +60,7 @@ impl Shard {
                 }
                 Err(AppendError::TooLarge { bytes_max, .. }) => {
                     writer.refuse(Refusal::LimitReached {
-                        limit: "batch_bytes_max",
+                        limit: "wal.batch_bytes_max",
                         max: bytes_max as u64,
                     });
                 }

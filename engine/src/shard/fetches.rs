@@ -96,13 +96,13 @@ impl Shard {
         let limits = &self.config.limits;
         let refusal = if fetch.partitions.len() > limits.fetch_partitions_max {
             Some(Refusal::LimitReached {
-                limit: "fetch_partitions_max",
+                limit: "limits.fetch_partitions_max",
                 max: limits.fetch_partitions_max as u64,
             })
         } else if self.gathers.len() >= limits.fetches_max {
-            Some(Refusal::Busy("fetches_max"))
+            Some(Refusal::Busy("limits.fetches_max"))
         } else if self.fetched_partitions + fetch.partitions.len() > limits.fetched_partitions_max {
-            Some(Refusal::Busy("fetched_partitions_max"))
+            Some(Refusal::Busy("limits.fetched_partitions_max"))
         } else {
             None
         };

@@ -82,7 +82,7 @@ impl Shard {
 
     fn start_search(&mut self, now: Now, lookup: Lookup, end: Offset) {
         if self.lookups.len() >= self.config.limits.lookups_max {
-            return self.complete(lookup.request, Err(Refusal::Busy("lookups_max")));
+            return self.complete(lookup.request, Err(Refusal::Busy("limits.lookups_max")));
         }
         let ticket = self.next_ticket;
         self.next_ticket = ReadTicket(ticket.0 + 1);

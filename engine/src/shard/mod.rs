@@ -310,7 +310,7 @@ impl Shard {
         let before = self.requests.insert(request, entry);
         assert!(before.is_none(), "a request is submitted once");
         if full {
-            self.complete(request, Err(Refusal::Busy("requests_max")));
+            self.complete(request, Err(Refusal::Busy("limits.requests_max")));
             return;
         }
         match command {
@@ -601,9 +601,9 @@ impl Shard {
             _ => 0,
         };
         let full = if self.asked[usize::from(home.0)] >= limits.mesh_requests_max {
-            Some("mesh_requests_max")
+            Some("limits.mesh_requests_max")
         } else if bytes > 0 && self.asked_bytes + bytes > limits.mesh_append_bytes_max {
-            Some("mesh_append_bytes_max")
+            Some("memory.mesh_append_bytes_max")
         } else {
             None
         };

@@ -152,7 +152,7 @@ fn frame_length(length: [u8; 4], config: &KafkaConfig) -> Result<usize, Protocol
         ),
         _ => Err(violation(format!(
             "a request of {signed} bytes is outside {REQUEST_BYTES_MIN} to \
-             kafka.request_bytes_max = {max}"
+             listeners.kafka.request_bytes_max = {max}"
         ))),
     }
 }
@@ -167,15 +167,18 @@ fn check_size(
     config: &KafkaConfig,
 ) -> Result<(), ProtocolViolation> {
     let (name, max) = if api == Api::Produce {
-        ("kafka.request_bytes_max", config.request_bytes_max)
+        (
+            "listeners.kafka.request_bytes_max",
+            config.request_bytes_max,
+        )
     } else if is_first && api != Api::Fetch {
         (
-            "kafka.first_request_bytes_max",
+            "listeners.kafka.first_request_bytes_max",
             config.first_request_bytes_max,
         )
     } else {
         (
-            "kafka.control_request_bytes_max",
+            "listeners.kafka.control_request_bytes_max",
             config.control_request_bytes_max,
         )
     };

@@ -31,7 +31,7 @@ pub(crate) enum DecodeError {
     #[error("null where a value is needed")]
     Null,
     /// More items than the limit.
-    #[error("more items than kafka.request_items_max = {0}")]
+    #[error("more items than listeners.kafka.request_items_max = {0}")]
     Items(usize),
 }
 

@@ -197,7 +197,7 @@ fn refusals_of_the_log_have_kafkas_codes() {
         (Refusal::BadBatch(BatchError::Checksum), 2),
         (Refusal::BadBatch(BatchError::Magic(1)), 87),
         (Refusal::UnknownPartition, 3),
-        (Refusal::Busy("pending_appends_max"), 7),
+        (Refusal::Busy("memory.pending_append_bytes_max"), 7),
         (Refusal::OutcomeUnknown, 7),
         (Refusal::InvalidTimestamp, 32),
         (Refusal::NoTransaction, 48),

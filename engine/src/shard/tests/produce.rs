@@ -288,7 +288,7 @@ fn appends_that_the_log_has_no_room_for_wait_in_order_or_are_refused() {
     }
     assert_eq!(
         world.ended(over).and_then(Result::err),
-        Some(Refusal::Busy("pending_append_bytes_max"))
+        Some(Refusal::Busy("memory.pending_append_bytes_max"))
     );
 }
 
@@ -405,7 +405,7 @@ fn too_much_for_other_shards_stops_producers_and_then_is_refused() {
     let request = world.request(0, cancelled);
     world.shards[0].cancel(request);
     world.run();
-    let busy = Refusal::Busy("mesh_append_bytes_max");
+    let busy = Refusal::Busy("memory.mesh_append_bytes_max");
     assert_eq!(world.ended(over).and_then(Result::err), Some(busy));
     assert!(world.ended(cancelled).is_none());
     for sequence in taken {

@@ -33,11 +33,11 @@ pub(super) fn handle(
         }
     }
     let pending = Pending {
-        reply_to: ReplyTo::new(request),
+        reply_to: ReplyTo::new(call.config, request),
         items: Items::new(items),
     };
     if topics.is_empty() {
-        return Ok(Handled::Reply(pending.finish()));
+        return Ok(Handled::Reply(pending.finish()?));
     }
     let alter = CatalogRequest::AlterTopicConfigs {
         topics,
@@ -76,7 +76,7 @@ impl Pending {
         self.items.take(outcome);
     }
 
-    pub(super) fn finish(self) -> Reply {
+    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let responses = self.items.into_results().map(|((kind, name), result)| {
             let described = AlterConfigsResourceResponse::default()
                 .with_resource_type(kind)
