@@ -188,6 +188,8 @@ impl Resolved {
         let default = (field.show)(&Config::default());
         let place = self.place(&full_name(section, field));
         if *place != Place::Default {
+            // A file's name may hold what would end the comment.
+            let place = place.to_string().replace(char::is_control, "?");
             let _ = writeln!(out, "# Default: {default}. Set by: {place}.");
         }
         let _ = writeln!(out, "{} = {value}", field.key);
@@ -286,21 +288,10 @@ impl Resolved {
                 return self.refuse(name, format!("{count} is not a power of two"));
             }
         }
-        let smaller = [
-            ("wal.commit_buffer_bytes", "wal.file_bytes", 2),
-            ("wal.batch_bytes_max", "wal.file_bytes", 2),
-            ("topics.max_message_bytes", "wal.batch_bytes_max", 1),
-            (
-                "topics.max_message_bytes",
-                "listeners.kafka.request_bytes_max",
-                1,
-            ),
-            ("topics.partitions", "limits.partitions_max", 1),
-        ];
-        for (small, large, times) in smaller {
+        for (small, large, times) in SMALLER {
             let (value, bound) = (self.number(small), self.number(large) / times);
             if value > bound {
-                let of = if times == 1 { "" } else { "half of " };
+                let of = if *times == 1 { "" } else { "half of " };
                 let reason = format!("{value} is more than {bound}, {of}`{large}`");
                 return self.refuse(small, reason);
             }
@@ -331,6 +322,32 @@ impl Resolved {
         })
     }
 }
+
+/// A setting, another that it must fit into, and how often.
+const SMALLER: &[(&str, &str, u64)] = &[
+    ("wal.commit_buffer_bytes", "wal.file_bytes", 2),
+    ("wal.batch_bytes_max", "wal.file_bytes", 2),
+    ("topics.max_message_bytes", "wal.batch_bytes_max", 1),
+    (
+        "topics.max_message_bytes",
+        "listeners.kafka.request_bytes_max",
+        1,
+    ),
+    ("topics.partitions", "limits.partitions_max", 1),
+    // What is never small enough would wait, or be refused as busy, for ever.
+    (
+        "listeners.kafka.request_bytes_max",
+        "memory.assembly_bytes_max",
+        1,
+    ),
+    (
+        "listeners.kafka.request_bytes_max",
+        "memory.mesh_append_bytes_max",
+        1,
+    ),
+    ("wal.batch_bytes_max", "memory.mesh_append_bytes_max", 1),
+    ("wal.batch_bytes_max", "wal.commit_queue_bytes_max", 1),
+];
 
 struct File<'a> {
     path: &'a Path,

@@ -9,6 +9,8 @@ use super::value::{self, CoreList, Raw, SizeLimit, Value, WalSync};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+/// Kafka's numbers end here.
+const I64_MAX: u64 = i64::MAX.unsigned_abs();
 
 /// A table of the file.
 pub(super) struct Section {
@@ -222,9 +224,9 @@ settings! {
         /// Partitions of a topic that is created without a count.
         partitions: u64 = 1, 1..=1_000_000;
         /// Records are kept at least this long, milliseconds; -1: for ever.
-        retention_ms: SizeLimit = SizeLimit(Some(7 * 24 * 60 * 60 * 1_000));
+        retention_ms: SizeLimit = SizeLimit(Some(7 * 24 * 60 * 60 * 1_000)), 0..=I64_MAX;
         /// A partition is kept at about this size, bytes; -1: no bound.
-        retention_bytes: SizeLimit = SizeLimit(None);
+        retention_bytes: SizeLimit = SizeLimit(None), 0..=I64_MAX;
         /// Largest record batch of a topic, bytes.
         max_message_bytes: u64 = MIB + 12, 1..=256 * MIB;
         /// Stamp records when they arrive (LogAppendTime) instead of keeping their producers' time.

@@ -1,5 +1,6 @@
 //! Single values: read from TOML or from a flag's bare text, printed as TOML.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -71,8 +72,20 @@ pub(super) fn read<V: Value>(raw: &Raw, range: Option<RangeInclusive<u64>>) -> R
     Ok(value)
 }
 
+/// A TOML basic string: a control character goes by its number.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.escape_default())
+    let mut out = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            _ if character.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(character));
+            }
+            _ => out.push(character),
+        }
+    }
+    out.push('"');
+    out
 }
 
 impl Value for u64 {
@@ -321,6 +334,7 @@ mod tests {
             18
         );
         assert_eq!(String::from("a\"b").show(), "\"a\\\"b\"");
+        assert_eq!(String::from("l'été\u{1}").show(), "\"l'été\\u0001\"");
         assert!(
             read::<bool>(&Raw::Text("true".into()), None).is_err(),
             "quotes are text"

@@ -27,6 +27,104 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
 }
 
 #[test]
+fn any_text_is_printed_so_that_it_reads_back() {
+    let nasty = [
+        "it's",
+        "l'été",
+        "\\",
+        "a\\\"b",
+        "\n\r\t",
+        "\u{0}\u{1b}\u{7f}\u{85}",
+        "\u{feff}\u{2028}",
+        "\u{1f980}",
+        " # no comment",
+        "'\u{27}'",
+        "\"\"\"",
+        "a = \"b\"",
+    ];
+    for text in nasty {
+        let set = |name: &str| Flag {
+            flag: "--set",
+            name: name.to_owned(),
+            value: text.to_owned(),
+        };
+        let names = ["server.data_dir", "listeners.kafka.advertised_host"];
+        let sources = Sources {
+            flags: names.map(set).to_vec(),
+            ..Sources::default()
+        };
+        let resolved = Resolved::from_sources(&sources).unwrap();
+        let again = from_text(&resolved.to_toml());
+        let again = again.unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        assert_eq!(again.config, resolved.config, "{text:?}");
+    }
+}
+
+#[test]
+fn a_files_name_cannot_break_out_of_its_comment() {
+    let mut resolved = Resolved::default();
+    let path = Path::new("a\nb = 1\n.toml");
+    resolved.read_file(path, "[wal]\nfiles = 5\n").unwrap();
+    let again = from_text(&resolved.to_toml()).unwrap();
+    assert_eq!(again.config.wal.files, 5);
+}
+
+/// A refusal that names a setting which does not exist sends its reader in circles.
+#[test]
+fn settings_are_named_by_their_whole_names_everywhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts = vec![root.join("docs/kafka.md")];
+    let mut directories = vec![root.join("engine/src"), root.join("net/src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                texts.push(path);
+            }
+        }
+    }
+    let names = all_names();
+    let mut named = 0;
+    for path in texts {
+        let text = fs::read_to_string(&path).unwrap();
+        for name in settings_named(&text) {
+            let exists = names.iter().any(|known| known == name);
+            assert!(exists, "{}: {name} is not a setting", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
+}
+
+/// Words that stand where a text names a setting.
+fn settings_named(text: &str) -> impl Iterator<Item = &str> {
+    let marks = [
+        "Busy(\"|",
+        "limit: \"|",
+        "`|limits.",
+        "`|memory.",
+        "`|listeners.",
+        "`|topics.",
+        // A listener's setting without its table's first half.
+        "\"|kafka.",
+        "`|kafka.",
+        " |kafka.",
+    ];
+    let in_name = |c: char| c.is_ascii_lowercase() || matches!(c, '_' | '.');
+    marks.into_iter().flat_map(move |mark| {
+        let (before, begin) = mark.split_once('|').expect("a bar before the name");
+        let after = text.split(before).skip(1);
+        let words = after.map(move |rest| rest.split(|c| !in_name(c)).next().unwrap_or(""));
+        words.filter(move |word| {
+            let is_ours = begin != "kafka." || word.ends_with("_max");
+            word.starts_with(begin) && is_ours
+        })
+    })
+}
+
+#[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = std::env::temp_dir().join(format!("millrace-layers-{}.toml", std::process::id()));
     fs::write(
@@ -110,6 +208,12 @@ fn a_wrong_value_is_refused_with_its_line_and_what_would_be_right() {
         refusal("[server]\npin = \"yes\"\n"),
         "millrace.toml:2: `server.pin`: expected true or false, found \"yes\""
     );
+    assert_eq!(
+        refusal("[topics]\nretention_ms = \"9_223_372_036_854_775_808\"\n"),
+        "millrace.toml:2: `topics.retention_ms`: 9223372036854775808 is out of range: \
+         0 to 9223372036854775807"
+    );
+    assert!(from_text("[topics]\nretention_bytes = 9223372036854775807\n").is_ok());
     assert!(refusal("[wal]\nfiles = 4.5\n").ends_with("found a fraction"));
     assert!(refusal("wal = 4\n").contains("unknown setting `wal`"));
     assert!(refusal("[wal]\nfiles = = 1\n").starts_with("millrace.toml:2: "));
@@ -121,6 +225,21 @@ fn values_that_do_not_fit_each_other_are_refused_where_they_were_set() {
         refusal("[wal]\nfile_bytes = \"1MiB\"\nbatch_bytes_max = \"4MiB\"\n"),
         "default: `wal.commit_buffer_bytes`: 1052672 is more than 524288, \
          half of `wal.file_bytes`"
+    );
+    assert_eq!(
+        refusal("[memory]\nassembly_bytes_max = \"64MiB\"\n"),
+        "default: `listeners.kafka.request_bytes_max`: 104857600 is more than 67108864, \
+         `memory.assembly_bytes_max`"
+    );
+    assert_eq!(
+        refusal("[memory]\nmesh_append_bytes_max = \"64MiB\"\n"),
+        "default: `listeners.kafka.request_bytes_max`: 104857600 is more than 67108864, \
+         `memory.mesh_append_bytes_max`"
+    );
+    assert_eq!(
+        refusal("[wal]\ncommit_queue_bytes_max = \"8MiB\"\n"),
+        "default: `wal.batch_bytes_max`: 16777216 is more than 8388608, \
+         `wal.commit_queue_bytes_max`"
     );
     assert_eq!(
         refusal("[wal]\nfile_bytes = 4194305\n"),
