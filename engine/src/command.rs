@@ -4,6 +4,7 @@ use millrace_storage::units::{BootTime, LeaderEpoch, Offset, PartitionId, ShardI
 use uuid::Uuid;
 
 use crate::catalog::config::TopicOverrides;
+use crate::group::GroupRequest;
 
 /// Names a request for life: the one terminal event that ends it carries it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +77,13 @@ pub enum Command<'a> {
     WriteCatalog(CatalogRequest),
     /// Hands out a producer id. Ends with `ProducerIdAllocated`.
     AllocateProducerId,
+    /// Asks something of a group. Ends with `Group`.
+    Group(GroupRequest),
+    /// Lists the groups of one shard. Ends with `GroupsListed`.
+    ListGroups {
+        /// Which shard.
+        home: ShardId,
+    },
     /// What this shard holds and has done, for the control thread. Ends with `Reported`.
     Report,
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::catalog::config::TopicOverrides;
 use crate::command::RequestId;
+use crate::group::{GroupAnswer, GroupListing, GroupRefusal};
 use crate::report::ShardReport;
 
 /// The end of a request.
@@ -34,6 +35,10 @@ pub enum Outcome {
     CatalogWritten(Vec<Result<CatalogAnswer, Refusal>>),
     /// A producer id never given out before; its epoch is 0.
     ProducerIdAllocated(i64),
+    /// A group's answer.
+    Group(GroupAnswer),
+    /// The groups of a shard, by name.
+    GroupsListed(Vec<GroupListing>),
     /// The shard's state, for the control thread.
     Reported(Box<ShardReport>),
 }
@@ -201,6 +206,9 @@ pub enum Refusal {
         /// Its value.
         max: u64,
     },
+    /// A group's own reasons.
+    #[error("{0}")]
+    Group(GroupRefusal),
     /// The operation is not allowed to this principal, or to anyone.
     #[error("not allowed: {0}")]
     Denied(String),

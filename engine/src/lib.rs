@@ -8,6 +8,7 @@ pub mod codec;
 pub mod command;
 pub mod event;
 mod gather;
+pub mod group;
 pub mod jobs;
 pub mod limits;
 pub mod mesh;

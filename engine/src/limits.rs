@@ -12,6 +12,8 @@ pub struct EngineConfig {
     /// Partitions of a topic that is created without saying how many; 1 to `partitions_max`.
     /// Default 1.
     pub default_partitions: u32,
+    /// How groups of consumers are kept.
+    pub groups: GroupSettings,
 }
 
 impl Default for EngineConfig {
@@ -20,6 +22,48 @@ impl Default for EngineConfig {
             limits: Limits::default(),
             topic_defaults: TopicDefaults::default(),
             default_partitions: 1,
+            groups: GroupSettings::default(),
+        }
+    }
+}
+
+/// How groups of consumers are kept. Kafka's names of the settings are in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// Groups homed at one shard. Default 100,000; 1 and up. More are refused.
+    pub groups_max: usize,
+    /// Members of one group [`group.max.size`]. Default 10,000; 1 and up.
+    pub members_max: usize,
+    /// Bytes of subscriptions, assignments and committed offsets in one shard. Default 256 MiB.
+    pub bytes_max: usize,
+    /// How long the first rebalance of an empty group waits for more members, milliseconds
+    /// [`group.initial.rebalance.delay.ms`]. Default 500.
+    pub initial_rebalance_delay_ms: u64,
+    /// Shortest session timeout, milliseconds [`group.min.session.timeout.ms`]. Default 6,000.
+    pub session_timeout_ms_min: u64,
+    /// Longest one, milliseconds [`group.max.session.timeout.ms`]. Default 1,800,000.
+    pub session_timeout_ms_max: u64,
+    /// Longest metadata of a committed offset, bytes [`offset.metadata.max.bytes`]. Default 4,096.
+    pub offset_metadata_bytes_max: usize,
+    /// How long a group without members keeps its offsets, milliseconds
+    /// [`offsets.retention.minutes`]; `None`: for ever. Default 7 days.
+    pub offsets_retention_ms: Option<u64>,
+    /// Largest entry of the log, bytes: set by the shard, as its store tells.
+    pub entry_bytes_max: usize,
+}
+
+impl Default for GroupSettings {
+    fn default() -> Self {
+        Self {
+            groups_max: 100_000,
+            members_max: 10_000,
+            bytes_max: 256 << 20,
+            initial_rebalance_delay_ms: 500,
+            session_timeout_ms_min: 6_000,
+            session_timeout_ms_max: 1_800_000,
+            offset_metadata_bytes_max: 4_096,
+            offsets_retention_ms: Some(7 * 24 * 60 * 60 * 1_000),
+            entry_bytes_max: usize::MAX,
         }
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! | bytes | type | field                                                               |
 //! |------:|------|---------------------------------------------------------------------|
-//! |     2 | u16  | format, 1                                                           |
+//! |     2 | u16  | format, 2                                                           |
 //! |     4 | blob | the catalog as the change that builds it; empty but on shard 0      |
 //! |     4 | blob | the catalog change in the log but not durable yet; empty for none   |
 //! |     4 | u32  | count of partitions; each is its id (u32) and its state             |
+//! |     4 | u32  | count of groups; each is its name and its state; none in format 1   |
 //!
 //! A snapshot speaks of everything appended, durable or not: the store makes it live only once the
 //! log is durable up to it. A start takes it and then the entries that follow.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use millrace_storage::Replayed;
 use millrace_storage::units::{BootTime, LeaderEpoch, Lsn, Offset, PartitionId};
@@ -18,6 +20,7 @@ use millrace_storage::units::{BootTime, LeaderEpoch, Lsn, Offset, PartitionId};
 use crate::catalog::Catalog;
 use crate::catalog::change::{CatalogChange, Operation};
 use crate::codec::{CodecError, Decoder, Encoder};
+use crate::group::state::{self, GroupState, GroupStates};
 use crate::limits::{PRODUCER_ID_BLOCK, RECORDS_PER_BYTE_MAX};
 use crate::partition::PartitionState;
 use crate::partition::use_order::UseOrder;
@@ -27,7 +30,9 @@ mod pieces;
 
 pub(crate) use pieces::in_pieces;
 
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
+/// Of the entries: states of partitions, leader epochs.
+const ENTRY_FORMAT: u16 = 1;
 
 /// The key under which the log holds catalog changes.
 pub(crate) const CATALOG_KEY: u64 = 1;
@@ -38,6 +43,8 @@ pub(crate) const EPOCHS_KEY: u64 = 2;
 pub(crate) const STATES_KEY: u64 = 3;
 /// The key under which the log holds a piece of an entry that is too large for it: see [`pieces`].
 pub(crate) const PIECE_KEY: u64 = 4;
+/// The key under which the log holds what happens to groups.
+pub(crate) const GROUPS_KEY: u64 = 5;
 /// Bytes of one such entry before its last partition. With [`PRODUCERS_MOVED_MAX`] producers of
 /// 147 bytes each in that one it stays below 1 MiB.
 const STATES_BYTES_MAX: usize = 256 << 10;
@@ -49,6 +56,7 @@ pub(crate) fn encode<'a>(
     catalog: Option<&Catalog>,
     appended: Option<&CatalogChange>,
     partitions: impl ExactSizeIterator<Item = (PartitionId, &'a PartitionState)>,
+    groups: impl ExactSizeIterator<Item = (&'a Arc<str>, &'a GroupState)>,
 ) -> Vec<u8> {
     let mut out = Encoder::default();
     out.u16(FORMAT);
@@ -57,6 +65,11 @@ pub(crate) fn encode<'a>(
     out.count(partitions.len());
     for (partition, state) in partitions {
         out.u32(partition.0);
+        state.encode(&mut out);
+    }
+    out.count(groups.len());
+    for (group, state) in groups {
+        out.string(group);
         state.encode(&mut out);
     }
     out.into_bytes()
@@ -74,6 +87,8 @@ pub(crate) struct Recovered {
     pub(crate) catalog: Catalog,
     /// Partitions that anything was found of.
     pub(crate) partitions: BTreeMap<PartitionId, PartitionState>,
+    /// Groups that anything was found of.
+    pub(crate) groups: GroupStates,
     /// Bytes of the log that the operator gave up and that nothing was done about yet: at this
     /// start, or at one that did not get to the end.
     pub(crate) lost_bytes: u64,
@@ -94,6 +109,7 @@ impl Recovered {
             as_of: Lsn(0),
             catalog: Catalog::default(),
             partitions: BTreeMap::new(),
+            groups: GroupStates::new(),
             lost_bytes: 0,
             gathered: Gathered::default(),
             order: UseOrder::default(),
@@ -159,6 +175,7 @@ impl Recovered {
             }
             EPOCHS_KEY => self.take_epochs(bytes),
             STATES_KEY => self.take_states(bytes),
+            GROUPS_KEY => state::apply_entry(&mut self.groups, bytes),
             key => Err(CodecError::Invalid(format!(
                 "state under the unknown key {key}"
             ))),
@@ -200,7 +217,7 @@ impl Recovered {
 
     fn decode(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
         let mut input = Decoder::new(bytes);
-        input.format(FORMAT, "snapshot")?;
+        let format = input.format(FORMAT, "snapshot")?;
         let catalog = input.blob("the catalog")?;
         if !catalog.is_empty() {
             self.catalog = Catalog::from_change(&CatalogChange::decode(catalog)?)?;
@@ -215,13 +232,20 @@ impl Recovered {
             let state = PartitionState::decode(&mut input)?;
             self.take_partition(partition, state);
         }
+        if format > 1 {
+            for _ in 0..input.count(24, "groups")? {
+                let group = Arc::from(input.string("a group's name")?);
+                let state = GroupState::decode(&mut input)?;
+                self.groups.insert(group, state);
+            }
+        }
         input.finish()
     }
 
     /// Applies an entry of `encode_states`: that is how the partitions came here.
     fn take_states(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
         let mut input = Decoder::new(bytes);
-        input.format(FORMAT, "states of partitions")?;
+        input.format(ENTRY_FORMAT, "states of partitions")?;
         while !input.is_empty() {
             let partition = PartitionId(input.u32("a partition")?);
             let state = PartitionState::decode(&mut input)?;
@@ -233,7 +257,7 @@ impl Recovered {
     /// Applies what `skip_lost` wrote, which settles every loss before it.
     fn take_epochs(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
         let mut input = Decoder::new(bytes);
-        input.format(FORMAT, "leader epochs")?;
+        input.format(ENTRY_FORMAT, "leader epochs")?;
         let count = input.count(16, "leader epochs")?;
         for _ in 0..count {
             let partition = PartitionId(input.u32("a partition")?);
@@ -259,7 +283,7 @@ pub(crate) fn encode_states<'a>(
             .is_none_or(|last| last.len() >= STATES_BYTES_MAX)
         {
             let mut next = Encoder::default();
-            next.u16(FORMAT);
+            next.u16(ENTRY_FORMAT);
             entries.push(next);
         }
         let out = entries.last_mut().expect("one was begun");
@@ -300,7 +324,7 @@ fn encode_epochs<'a>(
     partitions: impl ExactSizeIterator<Item = (PartitionId, &'a PartitionState)>,
 ) -> Vec<u8> {
     let mut out = Encoder::default();
-    out.u16(FORMAT);
+    out.u16(ENTRY_FORMAT);
     out.count(partitions.len());
     for (partition, state) in partitions {
         out.u32(partition.0);
@@ -333,6 +357,8 @@ mod tests {
     use super::*;
     use crate::catalog::CatalogEpoch;
     use crate::catalog::change::tests::every_operation;
+    use crate::group::NewOffset;
+    use crate::group::state::GroupChange;
     use crate::testing::BatchMaker;
     use millrace_storage::record::BatchHeader;
 
@@ -367,11 +393,32 @@ mod tests {
         let all = every_operation();
         let mut catalog = Catalog::default();
         catalog.apply(&change(1, &all[..4])).expect("fits");
-        let mut state = PartitionState::new();
-        state.note_appended(&header(0), None, Lsn(7));
+        let mut partition = PartitionState::new();
+        partition.note_appended(&header(0), None, Lsn(7));
         let appended = change(2, &all[4..6]);
-        let partitions = [(P, &state)];
-        let bytes = encode(Some(&catalog), Some(&appended), partitions.into_iter());
+        let partitions = [(P, &partition)];
+        let group: Arc<str> = Arc::from("g");
+        let committed = GroupChange::Committed {
+            group: Arc::clone(&group),
+            committed_ms: 1,
+            expires_ms: None,
+            offsets: vec![(
+                P,
+                NewOffset {
+                    offset: Offset(1),
+                    leader_epoch: None,
+                    metadata: Arc::from("words"),
+                },
+            )],
+        };
+        let mut groups = GroupStates::new();
+        state::apply(&mut groups, committed);
+        let bytes = encode(
+            Some(&catalog),
+            Some(&appended),
+            partitions.into_iter(),
+            groups.iter(),
+        );
 
         let mut found = Recovered::new(10);
         found.replay(Replayed::Snapshot {
@@ -386,7 +433,20 @@ mod tests {
             key: CATALOG_KEY,
             bytes: &third,
         });
+        let began = state::entry(&GroupChange::Generation {
+            group: Arc::clone(&group),
+            generation: 5,
+            protocol_type: None,
+            empty_since_ms: None,
+        });
+        found.replay(Replayed::State {
+            lsn: Lsn(13),
+            key: GROUPS_KEY,
+            bytes: &began,
+        });
         let found = found.finish().expect("good");
+        assert_eq!(found.groups[&group].generation, 5);
+        assert_eq!(found.groups[&group].offsets, groups[&group].offsets);
         assert_eq!(found.partitions[&P].next(), Offset(4));
         assert_eq!(found.catalog.epoch(), CatalogEpoch(3));
         for end in 0..bytes.len() {
@@ -478,7 +538,8 @@ mod tests {
         assert_eq!(producers.len(), 3);
         assert!((3..6).all(|id| producers.place_mut(id).is_some()));
 
-        let bytes = encode(None, None, [(P, &state.expect("found"))].into_iter());
+        let partitions = [(P, &state.expect("found"))];
+        let bytes = encode(None, None, partitions.into_iter(), [].into_iter());
         let mut found = Recovered::new(2);
         found.replay(Replayed::Snapshot {
             as_of: Lsn(6),

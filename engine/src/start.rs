@@ -9,7 +9,8 @@
 //!    taken what says whose a log is: such a log is kept where it is ([`found_again`]).
 //! 3. Partitions of shards that no longer run move to others ([`rehome`]). Until then no shard
 //!    drops a log that the catalog does not give to it: it may be half of a move.
-//! 4. Each shard keeps the logs that are at home there, and serves.
+//! 4. Slots of groups go where their shard runs now, what the groups hold with them.
+//! 5. Each shard keeps the logs and groups that are at home there, and serves.
 
 mod found_again;
 mod presence;
@@ -146,11 +147,12 @@ pub fn open_all(
         one.skip_lost(now)?;
     }
     rehome::rehome(now, config.shards, &mut catalog, &mut opened)?;
+    rehome::rehome_groups(now, config.shards, &mut catalog, &mut opened)?;
     for (_, one) in opened.iter_mut().filter(|(shard, _)| !leaves(shard)) {
         one.skip_lost(now)?;
     }
     for one in opened.values_mut() {
-        one.retain(&catalog);
+        one.retain(&catalog, now);
     }
     for one in opened.values() {
         for (partition, state) in &one.found.partitions {
@@ -168,6 +170,7 @@ pub fn open_all(
             catalog: catalog.clone(),
             states: one.found.partitions,
             now,
+            groups: one.found.groups,
             seed: random.next_u64(),
         })
     });
@@ -186,7 +189,7 @@ fn open_present<'a>(
     let writer = directories.remove(&ShardId(0));
     let writer = writer.expect("every broker has a shard 0");
     let mut writer = Opened::open(config, now, (ShardId(0), writer), None, random.next_u64())?;
-    let mut catalog = writer.open_catalog(now, presence.owner(), random)?;
+    let mut catalog = writer.open_catalog(now, config.shards, presence.owner(), random)?;
     let given_up = presence.check(&catalog, &config.accept_loss)?;
     let mut opened = BTreeMap::from([(ShardId(0), writer)]);
     for (shard, disk) in directories {
@@ -258,6 +261,7 @@ impl<'a> Opened<'a> {
     fn open_catalog(
         &mut self,
         now: Now,
+        shards: u16,
         owner: Option<BrokerId>,
         random: &mut Pcg64Mcg,
     ) -> Result<Catalog, OpenError> {
@@ -269,6 +273,10 @@ impl<'a> Opened<'a> {
             let new = Builder::from_random_bytes(bytes).into_uuid();
             let id = owner.map_or(new, |owner| Uuid::from_u128(owner.0));
             operations.push(Operation::ClusterNamed { id });
+        }
+        if catalog.group_homes().is_empty() {
+            let homes = rehome::group_homes(shards);
+            operations.push(Operation::GroupSlotsHomed { homes });
         }
         if self.found.lost_bytes > 0 {
             operations.extend(snapshot::skip_lost_ids(&catalog, self.found.lost_bytes));
@@ -324,9 +332,9 @@ impl<'a> Opened<'a> {
         self.write_state(now, EPOCHS_KEY, epochs)
     }
 
-    /// Keeps the logs of partitions that are at home here, and nothing of others but those of which
-    /// the catalog has lost whose they are.
-    fn retain(&mut self, catalog: &Catalog) {
+    /// Keeps the logs of partitions and the groups that are at home here, and nothing of others but
+    /// the logs of which the catalog has lost whose they are.
+    fn retain(&mut self, catalog: &Catalog, now: Now) {
         let shard = self.shard;
         let is_home = |partition: PartitionId| {
             let place = catalog.place(partition);
@@ -336,6 +344,13 @@ impl<'a> Opened<'a> {
         self.store.retain_logs(&mut is_kept);
         self.found.partitions.retain(|id, _| is_home(*id));
         found_again::report(shard, &self.store, catalog);
+        let groups = &mut self.found.groups;
+        groups.retain(|group, _| catalog.group_home(group) == shard);
+        for state in groups.values_mut() {
+            state.offsets.retain(|id, _| catalog.place(*id).is_some());
+            // Members that were there are not: their group is empty since now.
+            state.empty_since_ms.get_or_insert(now.wall_ms);
+        }
     }
 
     /// Appends a change of the engine's state, however large, and waits until it is durable.

@@ -27,6 +27,8 @@ pub(crate) enum Promise {
     },
     /// The catalog's change is under way no more.
     CatalogWritten,
+    /// The oldest answer that the groups' log holds back may go.
+    GroupAnswered,
 }
 
 impl Promise {
@@ -34,7 +36,7 @@ impl Promise {
     pub(crate) fn request(&self) -> Option<RequestId> {
         match self {
             Self::Appended { request, .. } | Self::Repeated { request, .. } => Some(*request),
-            Self::CatalogWritten => None,
+            Self::CatalogWritten | Self::GroupAnswered => None,
         }
     }
 }

@@ -182,15 +182,45 @@ impl Store {
     /// # Errors
     /// See [`AppendError`]; nothing was taken.
     pub fn append_state(&mut self, now: Now, key: u64, bytes: &[u8]) -> Result<Lsn, AppendError> {
+        self.put_state(now, key, bytes, Reserve::Used)
+    }
+
+    /// As [`Store::append_state`], for state that clients write without end: it leaves alone what
+    /// is kept for recovery, and waits for a free file as batches do.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was taken.
+    pub fn append_client_state(
+        &mut self,
+        now: Now,
+        key: u64,
+        bytes: &[u8],
+    ) -> Result<Lsn, AppendError> {
+        self.put_state(now, key, bytes, Reserve::Kept)
+    }
+
+    fn put_state(
+        &mut self,
+        now: Now,
+        key: u64,
+        bytes: &[u8],
+        reserve: Reserve,
+    ) -> Result<Lsn, AppendError> {
         check_size(&self.config, bytes)?;
         let id = (EntryKind::State, key);
         let placed = self
             .commit
-            .append(now, &mut self.wal, id, bytes.len(), Reserve::Used)?;
+            .append(now, &mut self.wal, id, bytes.len(), reserve)?;
         placed.body.copy_from_slice(bytes);
         let lsn = placed.end_lsn;
         self.accepted_bytes += bytes.len() as u64;
         Ok(lsn)
+    }
+
+    /// The largest entry that the log takes, bytes.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        self.config.batch_bytes_max
     }
 
     /// Deletes the records of a log below `offset`, which is at most the log's end. Takes effect

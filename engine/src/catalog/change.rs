@@ -90,6 +90,11 @@ pub enum Operation {
         /// The partitions with their new homes.
         homes: Vec<PartitionHome>,
     },
+    /// Slots of groups have these homes, with what the groups hold.
+    GroupSlotsHomed {
+        /// By slot.
+        homes: Vec<ShardId>,
+    },
 }
 
 const FORMAT: u16 = 1;
@@ -104,6 +109,7 @@ const PARTITIONS_ADDED: u8 = 6;
 const TOPIC_CONFIGURED: u8 = 7;
 const PARTITIONS_MOVED: u8 = 8;
 const PARTITION_IDS_LOST: u8 = 9;
+const GROUP_SLOTS_HOMED: u8 = 10;
 
 /// A partition with its home: u32 and u16.
 const PARTITION_BYTES: usize = 6;
@@ -189,6 +195,13 @@ impl Operation {
                 out.u8(PARTITIONS_MOVED);
                 encode_homes(homes, out);
             }
+            Self::GroupSlotsHomed { homes } => {
+                out.u8(GROUP_SLOTS_HOMED);
+                out.count(homes.len());
+                for home in homes {
+                    out.u16(home.0);
+                }
+            }
         }
     }
 
@@ -227,6 +240,12 @@ impl Operation {
             PARTITIONS_MOVED => Self::PartitionsMoved {
                 homes: decode_homes(input)?,
             },
+            GROUP_SLOTS_HOMED => {
+                let count = input.count(2, "homes of groups")?;
+                let homes = (0..count).map(|_| Ok(ShardId(input.u16("a home")?)));
+                let homes = homes.collect::<Result<_, CodecError>>()?;
+                Self::GroupSlotsHomed { homes }
+            }
             kind => {
                 return Err(CodecError::Invalid(format!(
                     "catalog operation of unknown kind {kind}"

@@ -18,6 +18,7 @@ use millrace_storage::units::{BrokerId, LeaderEpoch, PartitionId, ShardId};
 use uuid::Uuid;
 
 use crate::codec::CodecError;
+use crate::group::{GROUP_SLOTS, slot_of};
 use change::{CatalogChange, Operation};
 use config::TopicOverrides;
 use names::collision_key;
@@ -41,6 +42,8 @@ pub struct Catalog {
     places: HashMap<PartitionId, Place>,
     /// Partitions by home; a shard without any may be missing.
     held: BTreeMap<ShardId, u32>,
+    /// Homes of groups by slot; empty only before the first start is complete.
+    group_homes: Vec<ShardId>,
     /// First partition id never used.
     next_partition: u32,
     /// Partition ids that may have been given away by changes that are lost; one range for each
@@ -176,6 +179,19 @@ impl Catalog {
         &self.held
     }
 
+    /// The shard that owns a group of that name, whether it exists or not.
+    #[must_use]
+    pub fn group_home(&self, group: &str) -> ShardId {
+        let slot = usize::from(slot_of(group));
+        self.group_homes.get(slot).copied().unwrap_or(ShardId(0))
+    }
+
+    /// Homes of groups by slot; empty only before the first start is complete.
+    #[must_use]
+    pub fn group_homes(&self) -> &[ShardId] {
+        &self.group_homes
+    }
+
     /// First partition id never used.
     #[must_use]
     pub fn next_partition(&self) -> PartitionId {
@@ -223,7 +239,7 @@ impl Catalog {
     /// The whole catalog as one change that builds it.
     #[must_use]
     pub fn as_change(&self) -> CatalogChange {
-        let mut operations = Vec::with_capacity(self.topics.len() + 3);
+        let mut operations = Vec::with_capacity(self.topics.len() + 4);
         if let Some(id) = self.cluster {
             operations.push(Operation::ClusterNamed { id });
         }
@@ -244,6 +260,10 @@ impl Catalog {
         operations.push(Operation::ProducerIdsReserved {
             next: self.next_producer,
         });
+        if !self.group_homes.is_empty() {
+            let homes = self.group_homes.clone();
+            operations.push(Operation::GroupSlotsHomed { homes });
+        }
         CatalogChange {
             epoch: self.epoch,
             operations,
@@ -312,6 +332,12 @@ impl Catalog {
                 for moved in homes {
                     self.move_partition(*moved)?;
                 }
+            }
+            Operation::GroupSlotsHomed { homes } => {
+                check(homes.len() == usize::from(GROUP_SLOTS), || {
+                    format!("{} homes for {GROUP_SLOTS} slots of groups", homes.len())
+                })?;
+                self.group_homes.clone_from(homes);
             }
         }
         Ok(())

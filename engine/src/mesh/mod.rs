@@ -26,6 +26,7 @@ use crate::catalog::change::CatalogChange;
 use crate::command::{CatalogRequest, FetchPartition, Isolation, OffsetQuery, RequestId};
 use crate::event::{FetchedPartition, Outcome, Refusal};
 use crate::gather::GatherId;
+use crate::group::GroupRequest;
 
 /// A message from one shard to another. Record bytes are shared, never copied.
 #[derive(Clone, Debug)]
@@ -126,6 +127,10 @@ pub enum RemoteCommand {
     },
     /// See [`crate::command::Command::WriteCatalog`]; shard 0 alone writes.
     WriteCatalog(CatalogRequest),
+    /// See [`crate::command::Command::Group`].
+    Group(GroupRequest),
+    /// See [`crate::command::Command::ListGroups`].
+    ListGroups,
 }
 
 /// Which ring a message takes.

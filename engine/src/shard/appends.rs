@@ -219,6 +219,7 @@ impl Shard {
                     self.complete(request, Ok(Outcome::Appended(answer)));
                 }
                 Promise::CatalogWritten => self.spread_catalog(),
+                Promise::GroupAnswered => self.answer_group(),
             }
         }
     }

@@ -111,6 +111,7 @@ impl Shard {
     pub(super) fn install(&mut self, change: &CatalogChange) {
         let applied = self.catalog.apply(change);
         let effects = applied.expect("the writer's changes fit, and arrive in order");
+        self.forget_in_groups(&effects);
         for effect in effects {
             match effect {
                 Effect::Added(partition) if partition.home == self.id => {
@@ -192,7 +193,7 @@ impl Shard {
         let appended = self.writer.as_ref().and_then(|writer| writer.appended());
         let partitions = self.partitions.iter();
         let states = partitions.map(|(id, partition)| (*id, &partition.state));
-        let bytes = snapshot::encode(catalog, appended, states);
+        let bytes = snapshot::encode(catalog, appended, states, self.groups.states());
         self.counters.snapshots += 1;
         self.counters.snapshot_bytes += bytes.len() as u64;
         bytes

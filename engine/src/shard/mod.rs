@@ -11,6 +11,7 @@ mod answers;
 mod appends;
 mod catalogs;
 mod fetches;
+mod groups;
 mod lookups;
 mod reports;
 #[cfg(test)]
@@ -30,6 +31,8 @@ use crate::catalog::writer::CatalogWriter;
 use crate::command::{Command, ConnectionId, RequestId};
 use crate::event::{Event, Outcome, Refusal};
 use crate::gather::{Gather, GatherId};
+use crate::group::Groups;
+use crate::group::state::GroupStates;
 use crate::jobs::{JobDone, JobOp};
 use crate::limits::EngineConfig;
 use crate::mesh::{MeshMessage, RemoteCommand};
@@ -43,6 +46,7 @@ pub(crate) use answers::{Allowance, READ_BYTES_MIN};
 use appends::PendingAppends;
 use catalogs::ProducerIds;
 use fetches::Reads;
+use groups::GroupLog;
 use lookups::Lookups;
 use reports::Counters;
 
@@ -88,6 +92,9 @@ pub struct Shard {
     producer_ids: ProducerIds,
     /// The idempotent producers of `partitions`. At most `producers_max`.
     producers: UseOrder,
+    /// Homed here.
+    groups: Groups,
+    group_log: GroupLog,
     /// The failure after which nothing more is acknowledged.
     poisoned: Option<StorageError>,
     events: VecDeque<Event>,
@@ -132,6 +139,8 @@ pub(crate) struct ShardParts {
     pub(crate) states: BTreeMap<PartitionId, PartitionState>,
     /// When it begins: idle periods of producers begin with it.
     pub(crate) now: Now,
+    /// Groups homed here.
+    pub(crate) groups: GroupStates,
     /// Random.
     pub(crate) seed: u64,
 }
@@ -142,15 +151,17 @@ impl Shard {
         let ShardParts {
             id,
             shards,
-            config,
+            mut config,
             store,
             catalog,
             states,
             now,
+            groups,
             seed,
         } = parts;
         assert!(id.0 < shards, "a broker's shards are numbered from 0");
         let writer = (id == ShardId(0)).then(|| CatalogWriter::new(catalog.epoch(), shards, seed));
+        config.groups.entry_bytes_max = store.entry_bytes_max();
         let mut shard = Self {
             id,
             shards,
@@ -179,6 +190,9 @@ impl Shard {
             asks_no_more: false,
             producer_ids: ProducerIds::default(),
             producers: UseOrder::default(),
+            // Another stream of numbers than the catalog's, which draws from the same seed.
+            groups: Groups::new(groups, seed.rotate_left(17) ^ 0x6772_6f75_7073),
+            group_log: GroupLog::default(),
             poisoned: None,
             events: VecDeque::new(),
             mesh: VecDeque::new(),
@@ -344,6 +358,16 @@ impl Shard {
                 self.route(now, request, Ok(ShardId(0)), command);
             }
             Command::AllocateProducerId => self.allocate_producer_id(request),
+            Command::Group(asked) => {
+                let home = self.catalog.group_home(&asked.group);
+                self.route(now, request, Ok(home), RemoteCommand::Group(asked));
+            }
+            Command::ListGroups { home } if home.0 >= self.shards => {
+                self.complete(request, Ok(Outcome::GroupsListed(Vec::new())));
+            }
+            Command::ListGroups { home } => {
+                self.route(now, request, Ok(home), RemoteCommand::ListGroups);
+            }
             Command::Report => {
                 let report = self.report();
                 self.complete(request, Ok(Outcome::Reported(Box::new(report))));
@@ -439,6 +463,7 @@ impl Shard {
         self.store.handle_timeout(now);
         self.expire_fetches(now);
         self.forget_producers(now);
+        self.expire_groups(now);
     }
 
     /// Ends a turn: acts on what completed, and closes the commit group. May be called again in
@@ -458,6 +483,7 @@ impl Shard {
         }
         self.retry_appends(now);
         self.run_waiting_fetches(now);
+        self.log_groups(now);
         self.advance_catalog(now);
         while let Some(watcher) = self.watches.poll_fired() {
             if watcher.origin == self.id {
@@ -528,7 +554,8 @@ impl Shard {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let times = [self.store.poll_timeout(), deadline, self.producers_due()];
+        let (producers, groups) = (self.producers_due(), self.groups.due());
+        let times = [self.store.poll_timeout(), deadline, producers, groups];
         times.into_iter().flatten().min()
     }
 
@@ -637,6 +664,11 @@ impl Shard {
                 self.complete(request, found);
             }
             RemoteCommand::WriteCatalog(change) => self.write_catalog(request, change),
+            RemoteCommand::Group(asked) => self.serve_group(now, request, asked),
+            RemoteCommand::ListGroups => {
+                let groups = self.groups.list();
+                self.complete(request, Ok(Outcome::GroupsListed(groups)));
+            }
         }
     }
 
@@ -691,6 +723,8 @@ impl Shard {
             unknown.extend(promise.request());
         }
         unknown.extend(self.pending.abandon());
+        unknown.extend(self.groups.abandon());
+        unknown.extend(self.group_log.abandon());
         if let Some(writer) = &mut self.writer {
             unknown.extend(writer.abandon());
         }

@@ -75,6 +75,8 @@ impl Shard {
             ("home_reads_now", self.reads.len()),
             ("lookups_now", self.lookups.len()),
             ("producers_now", self.producers.len()),
+            ("groups_now", self.groups.len()),
+            ("group_bytes_now", self.groups.bytes()),
         ];
         list.extend(now.map(|(name, count)| (name, count as u64)));
         list.push(("disk_full_now", u64::from(own.disk_full_now)));

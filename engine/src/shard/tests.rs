@@ -2,6 +2,7 @@
 
 mod catalog;
 mod fetches;
+mod groups;
 mod lost_catalog;
 mod presence;
 mod produce;

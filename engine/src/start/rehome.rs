@@ -16,8 +16,10 @@ use millrace_storage::units::{LeaderEpoch, Now, PartitionId, ShardId};
 use super::{OpenError, Opened};
 use crate::catalog::change::Operation;
 use crate::catalog::{Catalog, PartitionHome};
+use crate::group::state::{GroupStates, move_entries};
+use crate::group::{GROUP_SLOTS, slot_of};
 use crate::placement::homes_for_new;
-use crate::snapshot::{self, PRODUCERS_MOVED_MAX, STATES_KEY};
+use crate::snapshot::{self, GROUPS_KEY, PRODUCERS_MOVED_MAX, STATES_KEY};
 
 /// Moves what lives on shards from `shards` up to those below.
 pub(super) fn rehome(
@@ -56,6 +58,57 @@ fn plan(catalog: &Catalog, source: ShardId, shards: u16) -> BTreeMap<ShardId, Ve
     moves
 }
 
+/// Where the slots of groups belong with `shards` shards: evenly over all.
+pub(super) fn group_homes(shards: u16) -> Vec<ShardId> {
+    (0..GROUP_SLOTS)
+        .map(|slot| ShardId(slot % shards))
+        .collect()
+}
+
+/// Moves slots of groups to where they belong. The targets have them durably before the catalog
+/// says so; a start that is killed before that moves them again, one after it drops them at the
+/// source.
+pub(super) fn rehome_groups(
+    now: Now,
+    shards: u16,
+    catalog: &mut Catalog,
+    opened: &mut BTreeMap<ShardId, Opened<'_>>,
+) -> Result<(), OpenError> {
+    let homes = group_homes(shards);
+    let mut moves: BTreeMap<(ShardId, ShardId), Vec<u16>> = BTreeMap::new();
+    for ((slot, from), to) in (0..).zip(catalog.group_homes()).zip(&homes) {
+        if from != to {
+            moves.entry((*from, *to)).or_default().push(slot);
+        }
+    }
+    if moves.is_empty() {
+        return Ok(());
+    }
+    for ((from, to), slots) in moves {
+        // A shard whose directory is gone, and everything with it, has no groups to give.
+        let source = opened.get_mut(&from);
+        let source = source.map(|source| std::mem::take(&mut source.found.groups));
+        let (moving, staying) = source
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|(group, _)| slots.contains(&slot_of(group)));
+        let moving: GroupStates = moving;
+        if let Some(source) = opened.get_mut(&from) {
+            source.found.groups = staying;
+        }
+        let target = opened.get_mut(&to).expect("a shard that runs");
+        let here = &mut target.found.groups;
+        here.retain(|group, _| !slots.contains(&slot_of(group)));
+        for entry in move_entries(slots, moving.iter()) {
+            target.write_state(now, GROUPS_KEY, entry)?;
+        }
+        target.found.groups.extend(moving);
+    }
+    let writer = opened.get_mut(&ShardId(0)).expect("shard 0 always runs");
+    let homed = vec![Operation::GroupSlotsHomed { homes }];
+    writer.change_catalog(now, catalog, homed)
+}
+
 fn move_out(
     now: Now,
     source: &mut Opened<'_>,
@@ -90,10 +143,10 @@ fn move_out(
 impl Opened<'_> {
     /// Brings everything in the log into packs.
     fn settle_everything(&mut self, now: Now) -> Result<(), OpenError> {
-        let states = &self.found.partitions;
+        let (states, groups) = (&self.found.partitions, &self.found.groups);
         let mut state = || {
             let partitions = states.iter().map(|(id, state)| (*id, state));
-            snapshot::encode(None, None, partitions)
+            snapshot::encode(None, None, partitions, groups.iter())
         };
         self.store
             .settle_everything(now, &mut *self.disk, &mut state)

@@ -1,0 +1,256 @@
+//! Joining: a new member, one that comes back, a static one that takes its old place.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::members::{Group, Member, Parked, Phase};
+use super::request::{GroupRefusal, JoinGroup, Joined};
+use super::{GroupAnswer, Turn};
+use crate::command::RequestId;
+
+/// A member that waits for its first generation does not know its id, so nothing is heard of it;
+/// it is dropped after this long, milliseconds. Kafka's number.
+const NEW_MEMBER_MS: u64 = 300_000;
+
+impl Group {
+    /// A member wants to be in the next generation.
+    pub(super) fn join(&mut self, turn: &mut Turn<'_>, request: RequestId, join: JoinGroup) {
+        if let Err(refusal) = self.try_join(turn, request, join) {
+            turn.refuse(request, refusal);
+        }
+        self.complete_join_if_all_did(turn);
+    }
+
+    /// Parks the request, answers it, or refuses it.
+    fn try_join(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        join: JoinGroup,
+    ) -> Result<(), GroupRefusal> {
+        if !self.has_room(turn, &join.member) {
+            self.remove_silently(turn, &join.member);
+            let max = turn.settings.members_max;
+            return Err(GroupRefusal::Full { max });
+        }
+        if !self.suits(&join) {
+            return Err(GroupRefusal::InconsistentProtocol);
+        }
+        if join.member.is_empty() {
+            return self.join_new(turn, request, join);
+        }
+        if self.pending.contains_key(join.member.as_str()) {
+            if join.instance.is_some() {
+                // Static members are never given an id to join with.
+                return Err(GroupRefusal::UnknownMember);
+            }
+            let id = Arc::from(join.member.as_str());
+            self.add_member(turn, request, id, join);
+            return Ok(());
+        }
+        self.check_member(&join.member, join.instance.as_deref())?;
+        self.join_again(turn, request, join);
+        Ok(())
+    }
+
+    /// Whether one more may join, or one that is here already may stay.
+    fn has_room(&self, turn: &Turn<'_>, id: &str) -> bool {
+        let max = turn.settings.members_max;
+        let member = self.members.get(id);
+        match self.phase {
+            Phase::Empty => self.pending.contains_key(id) || self.pending.len() < max,
+            Phase::Preparing(_) => {
+                let known = member.is_some_and(Member::has_joined) || self.pending.contains_key(id);
+                let members = self.members.values();
+                let joined = members.filter(|member| member.has_joined()).count();
+                known || joined + self.pending.len() < max
+            }
+            Phase::Completing | Phase::Stable => {
+                let known = member.is_some() || self.pending.contains_key(id);
+                known || self.members.len() + self.pending.len() < max
+            }
+        }
+    }
+
+    /// One too many: it is out, and the others go on as they are.
+    fn remove_silently(&mut self, turn: &mut Turn<'_>, id: &str) {
+        if let Some(member) = self.remove(id)
+            && let Parked::Join(request) | Parked::Sync(request) = member.parked
+        {
+            turn.refuse(request, GroupRefusal::UnknownMember);
+        }
+    }
+
+    fn join_new(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        join: JoinGroup,
+    ) -> Result<(), GroupRefusal> {
+        let prefix = join.instance.as_ref().unwrap_or(&join.client.id);
+        let id = turn.new_member_id(prefix);
+        if let Some(instance) = &join.instance {
+            match self.instances.get(instance.as_str()).cloned() {
+                Some(old) => self.replace_static(turn, request, (&old, id), join),
+                None => self.add_member(turn, request, id, join),
+            }
+            return Ok(());
+        }
+        if join.id_first {
+            let lapses = turn.now.boot.after_ms(join.session_timeout_ms);
+            self.pending.insert(Arc::clone(&id), lapses);
+            return Err(GroupRefusal::JoinWithId(id));
+        }
+        self.add_member(turn, request, id, join);
+        Ok(())
+    }
+
+    fn add_member(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        id: Arc<str>,
+        join: JoinGroup,
+    ) {
+        if let Phase::Preparing(preparing) = &mut self.phase
+            && let Some(first) = &mut preparing.first
+        {
+            first.grew |= self.state.generation == 0;
+        }
+        if self.members.is_empty() {
+            self.state.protocol_type = Some(Arc::clone(&join.protocol_type));
+        }
+        self.pending.remove(&id);
+        let instance: Option<Arc<str>> = join.instance.map(Arc::from);
+        if let Some(instance) = &instance {
+            self.instances.insert(Arc::clone(instance), Arc::clone(&id));
+        }
+        self.leader.get_or_insert_with(|| Arc::clone(&id));
+        self.joins += 1;
+        let member = Member {
+            instance,
+            client: join.client,
+            session_timeout_ms: join.session_timeout_ms,
+            rebalance_timeout_ms: join.rebalance_timeout_ms,
+            protocols: join.protocols,
+            topics: join.topics,
+            assignment: Bytes::new(),
+            is_new: true,
+            parked: Parked::Join(request),
+            awaits_sync: false,
+            deadline: turn.now.boot.after_ms(NEW_MEMBER_MS),
+            number: self.joins,
+        };
+        let before = self.members.insert(id, member);
+        assert!(before.is_none(), "a member's id is its own");
+        self.begin_rebalance(turn);
+    }
+
+    /// One that is a member says that it is there, or that it has something else to say.
+    fn join_again(&mut self, turn: &mut Turn<'_>, request: RequestId, join: JoinGroup) {
+        let leads = self.leader.as_deref() == Some(join.member.as_str());
+        let says_same = self.members[join.member.as_str()].protocols == join.protocols;
+        let is_current = match self.phase {
+            Phase::Empty => unreachable!("an empty group has no member to come back"),
+            Phase::Preparing(_) => false,
+            // It may not have got the answer to its first join.
+            Phase::Completing => says_same,
+            // A leader that joins wants the shares dealt anew.
+            Phase::Stable => says_same && !leads,
+        };
+        if is_current {
+            let (id, _) = self
+                .members
+                .get_key_value(join.member.as_str())
+                .expect("checked");
+            let id = Arc::clone(id);
+            let answer = self.joined(&id, leads && self.phase == Phase::Completing);
+            self.member_mut(&id).renew(turn);
+            turn.end_durably(request, answer);
+            return;
+        }
+        let id = join.member.clone();
+        self.park_join(turn, request, &id, join);
+        self.begin_rebalance(turn);
+    }
+
+    /// Takes what a member has to say now, and keeps its request for the next generation.
+    fn park_join(&mut self, turn: &mut Turn<'_>, request: RequestId, id: &str, join: JoinGroup) {
+        let member = self.member_mut(id);
+        member.session_timeout_ms = join.session_timeout_ms;
+        member.rebalance_timeout_ms = join.rebalance_timeout_ms;
+        member.protocols = join.protocols;
+        member.topics = join.topics;
+        let before = std::mem::replace(&mut member.parked, Parked::Join(request));
+        if let Parked::Join(old) | Parked::Sync(old) = before {
+            turn.refuse(old, GroupRefusal::Rebalancing);
+        }
+    }
+
+    /// A static member is back under a new id. If what it says changes nothing, it gets its place
+    /// and its share, and nobody else notices.
+    fn replace_static(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        (old, new): (&Arc<str>, Arc<str>),
+        join: JoinGroup,
+    ) {
+        let leader_before = self.leader.clone();
+        let mut member = self.members.remove(old).expect("instances are members'");
+        if let Parked::Join(parked) | Parked::Sync(parked) =
+            std::mem::replace(&mut member.parked, Parked::No)
+        {
+            turn.refuse(parked, GroupRefusal::InstanceFenced);
+        }
+        member.client = join.client.clone();
+        let instance = member.instance.clone().expect("a static member has one");
+        self.instances.insert(instance, Arc::clone(&new));
+        if leader_before.as_ref() == Some(old) {
+            self.leader = Some(Arc::clone(&new));
+        }
+        self.members.insert(Arc::clone(&new), member);
+        let may_skip = join.may_skip_assignment;
+        self.park_join(turn, request, &new, join);
+        self.member_mut(&new).renew(turn);
+        match self.phase {
+            Phase::Stable if self.protocol == Some(self.elect_protocol()) => {
+                self.member_mut(&new).parked = Parked::No;
+                let leads = self.leader.as_ref() == Some(&new);
+                let mut joined = self.joined(&new, leads && may_skip);
+                if let GroupAnswer::Joined(joined) = &mut joined {
+                    joined.skip_assignment = leads && may_skip;
+                    if !may_skip {
+                        // It must not take itself for the leader: nobody would hear of the shares
+                        // that it deals.
+                        joined.leader = leader_before.expect("a stable group has a leader");
+                    }
+                }
+                turn.end_durably(request, joined);
+            }
+            // In Completing the leader may know the old id already, and would assign to that.
+            Phase::Stable | Phase::Completing => self.begin_rebalance(turn),
+            Phase::Preparing(_) => {}
+            Phase::Empty => unreachable!("an empty group has no static member"),
+        }
+    }
+
+    /// The present generation as a member sees it.
+    pub(super) fn joined(&self, id: &Arc<str>, with_members: bool) -> GroupAnswer {
+        let known = "a generation has it";
+        GroupAnswer::Joined(Box::new(Joined {
+            generation: self.state.generation,
+            protocol_type: self.state.protocol_type.clone().expect(known),
+            protocol: self.protocol.clone().expect(known),
+            leader: self.leader.clone().expect(known),
+            member: Arc::clone(id),
+            skip_assignment: false,
+            members: if with_members {
+                self.roll()
+            } else {
+                Vec::new()
+            },
+        }))
+    }
+}

@@ -1,0 +1,447 @@
+//! Groups of consumers that share partitions: who is a member, who reads what, how far they came.
+//!
+//! [`Groups`] holds the groups homed at one shard. It is a state machine on its own: requests and
+//! time go in, [`Effect`]s come out, and the shard carries them out. The rules are those of Apache
+//! Kafka's classic groups, corner cases included: its clients are the judges.
+//!
+//! A group lives where its slot lives. The slot follows from the name and never changes; the home
+//! of a slot is data in the catalog, so groups move with the cores like everything else, and every
+//! shard knows the home of a group that does not exist yet.
+
+mod join;
+mod members;
+mod offsets;
+mod rebalance;
+mod request;
+pub(crate) mod state;
+mod sync;
+#[cfg(test)]
+mod tests;
+
+pub use request::{
+    ClientIdentity, CommitOffsets, CommittedOffset, GroupAnswer, GroupAsk, GroupDescription,
+    GroupListing, GroupProtocol, GroupRefusal, GroupRequest, GroupStanding, JoinGroup, Joined,
+    JoinedMember, LeavingMember, MemberDescription, Membership, NewOffset, SyncGroup, Synced,
+};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use millrace_storage::record::checksum;
+use millrace_storage::units::{BootTime, Now, PartitionId};
+use rand_core::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+use uuid::Builder;
+
+use crate::catalog::Catalog;
+use crate::command::RequestId;
+use crate::event::Refusal;
+use crate::limits::GroupSettings;
+use members::Group;
+use state::{GroupChange, GroupState, GroupStates};
+
+/// How many slots the groups of all times are spread over.
+pub const GROUP_SLOTS: u16 = 64;
+
+/// The slot of a group. Never changes: the log's groups are found by it.
+#[must_use]
+pub(crate) fn slot_of(group: &str) -> u16 {
+    let slot = checksum(group.as_bytes()) % u32::from(GROUP_SLOTS);
+    u16::try_from(slot).expect("below the count of slots")
+}
+
+/// What the shard does for a group, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Put it into the log.
+    Log(GroupChange),
+    /// End a request once everything that groups gave to the log before is durable.
+    EndDurably(RequestId, Result<GroupAnswer, Refusal>),
+    /// End a request.
+    End(RequestId, Result<GroupAnswer, Refusal>),
+}
+
+/// What a group may use while it handles something.
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Now,
+    pub(crate) settings: &'a GroupSettings,
+    name: &'a Arc<str>,
+    random: &'a mut Pcg64Mcg,
+    effects: &'a mut VecDeque<Effect>,
+}
+
+impl Turn<'_> {
+    fn end(&mut self, request: RequestId, answer: GroupAnswer) {
+        self.effects.push_back(Effect::End(request, Ok(answer)));
+    }
+
+    fn end_durably(&mut self, request: RequestId, answer: GroupAnswer) {
+        let effect = Effect::EndDurably(request, Ok(answer));
+        self.effects.push_back(effect);
+    }
+
+    fn refuse(&mut self, request: RequestId, refusal: GroupRefusal) {
+        let refusal = Refusal::Group(refusal);
+        self.effects.push_back(Effect::End(request, Err(refusal)));
+    }
+
+    fn log(&mut self, change: GroupChange) {
+        self.effects.push_back(Effect::Log(change));
+    }
+
+    /// An id that no member of any group ever had.
+    fn new_member_id(&mut self, prefix: &str) -> Arc<str> {
+        let mut bytes = [0; 16];
+        rand_core::Rng::fill_bytes(self.random, &mut bytes);
+        let id = Builder::from_random_bytes(bytes).into_uuid();
+        Arc::from(format!("{prefix}-{id}"))
+    }
+}
+
+/// The groups homed at one shard.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    /// At most `groups_max`, those that a start found aside.
+    groups: BTreeMap<Arc<str>, Group>,
+    /// When a group is looked at next: each at most once, as its `armed` says.
+    timers: BTreeSet<(BootTime, Arc<str>)>,
+    /// Of members' metadata, assignments and committed offsets. At most `group_bytes_max`.
+    bytes: usize,
+    random: Pcg64Mcg,
+    effects: VecDeque<Effect>,
+    /// When the next few groups are looked through for what is to be forgotten; `None` until the
+    /// first timeout has set it.
+    sweep_at: Option<BootTime>,
+    /// The first of them.
+    sweep_from: Option<Arc<str>>,
+}
+
+/// Time between two steps of the sweep, milliseconds.
+const SWEEP_STEP_MS: u64 = 10_000;
+/// Groups that one step looks at.
+const SWEEP_GROUPS: usize = 512;
+
+impl Groups {
+    /// Groups as a start found them: without members. `seed` is random at every start.
+    pub(crate) fn new(states: GroupStates, seed: u64) -> Self {
+        let mut groups = Self {
+            groups: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            bytes: 0,
+            random: Pcg64Mcg::seed_from_u64(seed),
+            effects: VecDeque::new(),
+            sweep_at: None,
+            sweep_from: None,
+        };
+        for (name, state) in states {
+            let group = Group::new(state);
+            groups.bytes += group.counted_bytes;
+            groups.groups.insert(name, group);
+        }
+        groups
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Bytes that they hold.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What survives a restart, by name.
+    pub(crate) fn states(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &GroupState)> {
+        self.groups.iter().map(|(name, group)| (name, &group.state))
+    }
+
+    /// All of them, by name.
+    pub(crate) fn list(&self) -> Vec<GroupListing> {
+        let groups = self.groups.iter();
+        let listed = groups.map(|(name, group)| GroupListing {
+            group: Arc::clone(name),
+            protocol_type: group.state.protocol_type.clone(),
+            standing: group.standing(),
+        });
+        listed.collect()
+    }
+
+    /// Serves a request.
+    pub(crate) fn handle(
+        &mut self,
+        now: Now,
+        settings: &GroupSettings,
+        request: RequestId,
+        asked: GroupRequest,
+        catalog: &Catalog,
+    ) {
+        let GroupRequest { group: name, ask } = asked;
+        if let Err(refusal) = self.admit(settings, &name, &ask) {
+            self.effects.push_back(Effect::End(request, Err(refusal)));
+            return;
+        }
+        let is_quiet = matches!(ask, GroupAsk::Heartbeat(_));
+        if matches!(ask, GroupAsk::Delete) {
+            self.delete(request, &name);
+            return;
+        }
+        let group = match self.groups.get_mut(&name) {
+            Some(group) => group,
+            None if makes_group(&ask) => {
+                let state = GroupState {
+                    empty_since_ms: Some(now.wall_ms),
+                    ..GroupState::default()
+                };
+                let group = Group::new(state);
+                self.bytes += group.counted_bytes;
+                self.groups.entry(Arc::clone(&name)).or_insert(group)
+            }
+            None => {
+                let outcome = answer_without_group(ask);
+                self.effects.push_back(Effect::End(request, outcome));
+                return;
+            }
+        };
+        let mut turn = Turn {
+            now,
+            settings,
+            name: &name,
+            random: &mut self.random,
+            effects: &mut self.effects,
+        };
+        group.handle(&mut turn, request, ask, catalog);
+        if !is_quiet {
+            self.note_changed(&name);
+        }
+    }
+
+    /// Refuses what is refused whatever the group: bounds, and names.
+    fn admit(
+        &self,
+        settings: &GroupSettings,
+        name: &Arc<str>,
+        ask: &GroupAsk,
+    ) -> Result<(), Refusal> {
+        if name.is_empty() && needs_name(ask) {
+            return Err(Refusal::Group(GroupRefusal::InvalidName));
+        }
+        if let GroupAsk::Join(join) = ask {
+            let (min, max) = (
+                settings.session_timeout_ms_min,
+                settings.session_timeout_ms_max,
+            );
+            if !(min..=max).contains(&join.session_timeout_ms) {
+                let refusal = GroupRefusal::InvalidSessionTimeout { min, max };
+                return Err(Refusal::Group(refusal));
+            }
+        }
+        if makes_group(ask)
+            && !self.groups.contains_key(name)
+            && self.groups.len() >= settings.groups_max
+        {
+            return Err(Refusal::LimitReached {
+                limit: "groups.groups_max",
+                max: settings.groups_max as u64,
+            });
+        }
+        if self.bytes + bytes_of(ask) > settings.bytes_max {
+            return Err(Refusal::LimitReached {
+                limit: "groups.bytes_max",
+                max: settings.bytes_max as u64,
+            });
+        }
+        Ok(())
+    }
+
+    /// Counts a group's bytes anew, and sets its timer.
+    fn note_changed(&mut self, name: &Arc<str>) {
+        let group = self.groups.get_mut(name).expect("it was just handled");
+        self.bytes -= group.counted_bytes;
+        group.counted_bytes = group.bytes();
+        self.bytes += group.counted_bytes;
+        let due = group.due();
+        if due == group.armed {
+            return;
+        }
+        if let Some(at) = group.armed {
+            self.timers.remove(&(at, Arc::clone(name)));
+        }
+        group.armed = due;
+        if let Some(at) = due {
+            self.timers.insert((at, Arc::clone(name)));
+        }
+    }
+
+    fn delete(&mut self, request: RequestId, name: &Arc<str>) {
+        let refusal = match self.groups.get(name) {
+            None => Some(GroupRefusal::NotFound),
+            Some(group) if group.standing() != GroupStanding::Empty => Some(GroupRefusal::NotEmpty),
+            Some(_) => None,
+        };
+        if let Some(refusal) = refusal {
+            let refused = Err(Refusal::Group(refusal));
+            self.effects.push_back(Effect::End(request, refused));
+            return;
+        }
+        self.forget(name);
+        let deleted = Effect::EndDurably(request, Ok(GroupAnswer::Deleted));
+        self.effects.push_back(deleted);
+    }
+
+    /// Forgets an empty group.
+    fn forget(&mut self, name: &Arc<str>) {
+        let gone = self.groups.remove(name).expect("the caller found it");
+        assert_eq!(gone.standing(), GroupStanding::Empty, "nobody is dropped");
+        self.bytes -= gone.counted_bytes;
+        if let Some(at) = gone.armed {
+            self.timers.remove(&(at, Arc::clone(name)));
+        }
+        let group = Arc::clone(name);
+        let change = GroupChange::Forgotten { group };
+        self.effects.push_back(Effect::Log(change));
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(crate) fn due(&self) -> Option<BootTime> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let sweep = self.sweep_at.unwrap_or_default();
+        let sweep = (!self.groups.is_empty()).then_some(sweep);
+        [timer, sweep].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Now, settings: &GroupSettings, catalog: &Catalog) {
+        while let Some((at, name)) = self.timers.first().cloned()
+            && at <= now.boot
+        {
+            let group = self.groups.get_mut(&name).expect("a timer has its group");
+            let mut turn = Turn {
+                now,
+                settings,
+                name: &name,
+                random: &mut self.random,
+                effects: &mut self.effects,
+            };
+            group.handle_timeout(&mut turn);
+            self.note_changed(&name);
+        }
+        if self.sweep_at.unwrap_or_default() <= now.boot {
+            if self.sweep_at.is_some() {
+                self.sweep(now, settings, catalog);
+            }
+            self.sweep_at = Some(now.boot.after_ms(SWEEP_STEP_MS));
+        }
+    }
+
+    /// Looks through the next few groups: forgets offsets that are out of their time, and groups
+    /// of which nothing is left.
+    fn sweep(&mut self, now: Now, settings: &GroupSettings, catalog: &Catalog) {
+        let from = self.sweep_from.take().unwrap_or_else(|| Arc::from(""));
+        let mut rest = self.groups.range(from..).map(|(name, _)| Arc::clone(name));
+        let names: Vec<Arc<str>> = rest.by_ref().take(SWEEP_GROUPS).collect();
+        self.sweep_from = rest.next();
+        for name in names {
+            let group = self.groups.get_mut(&name).expect("just seen");
+            let mut turn = Turn {
+                now,
+                settings,
+                name: &name,
+                random: &mut self.random,
+                effects: &mut self.effects,
+            };
+            group.expire_offsets(&mut turn, catalog);
+            if group.is_forgettable(now.wall_ms) {
+                self.forget(&name);
+            } else {
+                self.note_changed(&name);
+            }
+        }
+    }
+
+    /// Forgets the offsets of partitions that are no more. The log needs no word of it: a start
+    /// drops what the catalog does not know.
+    pub(crate) fn forget_partitions(&mut self, gone: &BTreeSet<PartitionId>) {
+        for group in self.groups.values_mut() {
+            group.state.offsets.retain(|id, _| !gone.contains(id));
+            self.bytes -= group.counted_bytes;
+            group.counted_bytes = group.bytes();
+            self.bytes += group.counted_bytes;
+        }
+    }
+
+    /// The requests that wait in groups: the log is poisoned, so none of them gets an answer.
+    pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
+        let groups = self.groups.values_mut();
+        let mut parked: Vec<RequestId> = groups.flat_map(Group::abandon).collect();
+        parked.extend(self.effects.drain(..).filter_map(|effect| match effect {
+            Effect::End(request, _) | Effect::EndDurably(request, _) => Some(request),
+            Effect::Log(_) => None,
+        }));
+        parked
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+}
+
+/// Whether a request brings a group into being.
+fn makes_group(ask: &GroupAsk) -> bool {
+    match ask {
+        GroupAsk::Join(join) => join.member.is_empty(),
+        GroupAsk::Commit(commit) => commit.membership.generation < 0,
+        _ => false,
+    }
+}
+
+/// The group without a name takes commits, as Kafka's does for the sake of its oldest clients.
+fn needs_name(ask: &GroupAsk) -> bool {
+    match ask {
+        GroupAsk::Join(_)
+        | GroupAsk::Sync(_)
+        | GroupAsk::Heartbeat(_)
+        | GroupAsk::Leave(_)
+        | GroupAsk::DeleteOffsets(_) => true,
+        GroupAsk::Commit(_) | GroupAsk::FetchOffsets(_) | GroupAsk::Describe | GroupAsk::Delete => {
+            false
+        }
+    }
+}
+
+/// Bytes that a request may leave in a group.
+fn bytes_of(ask: &GroupAsk) -> usize {
+    match ask {
+        GroupAsk::Join(join) => members::join_bytes(join),
+        GroupAsk::Sync(sync) => sync.assignments.iter().map(|(_, share)| share.len()).sum(),
+        GroupAsk::Commit(commit) => {
+            let offsets = commit.offsets.iter();
+            offsets.map(|(_, commit)| state::offset_bytes(commit)).sum()
+        }
+        _ => 0,
+    }
+}
+
+/// What is answered for a group that does not exist.
+fn answer_without_group(ask: GroupAsk) -> Result<GroupAnswer, Refusal> {
+    let refuse = |refusal| Err(Refusal::Group(refusal));
+    match ask {
+        GroupAsk::Join(_) | GroupAsk::Sync(_) | GroupAsk::Heartbeat(_) => {
+            refuse(GroupRefusal::UnknownMember)
+        }
+        GroupAsk::Commit(_) | GroupAsk::DeleteOffsets(_) | GroupAsk::Delete => {
+            refuse(GroupRefusal::NotFound)
+        }
+        GroupAsk::Leave(members) => {
+            let unknown = members.iter().map(|_| Err(GroupRefusal::UnknownMember));
+            Ok(GroupAnswer::Left(unknown.collect()))
+        }
+        GroupAsk::FetchOffsets(partitions) => {
+            let none = partitions.unwrap_or_default().into_iter();
+            let none = none.map(|partition| (partition, None));
+            Ok(GroupAnswer::Offsets(none.collect()))
+        }
+        GroupAsk::Describe => Ok(GroupAnswer::Described(None)),
+    }
+}

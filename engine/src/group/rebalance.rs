@@ -1,0 +1,231 @@
+//! From one generation to the next, and how members go.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::members::{FirstRebalance, Group, Parked, Phase, Preparing};
+use super::request::{GroupRefusal, LeavingMember};
+use super::state::GroupChange;
+use super::{GroupAnswer, Turn};
+use crate::command::RequestId;
+
+impl Group {
+    /// Makes everyone join again, unless that is under way.
+    pub(super) fn begin_rebalance(&mut self, turn: &mut Turn<'_>) {
+        let timeout_ms = self.rebalance_timeout_ms();
+        let (wait_ms, first) = match self.phase {
+            Phase::Preparing(_) => return,
+            Phase::Empty => {
+                let delay_ms = turn.settings.initial_rebalance_delay_ms;
+                let left_ms = timeout_ms.saturating_sub(delay_ms);
+                let grew = false;
+                (delay_ms, Some(FirstRebalance { left_ms, grew }))
+            }
+            Phase::Completing | Phase::Stable => (timeout_ms, None),
+        };
+        if self.phase == Phase::Completing {
+            self.refuse_syncs(turn);
+        }
+        self.sync_until = None;
+        let until = turn.now.boot.after_ms(wait_ms);
+        self.phase = Phase::Preparing(Preparing { until, first });
+    }
+
+    /// Those that wait for their share of a generation that will not be must join again.
+    fn refuse_syncs(&mut self, turn: &mut Turn<'_>) {
+        for member in self.members.values_mut() {
+            member.assignment = Bytes::new();
+            if let Parked::Sync(request) = member.parked {
+                member.parked = Parked::No;
+                member.renew(turn);
+                turn.refuse(request, GroupRefusal::Rebalancing);
+            }
+        }
+    }
+
+    /// As long as the slowest member may take.
+    fn rebalance_timeout_ms(&self) -> u64 {
+        let members = self.members.values();
+        members
+            .map(|member| member.rebalance_timeout_ms)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Begins the next generation if nobody is missing.
+    pub(super) fn complete_join_if_all_did(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Preparing(Preparing { first: None, .. }) = self.phase else {
+            return;
+        };
+        let mut members = self.members.values();
+        if self.pending.is_empty() && members.all(|member| member.has_joined()) {
+            self.complete_join(turn);
+        }
+    }
+
+    /// Begins the next generation with those that joined, and static members that may come yet.
+    fn complete_join(&mut self, turn: &mut Turn<'_>) {
+        let missing: Vec<Arc<str>> = self
+            .members
+            .iter()
+            .filter(|(_, member)| !member.has_joined() && member.instance.is_none())
+            .map(|(id, _)| Arc::clone(id))
+            .collect();
+        for id in missing {
+            self.remove(&id);
+        }
+        if !self.members.is_empty() && !self.elect_leader() {
+            // Static members only, and none has joined: session timeouts decide.
+            let until = turn.now.boot.after_ms(self.rebalance_timeout_ms().max(1));
+            self.phase = Phase::Preparing(Preparing { until, first: None });
+            return;
+        }
+        self.state.generation = self.state.generation.checked_add(1).unwrap_or(1);
+        if self.members.is_empty() {
+            self.phase = Phase::Empty;
+            self.protocol = None;
+            self.state.empty_since_ms = Some(turn.now.wall_ms);
+            self.log_generation(turn);
+            return;
+        }
+        self.protocol = Some(self.elect_protocol());
+        self.phase = Phase::Completing;
+        self.sync_until = Some(turn.now.boot.after_ms(self.rebalance_timeout_ms()));
+        self.state.empty_since_ms = None;
+        self.log_generation(turn);
+        self.answer_joins(turn);
+    }
+
+    /// Tells everyone of the generation, once no restart can give its number to another.
+    fn answer_joins(&mut self, turn: &mut Turn<'_>) {
+        let ids: Vec<Arc<str>> = self.members.keys().cloned().collect();
+        for id in ids {
+            let leads = self.leader.as_ref() == Some(&id);
+            let member = self.member_mut(&id);
+            let parked = std::mem::replace(&mut member.parked, Parked::No);
+            member.is_new = false;
+            member.awaits_sync = true;
+            member.renew(turn);
+            if let Parked::Join(request) = parked {
+                let answer = self.joined(&id, leads);
+                turn.end_durably(request, answer);
+            }
+        }
+    }
+
+    /// Keeps the leader if it has joined, or takes the first that has; whether there is one.
+    fn elect_leader(&mut self) -> bool {
+        let leader = self.leader.as_ref().and_then(|id| self.members.get(id));
+        if leader.is_some_and(|member| member.has_joined()) {
+            return true;
+        }
+        let joined = self.members.iter().filter(|(_, one)| one.has_joined());
+        let first = joined.min_by_key(|(_, member)| member.number);
+        let Some((id, _)) = first else { return false };
+        self.leader = Some(Arc::clone(id));
+        true
+    }
+
+    fn log_generation(&self, turn: &mut Turn<'_>) {
+        turn.log(GroupChange::Generation {
+            group: Arc::clone(turn.name),
+            generation: self.state.generation,
+            protocol_type: self.state.protocol_type.clone(),
+            empty_since_ms: self.state.empty_since_ms,
+        });
+    }
+
+    /// Does what is due: members and ids that are out of time go, waiting ends.
+    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
+        self.pending.retain(|_, lapses| *lapses > turn.now.boot);
+        let late = self.members.iter().filter(|(_, one)| one.is_late(turn));
+        let late: Vec<Arc<str>> = late.map(|(id, _)| Arc::clone(id)).collect();
+        for id in late {
+            self.drop_member(turn, &id);
+        }
+        if self.sync_until.is_some_and(|until| until <= turn.now.boot) {
+            self.drop_unsynced(turn);
+        }
+        if let Phase::Preparing(preparing) = self.phase
+            && preparing.until <= turn.now.boot
+        {
+            match preparing.first {
+                Some(first) if first.grew && first.left_ms > 0 => self.wait_for_more(turn, first),
+                _ => self.complete_join(turn),
+            }
+        }
+        self.complete_join_if_all_did(turn);
+    }
+
+    /// Somebody came while a new group waited: more may be on their way.
+    fn wait_for_more(&mut self, turn: &Turn<'_>, first: FirstRebalance) {
+        let wait_ms = turn.settings.initial_rebalance_delay_ms.min(first.left_ms);
+        let first = FirstRebalance {
+            left_ms: first.left_ms - wait_ms,
+            grew: false,
+        };
+        self.phase = Phase::Preparing(Preparing {
+            until: turn.now.boot.after_ms(wait_ms),
+            first: Some(first),
+        });
+    }
+
+    /// Members that joined the generation and never asked for their share go.
+    fn drop_unsynced(&mut self, turn: &mut Turn<'_>) {
+        self.sync_until = None;
+        let late = self.members.iter().filter(|(_, one)| one.awaits_sync);
+        let late: Vec<Arc<str>> = late.map(|(id, _)| Arc::clone(id)).collect();
+        if late.is_empty() || !matches!(self.phase, Phase::Completing | Phase::Stable) {
+            return;
+        }
+        for id in late {
+            self.remove(&id);
+        }
+        self.begin_rebalance(turn);
+    }
+
+    /// A member is gone: the others share its partitions.
+    fn drop_member(&mut self, turn: &mut Turn<'_>, id: &str) {
+        let Some(member) = self.remove(id) else {
+            return;
+        };
+        if let Parked::Join(request) | Parked::Sync(request) = member.parked {
+            turn.refuse(request, GroupRefusal::UnknownMember);
+        }
+        self.begin_rebalance(turn);
+    }
+
+    /// Members go of their own will, or by an operator's.
+    pub(super) fn leave(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        leaving: &[LeavingMember],
+    ) {
+        let results = leaving.iter().map(|one| self.leave_one(turn, one));
+        let results = results.collect();
+        self.complete_join_if_all_did(turn);
+        turn.end(request, GroupAnswer::Left(results));
+    }
+
+    fn leave_one(
+        &mut self,
+        turn: &mut Turn<'_>,
+        leaving: &LeavingMember,
+    ) -> Result<(), GroupRefusal> {
+        let instance = leaving.instance.as_deref();
+        if leaving.member.is_empty() {
+            let holder = instance.and_then(|name| self.instances.get(name)).cloned();
+            let holder = holder.ok_or(GroupRefusal::UnknownMember)?;
+            self.drop_member(turn, &holder);
+            return Ok(());
+        }
+        if self.pending.remove(leaving.member.as_str()).is_some() {
+            return Ok(());
+        }
+        self.check_member(&leaving.member, instance)?;
+        self.drop_member(turn, &leaving.member);
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Within a generation: the leader deals the shares, members take theirs and say that they live.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::members::{Group, Member, Parked, Phase};
+use super::request::{GroupRefusal, Membership, SyncGroup, Synced};
+use super::{GroupAnswer, Turn};
+use crate::command::RequestId;
+
+impl Group {
+    /// A member wants its share; the leader brings everyone's.
+    pub(super) fn sync(&mut self, turn: &mut Turn<'_>, request: RequestId, sync: SyncGroup) {
+        if let Err(refusal) = self.try_sync(turn, request, sync) {
+            turn.refuse(request, refusal);
+        }
+    }
+
+    fn try_sync(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        sync: SyncGroup,
+    ) -> Result<(), GroupRefusal> {
+        self.check_membership(&sync.membership)?;
+        let fits = |claimed: &Option<String>, ours: Option<&str>| {
+            claimed.is_none() || claimed.as_deref() == ours
+        };
+        if !fits(&sync.protocol_type, self.state.protocol_type.as_deref())
+            || !fits(&sync.protocol, self.protocol.as_deref())
+        {
+            return Err(GroupRefusal::InconsistentProtocol);
+        }
+        let id = sync.membership.member.as_str();
+        match self.phase {
+            Phase::Empty => Err(GroupRefusal::UnknownMember),
+            Phase::Preparing(_) => Err(GroupRefusal::Rebalancing),
+            Phase::Completing => {
+                self.note_synced(id);
+                let member = self.member_mut(id);
+                let before = std::mem::replace(&mut member.parked, Parked::Sync(request));
+                if let Parked::Join(old) | Parked::Sync(old) = before {
+                    turn.refuse(old, GroupRefusal::Rebalancing);
+                }
+                if self.leader.as_deref() == Some(id) {
+                    self.deal(turn, sync.assignments);
+                }
+                Ok(())
+            }
+            Phase::Stable => {
+                self.note_synced(id);
+                let member = self.member_mut(id);
+                member.renew(turn);
+                let assignment = member.assignment.clone();
+                let answer = self.synced(assignment);
+                turn.end(request, answer);
+                Ok(())
+            }
+        }
+    }
+
+    fn note_synced(&mut self, id: &str) {
+        self.member_mut(id).awaits_sync = false;
+        if !self.members.values().any(|member| member.awaits_sync) {
+            self.sync_until = None;
+        }
+    }
+
+    /// The shares are dealt: everyone who waits gets theirs. Who is not named gets nothing.
+    fn deal(&mut self, turn: &mut Turn<'_>, assignments: Vec<(String, Bytes)>) {
+        let mut shares: BTreeMap<String, Bytes> = assignments.into_iter().collect();
+        let mut waiting = Vec::new();
+        for (id, member) in &mut self.members {
+            let share = shares.remove(&**id).unwrap_or_default();
+            member.assignment = share.clone();
+            if let Parked::Sync(request) = member.parked {
+                member.parked = Parked::No;
+                member.renew(turn);
+                waiting.push((request, share));
+            }
+        }
+        self.phase = Phase::Stable;
+        for (request, share) in waiting {
+            let answer = self.synced(share);
+            turn.end(request, answer);
+        }
+    }
+
+    fn synced(&self, assignment: Bytes) -> GroupAnswer {
+        let known = "a generation has it";
+        GroupAnswer::Synced(Synced {
+            protocol_type: self.state.protocol_type.clone().expect(known),
+            protocol: self.protocol.clone().expect(known),
+            assignment,
+        })
+    }
+
+    /// A member lives.
+    pub(super) fn heartbeat(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        membership: &Membership,
+    ) {
+        if let Err(refusal) = self.check_membership(membership) {
+            turn.refuse(request, refusal);
+            return;
+        }
+        self.member_mut(&membership.member).renew(turn);
+        match self.phase {
+            Phase::Empty => turn.refuse(request, GroupRefusal::UnknownMember),
+            Phase::Preparing(_) => turn.refuse(request, GroupRefusal::Rebalancing),
+            Phase::Completing | Phase::Stable => turn.end(request, GroupAnswer::Alive),
+        }
+    }
+
+    /// Whether any member reads that topic. Members whose topics cannot be told read all of them.
+    pub(super) fn reads(&self, topic: &str) -> bool {
+        let reads = |member: &Member| match &member.topics {
+            Some(topics) => topics.iter().any(|read| **read == *topic),
+            None => true,
+        };
+        self.members.values().any(reads)
+    }
+}
