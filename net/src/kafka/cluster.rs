@@ -2,6 +2,7 @@
 
 use kafka_protocol::messages::BrokerId;
 use millrace_engine::catalog::PartitionHome;
+use millrace_storage::units::ShardId;
 
 use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
 
@@ -25,11 +26,14 @@ pub(super) fn host(node: &Node, addresses: ConnectionAddresses) -> String {
 
 /// The node that leads a partition; `None` while no node fronts its home.
 pub(super) fn leader(cluster: &ClusterView, partition: &PartitionHome) -> Option<BrokerId> {
-    let node = cluster
-        .nodes
-        .iter()
-        .find(|node| node.shard.is_none_or(|shard| shard == partition.home))?;
+    let node = node_of(cluster, partition.home)?;
     Some(BrokerId(node.id))
+}
+
+/// The node that fronts a shard, if there is one.
+pub(super) fn node_of(cluster: &ClusterView, home: ShardId) -> Option<&Node> {
+    let mut nodes = cluster.nodes.iter();
+    nodes.find(|node| node.shard.is_none_or(|shard| shard == home))
 }
 
 /// All nodes, as id, host and port.

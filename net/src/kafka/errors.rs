@@ -1,6 +1,7 @@
 //! Kafka's error codes, and which of them answers which refusal.
 
 use millrace_engine::event::Refusal;
+use millrace_engine::group::GroupRefusal;
 use millrace_storage::record::BatchError;
 
 /// Words of one failure, bytes.
@@ -17,9 +18,17 @@ pub(crate) enum ErrorCode {
     LeaderNotAvailable = 5,
     RequestTimedOut = 7,
     MessageTooLarge = 10,
+    OffsetMetadataTooLarge = 12,
     CoordinatorNotAvailable = 15,
     InvalidTopic = 17,
     InvalidRequiredAcks = 21,
+    IllegalGeneration = 22,
+    InconsistentGroupProtocol = 23,
+    InvalidGroupId = 24,
+    UnknownMemberId = 25,
+    InvalidSessionTimeout = 26,
+    RebalanceInProgress = 27,
+    InvalidCommitOffsetSize = 28,
     TopicAuthorizationFailed = 29,
     InvalidTimestamp = 32,
     UnsupportedVersion = 35,
@@ -37,11 +46,17 @@ pub(crate) enum ErrorCode {
     TransactionalIdAuthorizationFailed = 53,
     StorageError = 56,
     UnknownProducerId = 59,
+    NonEmptyGroup = 68,
+    GroupIdNotFound = 69,
     FetchSessionIdNotFound = 70,
     InvalidFetchSessionEpoch = 71,
     FencedLeaderEpoch = 74,
     UnknownLeaderEpoch = 75,
     UnsupportedCompressionType = 76,
+    MemberIdRequired = 79,
+    GroupMaxSizeReached = 81,
+    FencedInstanceId = 82,
+    GroupSubscribedToTopic = 86,
     InvalidRecord = 87,
     UnknownTopicId = 100,
     MismatchedEndpointType = 114,
@@ -114,7 +129,37 @@ pub(crate) fn error_code(refusal: &Refusal) -> ErrorCode {
         Refusal::InvalidConfig(_) => ErrorCode::InvalidConfig,
         Refusal::Duplicate(_) => ErrorCode::InvalidRequest,
         Refusal::LimitReached { .. } => ErrorCode::PolicyViolation,
+        Refusal::Group(refusal) => group_refusal_code(refusal),
         Refusal::Denied(_) => ErrorCode::TopicAuthorizationFailed,
+    }
+}
+
+/// The code for a group's own reasons.
+pub(crate) fn group_refusal_code(refusal: &GroupRefusal) -> ErrorCode {
+    match refusal {
+        GroupRefusal::InvalidName => ErrorCode::InvalidGroupId,
+        GroupRefusal::NotFound => ErrorCode::GroupIdNotFound,
+        GroupRefusal::NotEmpty => ErrorCode::NonEmptyGroup,
+        GroupRefusal::UnknownMember => ErrorCode::UnknownMemberId,
+        GroupRefusal::JoinWithId(_) => ErrorCode::MemberIdRequired,
+        GroupRefusal::InstanceFenced => ErrorCode::FencedInstanceId,
+        GroupRefusal::IllegalGeneration { .. } => ErrorCode::IllegalGeneration,
+        GroupRefusal::Rebalancing => ErrorCode::RebalanceInProgress,
+        GroupRefusal::InconsistentProtocol => ErrorCode::InconsistentGroupProtocol,
+        GroupRefusal::InvalidSessionTimeout { .. } => ErrorCode::InvalidSessionTimeout,
+        GroupRefusal::Full { .. } => ErrorCode::GroupMaxSizeReached,
+        GroupRefusal::OffsetMetadataTooLarge { .. } => ErrorCode::OffsetMetadataTooLarge,
+        GroupRefusal::CommitTooLarge { .. } => ErrorCode::InvalidCommitOffsetSize,
+        GroupRefusal::Subscribed => ErrorCode::GroupSubscribedToTopic,
+    }
+}
+
+/// The code for a refusal of anything about groups. What is worth a retry is told as a coordinator
+/// that cannot be had: that is what clients of groups retry, whatever they asked.
+pub(crate) fn group_error_code(refusal: &Refusal) -> ErrorCode {
+    match refusal {
+        Refusal::Busy(_) | Refusal::OutcomeUnknown => ErrorCode::CoordinatorNotAvailable,
+        other => error_code(other),
     }
 }
 

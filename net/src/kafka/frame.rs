@@ -34,6 +34,8 @@ pub(crate) struct Request<'a> {
     pub(crate) version: i16,
     /// Echoed in the reply.
     pub(crate) correlation: i32,
+    /// What the client calls itself; empty when it does not say.
+    pub(crate) client_id: &'a str,
     /// What follows the header.
     pub(crate) body: &'a [u8],
 }
@@ -116,9 +118,11 @@ pub(crate) fn front<'a>(
         api,
         version,
         correlation,
+        client_id: "",
         body: &frame[PREFIX_BYTES..],
     };
-    request.body = body(&request, config).map_err(|error| request.malformed(error))?;
+    let (client_id, body) = split(&request, config).map_err(|error| request.malformed(error))?;
+    (request.client_id, request.body) = (client_id, body);
     Ok(Front::Whole {
         request,
         bytes: need_bytes,
@@ -190,18 +194,21 @@ fn check_size(
     Ok(())
 }
 
-/// Skips the rest of the header.
-fn body<'a>(request: &Request<'a>, config: &KafkaConfig) -> Result<&'a [u8], DecodeError> {
+/// Takes the client id and skips the rest of the header: what is left is the body.
+fn split<'a>(
+    request: &Request<'a>,
+    config: &KafkaConfig,
+) -> Result<(&'a str, &'a [u8]), DecodeError> {
     // The client id keeps its fixed-width length in every header version.
     let mut reader = Reader::new(request.body, false, config.request_items_max);
-    reader.nullable_text()?;
+    let client_id = reader.nullable_text()?.unwrap_or_default();
     let mut reader = Reader::new(
         reader.rest(),
         request.is_flexible(),
         config.request_items_max,
     );
     reader.tags()?;
-    Ok(reader.rest())
+    Ok((client_id, reader.rest()))
 }
 
 fn violation(reason: impl Into<String>) -> ProtocolViolation {

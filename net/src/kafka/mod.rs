@@ -9,6 +9,7 @@
 mod api;
 mod cluster;
 mod config;
+pub mod consumer_protocol;
 mod errors;
 mod fetch_set;
 mod frame;

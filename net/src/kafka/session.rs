@@ -1,12 +1,14 @@
 //! A connection's side of Kafka's protocol.
 //!
 //! Requests are taken one after another and may be under way together; their replies leave in the
-//! order of the requests. Three things hold the next request back:
+//! order of the requests. Four things hold the next request back:
 //!
 //! * the pipeline is full, in requests, in commands or in bytes of replies that wait to be sent;
 //! * a catalog write of this connection is out: what follows must see it;
 //! * a fetch is out and the next request is a fetch: a connection has one fetch session, and Kafka
-//!   serves one request at a time anyway.
+//!   serves one request at a time anyway;
+//! * a request that waits for members of a group is out and the next one would too: those may wait
+//!   for minutes, so their number is bounded by that of connections.
 //!
 //! A produce request is also left in the input while the log takes no appends, and others but
 //! fetches while there is no memory for answers. `wants_input` stays true then: the sink knows when
@@ -46,6 +48,9 @@ pub struct Session {
     fetch_out: bool,
     /// The next request is a fetch, and one is out.
     fetch_waits: bool,
+    group_out: bool,
+    /// The next request waits for members of a group, and one that does is out.
+    group_waits: bool,
     /// The fetch session between two fetches; a fetch under way holds it.
     fetch_set: Option<FetchSet>,
     /// Partitions of the fetch under way.
@@ -82,6 +87,8 @@ impl Session {
             catalog_write_out: false,
             fetch_out: false,
             fetch_waits: false,
+            group_out: false,
+            group_waits: false,
             fetch_set: None,
             fetch_partitions: 0,
             failed: None,
@@ -93,6 +100,10 @@ impl Session {
         match request.api {
             Api::Fetch if self.fetch_out => {
                 self.fetch_waits = true;
+                true
+            }
+            Api::JoinGroup | Api::SyncGroup if self.group_out => {
+                self.group_waits = true;
                 true
             }
             Api::Produce => !sink.accepts_appends(),
@@ -138,6 +149,7 @@ impl Session {
             self.fetch_out = true;
             self.fetch_partitions = partitions;
         }
+        self.group_out |= work.awaits_group();
         self.under_way.push_back(UnderWay {
             first,
             span: submitted.span,
@@ -162,6 +174,10 @@ impl Session {
             self.fetch_out = false;
             self.fetch_partitions = 0;
             self.fetch_waits = false;
+        }
+        if ended.work.awaits_group() {
+            self.group_out = false;
+            self.group_waits = false;
         }
         let mut call = Call::new(
             now,
@@ -285,6 +301,7 @@ impl ProtocolSession for Session {
     fn wants_input(&self) -> bool {
         !self.catalog_write_out
             && !self.fetch_waits
+            && !self.group_waits
             && self.failed.is_none()
             && self.replies.len() < self.config.pipeline_requests_max
             && self.commands_out < self.config.pipeline_commands_max

@@ -16,7 +16,15 @@ pub(crate) enum Api {
     Fetch = 1,
     ListOffsets = 2,
     Metadata = 3,
+    OffsetCommit = 8,
+    OffsetFetch = 9,
     FindCoordinator = 10,
+    JoinGroup = 11,
+    Heartbeat = 12,
+    LeaveGroup = 13,
+    SyncGroup = 14,
+    DescribeGroups = 15,
+    ListGroups = 16,
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
@@ -25,7 +33,9 @@ pub(crate) enum Api {
     DescribeConfigs = 32,
     AlterConfigs = 33,
     CreatePartitions = 37,
+    DeleteGroups = 42,
     IncrementalAlterConfigs = 44,
+    OffsetDelete = 47,
     DescribeCluster = 60,
 }
 
@@ -42,12 +52,20 @@ pub(crate) struct Versions {
 
 impl Api {
     /// All of them, by key.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::Produce,
         Self::Fetch,
         Self::ListOffsets,
         Self::Metadata,
+        Self::OffsetCommit,
+        Self::OffsetFetch,
         Self::FindCoordinator,
+        Self::JoinGroup,
+        Self::Heartbeat,
+        Self::LeaveGroup,
+        Self::SyncGroup,
+        Self::DescribeGroups,
+        Self::ListGroups,
         Self::ApiVersions,
         Self::CreateTopics,
         Self::DeleteTopics,
@@ -56,7 +74,9 @@ impl Api {
         Self::DescribeConfigs,
         Self::AlterConfigs,
         Self::CreatePartitions,
+        Self::DeleteGroups,
         Self::IncrementalAlterConfigs,
+        Self::OffsetDelete,
         Self::DescribeCluster,
     ];
 
@@ -77,7 +97,15 @@ impl Api {
             Self::Fetch => (4, 12, 12),
             Self::ListOffsets => (1, 11, 6),
             Self::Metadata => (0, 13, 9),
+            Self::OffsetCommit => (2, 9, 8),
+            Self::OffsetFetch => (1, 9, 6),
             Self::FindCoordinator => (0, 6, 3),
+            Self::JoinGroup => (0, 9, 6),
+            Self::Heartbeat => (0, 4, 4),
+            Self::LeaveGroup => (0, 5, 4),
+            Self::SyncGroup => (0, 5, 4),
+            Self::DescribeGroups => (0, 6, 5),
+            Self::ListGroups => (0, 5, 3),
             Self::ApiVersions => (0, 4, 3),
             Self::CreateTopics => (2, 7, 5),
             Self::DeleteTopics => (1, 6, 4),
@@ -86,7 +114,9 @@ impl Api {
             Self::DescribeConfigs => (1, 4, 4),
             Self::AlterConfigs => (0, 2, 2),
             Self::CreatePartitions => (0, 3, 2),
+            Self::DeleteGroups => (0, 2, 2),
             Self::IncrementalAlterConfigs => (0, 1, 1),
+            Self::OffsetDelete => (0, 0, i16::MAX),
             Self::DescribeCluster => (0, 2, 0),
         };
         Versions {
@@ -108,7 +138,15 @@ impl Api {
             Self::Produce | Self::Fetch => &[],
             Self::ListOffsets => LIST_OFFSETS,
             Self::Metadata => METADATA,
+            Self::OffsetCommit => OFFSET_COMMIT,
+            Self::OffsetFetch => OFFSET_FETCH,
             Self::FindCoordinator => FIND_COORDINATOR,
+            Self::JoinGroup => JOIN_GROUP,
+            Self::Heartbeat => HEARTBEAT,
+            Self::LeaveGroup => LEAVE_GROUP,
+            Self::SyncGroup => SYNC_GROUP,
+            Self::DescribeGroups => DESCRIBE_GROUPS,
+            Self::ListGroups => LIST_GROUPS,
             Self::ApiVersions => API_VERSIONS,
             Self::CreateTopics => CREATE_TOPICS,
             Self::DeleteTopics => DELETE_TOPICS,
@@ -117,7 +155,9 @@ impl Api {
             Self::DescribeConfigs => DESCRIBE_CONFIGS,
             Self::AlterConfigs => ALTER_CONFIGS,
             Self::CreatePartitions => CREATE_PARTITIONS,
+            Self::DeleteGroups => DELETE_GROUPS,
             Self::IncrementalAlterConfigs => INCREMENTAL_ALTER_CONFIGS,
+            Self::OffsetDelete => OFFSET_DELETE,
             Self::DescribeCluster => DESCRIBE_CLUSTER,
         }
     }
@@ -158,6 +198,100 @@ const FIND_COORDINATOR: &[Field] = &[
     Field::between(0, 3, Kind::Text),           // key
     Field::since(1, INT8),                      // key type
     Field::since(4, Kind::Values(&Kind::Text)), // keys
+];
+
+const OFFSET_COMMIT: &[Field] = &[
+    Field::new(Kind::Text),      // group
+    Field::new(INT32),           // generation
+    Field::new(Kind::Text),      // member
+    Field::since(7, Kind::Text), // instance
+    Field::between(2, 4, INT64), // retention
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text), // topic
+        Field::new(Kind::Structures(&[
+            Field::new(INT32),      // partition
+            Field::new(INT64),      // offset
+            Field::since(6, INT32), // leader epoch
+            Field::new(Kind::Text), // metadata
+        ])),
+    ])),
+];
+
+const OFFSET_FETCH: &[Field] = &[
+    Field::between(0, 7, Kind::Text), // group
+    Field::between(0, 7, Kind::Structures(OFFSET_FETCH_TOPIC)),
+    Field::since(
+        8,
+        Kind::Structures(&[
+            Field::new(Kind::Text),      // group
+            Field::since(9, Kind::Text), // member
+            Field::since(9, INT32),      // member epoch
+            Field::new(Kind::Structures(OFFSET_FETCH_TOPIC)),
+        ]),
+    ),
+    Field::since(7, BOOLEAN), // require stable
+];
+
+const OFFSET_FETCH_TOPIC: &[Field] = &[
+    Field::new(Kind::Text),           // topic
+    Field::new(Kind::Values(&INT32)), // partitions
+];
+
+const JOIN_GROUP: &[Field] = &[
+    Field::new(Kind::Text),      // group
+    Field::new(INT32),           // session timeout
+    Field::since(1, INT32),      // rebalance timeout
+    Field::new(Kind::Text),      // member
+    Field::since(5, Kind::Text), // instance
+    Field::new(Kind::Text),      // protocol type
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text),  // protocol
+        Field::new(Kind::Bytes), // metadata
+    ])),
+    Field::since(8, Kind::Text), // reason
+];
+
+const HEARTBEAT: &[Field] = &[
+    Field::new(Kind::Text),      // group
+    Field::new(INT32),           // generation
+    Field::new(Kind::Text),      // member
+    Field::since(3, Kind::Text), // instance
+];
+
+const LEAVE_GROUP: &[Field] = &[
+    Field::new(Kind::Text),           // group
+    Field::between(0, 2, Kind::Text), // member
+    Field::since(
+        3,
+        Kind::Structures(&[
+            Field::new(Kind::Text),      // member
+            Field::new(Kind::Text),      // instance
+            Field::since(5, Kind::Text), // reason
+        ]),
+    ),
+];
+
+const SYNC_GROUP: &[Field] = &[
+    Field::new(Kind::Text),      // group
+    Field::new(INT32),           // generation
+    Field::new(Kind::Text),      // member
+    Field::since(3, Kind::Text), // instance
+    Field::since(5, Kind::Text), // protocol type
+    Field::since(5, Kind::Text), // protocol
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text),  // member
+        Field::new(Kind::Bytes), // assignment
+    ])),
+];
+
+const DESCRIBE_GROUPS: &[Field] = &[
+    Field::new(Kind::Values(&Kind::Text)), // groups
+    Field::since(3, BOOLEAN),              // include authorized operations
+];
+
+const LIST_GROUPS: &[Field] = &[
+    Field::since(4, Kind::Values(&Kind::Text)), // states
+    Field::since(5, Kind::Values(&Kind::Text)), // types
 ];
 
 const API_VERSIONS: &[Field] = &[
@@ -246,6 +380,20 @@ const CREATE_PARTITIONS: &[Field] = &[
     ])),
     Field::new(INT32),   // timeout
     Field::new(BOOLEAN), // validate only
+];
+
+const DELETE_GROUPS: &[Field] = &[
+    Field::new(Kind::Values(&Kind::Text)), // groups
+];
+
+const OFFSET_DELETE: &[Field] = &[
+    Field::new(Kind::Text), // group
+    Field::new(Kind::Structures(&[
+        Field::new(Kind::Text), // topic
+        Field::new(Kind::Structures(&[
+            Field::new(INT32), // partition
+        ])),
+    ])),
 ];
 
 const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[

@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Fixed(usize),
     /// A string; null is the decoder's business.
     Text,
+    /// Bytes with a length; null is the decoder's business.
+    Bytes,
     /// Values, one after another.
     Values(&'static Kind),
     /// Structures, each with its tagged fields.
@@ -84,6 +86,7 @@ fn check_value(kind: &Kind, version: i16, reader: &mut Reader<'_>) -> Result<(),
     match kind {
         Kind::Fixed(bytes) => reader.take(*bytes).map(drop),
         Kind::Text => reader.nullable_text().map(drop),
+        Kind::Bytes => reader.nullable_bytes().map(drop),
         Kind::Values(item) => {
             for _ in 0..reader.nullable_count()?.unwrap_or(0) {
                 check_value(item, version, reader)?;

@@ -15,6 +15,7 @@ use millrace_engine::command::{
 use millrace_engine::event::{
     Appended, CatalogAnswer, Fetched, FetchedPartition, FoundOffset, Outcome, Refusal,
 };
+use millrace_engine::group::{GroupAnswer, GroupAsk, GroupListing, GroupRefusal, GroupRequest};
 use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
 use millrace_storage::record::{Batch, stamp};
 use millrace_storage::units::{LeaderEpoch, Now, Offset, PartitionId, ShardId};
@@ -33,6 +34,12 @@ pub(crate) struct Broker {
     pub(crate) outcomes: VecDeque<(u64, Result<Outcome, Refusal>)>,
     /// Commands seen, by name.
     pub(crate) seen: Vec<&'static str>,
+    /// What groups were asked, in order.
+    pub(crate) asked_of_groups: Vec<GroupRequest>,
+    /// What they answer next; without one they know nobody and nothing.
+    pub(crate) group_answers: VecDeque<Result<GroupAnswer, Refusal>>,
+    /// The groups that there are.
+    pub(crate) groups: Vec<GroupListing>,
     /// Fetches that wait for records.
     pub(crate) parked: Vec<(u64, FetchRequest)>,
     logs: BTreeMap<PartitionId, Log>,
@@ -67,6 +74,9 @@ impl Broker {
             refuse_appends: None,
             outcomes: VecDeque::new(),
             seen: Vec::new(),
+            asked_of_groups: Vec::new(),
+            group_answers: VecDeque::new(),
+            groups: Vec::new(),
             parked: Vec::new(),
             logs: BTreeMap::new(),
             next_partition: 0,
@@ -310,6 +320,31 @@ fn answer(topic: &Topic) -> CatalogAnswer {
     }
 }
 
+/// What a group answers that has neither members nor offsets.
+fn know_nothing(ask: &GroupAsk) -> Result<GroupAnswer, Refusal> {
+    Ok(match ask {
+        GroupAsk::Join(_) | GroupAsk::Sync(_) | GroupAsk::Heartbeat(_) => {
+            return Err(Refusal::Group(GroupRefusal::UnknownMember));
+        }
+        GroupAsk::Leave(members) => {
+            let unknown = vec![Err(GroupRefusal::UnknownMember); members.len()];
+            GroupAnswer::Left(unknown)
+        }
+        GroupAsk::Commit(commit) => {
+            GroupAnswer::OffsetsCommitted(vec![Ok(()); commit.offsets.len()])
+        }
+        GroupAsk::FetchOffsets(wanted) => {
+            let wanted = wanted.iter().flatten();
+            GroupAnswer::Offsets(wanted.map(|partition| (*partition, None)).collect())
+        }
+        GroupAsk::DeleteOffsets(partitions) => {
+            GroupAnswer::OffsetsDeleted(vec![Ok(()); partitions.len()])
+        }
+        GroupAsk::Describe => GroupAnswer::Described(None),
+        GroupAsk::Delete => return Err(Refusal::Group(GroupRefusal::NotFound)),
+    })
+}
+
 impl CommandSink for Broker {
     fn submit(&mut self, _now: Now, sequence: u64, command: Command<'_>) {
         let (name, outcome) = match command {
@@ -339,6 +374,18 @@ impl CommandSink for Broker {
                 self.next_producer += 1;
                 let id = self.next_producer;
                 ("allocate producer id", Ok(Outcome::ProducerIdAllocated(id)))
+            }
+            Command::Group(request) => {
+                let scripted = self.group_answers.pop_front();
+                let answer = scripted.unwrap_or_else(|| know_nothing(&request.ask));
+                self.asked_of_groups.push(request);
+                ("group", answer.map(Outcome::Group))
+            }
+            Command::ListGroups { home } => {
+                let groups = self.groups.iter();
+                let here = groups.filter(|one| self.catalog.group_home(&one.group) == home);
+                let here = here.cloned().collect();
+                ("list groups", Ok(Outcome::GroupsListed(here)))
             }
             Command::Report => panic!("no client can ask for a report"),
         };

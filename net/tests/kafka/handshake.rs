@@ -6,17 +6,28 @@ use kafka_protocol::messages::{
     MetadataRequest,
 };
 use kafka_protocol::protocol::Decodable;
+use millrace_engine::catalog::change::Operation;
+use millrace_engine::group::GROUP_SLOTS;
+use millrace_storage::units::ShardId;
 
 use crate::broker::Broker;
 use crate::client::{Connection, frame, text};
 
 /// Key, first and last version of everything that is advertised.
-const ADVERTISED: [(i16, i16, i16); 15] = [
+const ADVERTISED: [(i16, i16, i16); 25] = [
     (0, 0, 12),
     (1, 4, 12),
     (2, 1, 11),
     (3, 0, 13),
+    (8, 2, 9),
+    (9, 1, 9),
     (10, 0, 6),
+    (11, 0, 9),
+    (12, 0, 4),
+    (13, 0, 5),
+    (14, 0, 5),
+    (15, 0, 6),
+    (16, 0, 5),
     (18, 0, 4),
     (19, 2, 7),
     (20, 1, 6),
@@ -25,7 +36,9 @@ const ADVERTISED: [(i16, i16, i16); 15] = [
     (32, 1, 4),
     (33, 0, 2),
     (37, 0, 3),
+    (42, 0, 2),
     (44, 0, 1),
+    (47, 0, 0),
     (60, 0, 2),
 ];
 
@@ -84,7 +97,7 @@ fn the_golden_bytes_of_version_0() {
     connection.input = vec![0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 5, 0xff, 0xff];
     connection.feed().expect("a good request");
     let out = connection.output();
-    let mut expected = vec![0, 0, 0, 100, 0, 0, 0, 5, 0, 0, 0, 0, 0, 15];
+    let mut expected = vec![0, 0, 0, 160, 0, 0, 0, 5, 0, 0, 0, 0, 0, 25];
     for (key, first, last) in ADVERTISED {
         for number in [key, first, last] {
             expected.extend(number.to_be_bytes());
@@ -100,9 +113,9 @@ fn unknown_apis_and_versions_close_the_connection() {
         connection.input = bytes.to_vec();
         connection.feed().expect_err("refused").reason
     };
-    // JoinGroup is not served; judged before its body is there.
-    let reason = refusal(&[0, 0, 0, 100, 0, 11, 0, 5, 0, 0, 0, 1]);
-    assert!(reason.contains("API key 11"), "{reason}");
+    // AddPartitionsToTxn is not served; judged before its body is there.
+    let reason = refusal(&[0, 0, 0, 100, 0, 24, 0, 3, 0, 0, 0, 1]);
+    assert!(reason.contains("API key 24"), "{reason}");
     let reason = refusal(&[0, 0, 0, 10, 0, 3, 0, 14, 0, 0, 0, 1, 0xff, 0xff]);
     assert!(reason.contains("Metadata version 14"), "{reason}");
     let reason = refusal(&[0, 0, 0, 10, 0, 1, 0, 3, 0, 0, 0, 1, 0xff, 0xff]);
@@ -110,13 +123,10 @@ fn unknown_apis_and_versions_close_the_connection() {
 }
 
 #[test]
-fn groups_have_no_coordinator_and_transactions_are_refused_for_good() {
-    for version in 0..=6 {
+fn transactions_and_share_groups_have_no_coordinator_for_good() {
+    for version in 1..=6 {
         let mut connection = Connection::new(Broker::new());
-        for (key_type, code) in [(0, 15), (1, 53), (2, 35), (9, 42)] {
-            if version == 0 && key_type != 0 {
-                continue;
-            }
+        for (key_type, code) in [(1, 53), (2, 35), (9, 42)] {
             let mut request = FindCoordinatorRequest::default().with_key_type(key_type);
             if version >= 4 {
                 request.coordinator_keys = vec![text("a"), text("b")];
@@ -134,9 +144,46 @@ fn groups_have_no_coordinator_and_transactions_are_refused_for_good() {
                 let words = response
                     .error_message
                     .expect("the crate's default is empty");
-                assert_eq!(words.is_empty(), version == 0);
+                assert!(!words.is_empty());
                 assert_eq!(response.node_id.0, -1);
             }
+        }
+    }
+}
+
+#[test]
+fn a_groups_coordinator_is_the_node_of_its_home() {
+    for version in 0..=6 {
+        let mut broker = Broker::with_two_nodes();
+        broker.apply(vec![Operation::GroupSlotsHomed {
+            homes: (0..GROUP_SLOTS).map(|slot| ShardId(slot % 2)).collect(),
+        }]);
+        let names = ["a", "b", "c", "d"];
+        let homes = names.map(|name| broker.catalog.group_home(name).0);
+        assert!(homes.contains(&0) && homes.contains(&1), "{homes:?}");
+        let mut connection = Connection::new(broker);
+        for (name, home) in names.into_iter().zip(homes) {
+            let mut request = FindCoordinatorRequest::default();
+            if version >= 4 {
+                request.coordinator_keys = vec![text(name)];
+            } else {
+                request.key = text(name);
+            }
+            let mut response = connection.ask(version, &request);
+            if version >= 4 {
+                let found = response.coordinators.remove(0);
+                assert_eq!(found.key, text(name));
+                assert_eq!(found.error_message, None);
+                response.node_id = found.node_id;
+                response.host = found.host;
+                response.port = found.port;
+                response.error_code = found.error_code;
+            }
+            assert_eq!(response.error_code, 0);
+            assert_eq!(response.node_id.0, i32::from(home) + 1);
+            assert_eq!(response.port, 9092 + i32::from(home));
+            let host = ["127.0.0.9", "second.example"][usize::from(home)];
+            assert_eq!(response.host.as_str(), host);
         }
     }
 }

@@ -6,6 +6,8 @@ mod broker;
 mod client;
 mod fetch;
 mod fuzz;
+mod group_members;
+mod group_offsets;
 mod handshake;
 mod hostile;
 mod produce;

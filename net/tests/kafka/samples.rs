@@ -1,5 +1,7 @@
 //! A good request of every API in every version, with something in every array.
 
+pub(crate) mod groups;
+
 use bytes::Bytes;
 use kafka_protocol::messages::alter_configs_request;
 use kafka_protocol::messages::create_partitions_request::{
@@ -67,7 +69,23 @@ pub(crate) fn all() -> Vec<Sample> {
     add(&mut samples, "describe-cluster", 0..=2, |_| {
         DescribeClusterRequest::default()
     });
+    group_samples(&mut samples);
     samples
+}
+
+fn group_samples(samples: &mut Vec<Sample>) {
+    add(samples, "offset-commit", 2..=9, |_| groups::commit());
+    add(samples, "offset-fetch", 1..=9, groups::fetch);
+    add(samples, "join-group", 0..=9, groups::join);
+    add(samples, "heartbeat", 0..=4, groups::heartbeat);
+    add(samples, "leave-group", 0..=5, groups::leave);
+    add(samples, "sync-group", 0..=5, groups::sync);
+    add(samples, "describe-groups", 0..=6, |_| groups::describe());
+    add(samples, "list-groups", 0..=5, groups::list);
+    add(samples, "delete-groups", 0..=2, |_| groups::delete());
+    add(samples, "offset-delete", 0..=0, |_| {
+        groups::delete_offsets()
+    });
 }
 
 fn add<R: Request>(

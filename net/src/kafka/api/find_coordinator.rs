@@ -1,18 +1,19 @@
-//! FindCoordinator, versions 0 to 6.
+//! FindCoordinator, versions 0 to 6: the node of a group's home, whether the group exists or not.
 //!
-//! Groups are not coordinated yet. For a group the answer is what a Kafka broker says while its
-//! coordinator cannot be had: clients keep asking in the background, and consumers that assign
-//! themselves their partitions read on undisturbed. Transactions and share groups are refused with
-//! codes that clients do not retry: waiting would not help them. For transactions only "you may
-//! not" is such a code everywhere: librdkafka asks again after any other. The words say why.
+//! Any node serves any group; this one does it without a detour. Transactions and share groups are
+//! refused with codes that clients do not retry: waiting would not help them. For transactions only
+//! "you may not" is such a code everywhere: librdkafka asks again after any other. The words say
+//! why.
 
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+use kafka_protocol::protocol::StrBytes;
 
 use super::{Call, Handled, ReplyTo, decode, text};
+use crate::kafka::cluster;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
-use crate::session::ProtocolViolation;
+use crate::session::{CommandSink, ProtocolViolation};
 
 /// First version that asks for several keys at once.
 const VERSION_KEYS_MIN: i16 = 4;
@@ -27,38 +28,56 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: FindCoordinatorRequest = decode(call, request)?;
-    let refusal = refusal(body.key_type);
-    let (code, nobody) = (refusal.code.code(), BrokerId(-1));
-    let words = refusal.message.map(text);
     let mut response = FindCoordinatorResponse::default();
     if request.version >= VERSION_KEYS_MIN {
-        let coordinators = body.coordinator_keys.into_iter().map(|key| {
-            Coordinator::default()
-                .with_key(key)
-                .with_node_id(nobody)
-                .with_port(-1)
-                .with_error_code(code)
-                .with_error_message(words.clone())
-        });
+        let keys = body.coordinator_keys.into_iter();
+        let coordinators = keys.map(|key| find(call.sink, body.key_type, key));
         response.coordinators = coordinators.collect();
     } else {
-        response.node_id = nobody;
-        response.port = -1;
-        response.error_code = code;
+        let found = find(call.sink, body.key_type, body.key);
+        response.node_id = found.node_id;
+        response.host = found.host;
+        response.port = found.port;
+        response.error_code = found.error_code;
         if request.version >= VERSION_WORDS_MIN {
-            response.error_message = words;
+            response.error_message = found.error_message;
         }
     }
     let reply = ReplyTo::new(call.config, request).frame(&response);
     reply.map(Handled::Reply)
 }
 
-fn refusal(key_type: i8) -> Failure {
-    match key_type {
-        KEY_GROUP => Failure::new(
-            ErrorCode::CoordinatorNotAvailable,
-            "groups are not coordinated by this broker; assign partitions instead",
-        ),
+fn find(sink: &dyn CommandSink, key_type: i8, key: StrBytes) -> Coordinator {
+    let described = Coordinator::default().with_key(key);
+    let home = match judge(key_type) {
+        Ok(()) => sink.catalog().group_home(&described.key),
+        Err(failure) => return refused(described, failure),
+    };
+    match cluster::node_of(sink.cluster(), home) {
+        Some(node) => described
+            .with_node_id(BrokerId(node.id))
+            .with_host(text(cluster::host(node, sink.addresses())))
+            .with_port(i32::from(node.port))
+            .with_error_message(None),
+        None => {
+            let words = "the node of the group's home is not there";
+            let failure = Failure::new(ErrorCode::CoordinatorNotAvailable, words);
+            refused(described, failure)
+        }
+    }
+}
+
+fn refused(described: Coordinator, failure: Failure) -> Coordinator {
+    described
+        .with_node_id(BrokerId(-1))
+        .with_port(-1)
+        .with_error_code(failure.code.code())
+        .with_error_message(failure.message.map(text))
+}
+
+fn judge(key_type: i8) -> Result<(), Failure> {
+    Err(match key_type {
+        KEY_GROUP => return Ok(()),
         KEY_TRANSACTION => Failure::new(
             ErrorCode::TransactionalIdAuthorizationFailed,
             "transactions are not built into this broker",
@@ -71,5 +90,5 @@ fn refusal(key_type: i8) -> Failure {
             ErrorCode::InvalidRequest,
             format!("key type {other} is unknown"),
         ),
-    }
+    })
 }

@@ -10,15 +10,26 @@ mod alter_configs;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod find_coordinator;
+mod groups;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
+mod sync_group;
 
 pub(crate) use api_versions::unknown_version;
 
@@ -144,6 +155,16 @@ pub(crate) enum Work {
     IncrementalAlterConfigs(incremental_alter_configs::Pending),
     InitProducerId(init_producer_id::Pending),
     OffsetForLeaderEpoch(offset_for_leader_epoch::Pending),
+    OffsetCommit(offset_commit::Pending),
+    OffsetFetch(offset_fetch::Pending),
+    JoinGroup(join_group::Pending),
+    Heartbeat(heartbeat::Pending),
+    LeaveGroup(leave_group::Pending),
+    SyncGroup(sync_group::Pending),
+    DescribeGroups(describe_groups::Pending),
+    ListGroups(list_groups::Pending),
+    DeleteGroups(delete_groups::Pending),
+    OffsetDelete(offset_delete::Pending),
 }
 
 impl Work {
@@ -161,6 +182,16 @@ impl Work {
             Self::IncrementalAlterConfigs(pending) => pending.take(outcome),
             Self::InitProducerId(pending) => pending.take(outcome),
             Self::OffsetForLeaderEpoch(pending) => pending.take(position, outcome),
+            Self::OffsetCommit(pending) => pending.take(outcome),
+            Self::OffsetFetch(pending) => pending.take(position, outcome),
+            Self::JoinGroup(pending) => pending.take(outcome),
+            Self::Heartbeat(pending) => pending.take(outcome),
+            Self::LeaveGroup(pending) => pending.take(outcome),
+            Self::SyncGroup(pending) => pending.take(outcome),
+            Self::DescribeGroups(pending) => pending.take(position, outcome),
+            Self::ListGroups(pending) => pending.take(outcome),
+            Self::DeleteGroups(pending) => pending.take(position, outcome),
+            Self::OffsetDelete(pending) => pending.take(outcome),
         }
     }
 
@@ -182,6 +213,16 @@ impl Work {
             Self::IncrementalAlterConfigs(pending) => pending.finish(),
             Self::InitProducerId(pending) => pending.finish(),
             Self::OffsetForLeaderEpoch(pending) => pending.finish(),
+            Self::OffsetCommit(pending) => pending.finish(),
+            Self::OffsetFetch(pending) => pending.finish(call),
+            Self::JoinGroup(pending) => pending.finish(),
+            Self::Heartbeat(pending) => pending.finish(),
+            Self::LeaveGroup(pending) => pending.finish(),
+            Self::SyncGroup(pending) => pending.finish(),
+            Self::DescribeGroups(pending) => pending.finish(),
+            Self::ListGroups(pending) => pending.finish(),
+            Self::DeleteGroups(pending) => pending.finish(),
+            Self::OffsetDelete(pending) => pending.finish(),
         }
     }
 
@@ -198,7 +239,17 @@ impl Work {
             | Self::Fetch(_)
             | Self::ListOffsets(_)
             | Self::InitProducerId(_)
-            | Self::OffsetForLeaderEpoch(_) => false,
+            | Self::OffsetForLeaderEpoch(_)
+            | Self::OffsetCommit(_)
+            | Self::OffsetFetch(_)
+            | Self::JoinGroup(_)
+            | Self::Heartbeat(_)
+            | Self::LeaveGroup(_)
+            | Self::SyncGroup(_)
+            | Self::DescribeGroups(_)
+            | Self::ListGroups(_)
+            | Self::DeleteGroups(_)
+            | Self::OffsetDelete(_) => false,
         }
     }
 
@@ -209,6 +260,12 @@ impl Work {
             Self::Fetch(pending) => Some(pending.partitions_count()),
             _ => None,
         }
+    }
+
+    /// Whether it waits for other members of a group, perhaps for minutes: a connection has one
+    /// such request under way at most.
+    pub(crate) fn awaits_group(&self) -> bool {
+        matches!(self, Self::JoinGroup(_) | Self::SyncGroup(_))
     }
 }
 
@@ -225,7 +282,15 @@ pub(crate) fn handle(
         Api::Fetch => fetch::handle(call, request),
         Api::ListOffsets => list_offsets::handle(call, request),
         Api::Metadata => metadata::handle(call, request),
+        Api::OffsetCommit => offset_commit::handle(call, request),
+        Api::OffsetFetch => offset_fetch::handle(call, request),
         Api::FindCoordinator => find_coordinator::handle(call, request),
+        Api::JoinGroup => join_group::handle(call, request),
+        Api::Heartbeat => heartbeat::handle(call, request),
+        Api::LeaveGroup => leave_group::handle(call, request),
+        Api::SyncGroup => sync_group::handle(call, request),
+        Api::DescribeGroups => describe_groups::handle(call, request),
+        Api::ListGroups => list_groups::handle(call, request),
         Api::ApiVersions => api_versions::handle(call, request),
         Api::CreateTopics => create_topics::handle(call, request),
         Api::DeleteTopics => delete_topics::handle(call, request),
@@ -234,7 +299,9 @@ pub(crate) fn handle(
         Api::DescribeConfigs => describe_configs::handle(call, request),
         Api::AlterConfigs => alter_configs::handle(call, request),
         Api::CreatePartitions => create_partitions::handle(call, request),
+        Api::DeleteGroups => delete_groups::handle(call, request),
         Api::IncrementalAlterConfigs => incremental_alter_configs::handle(call, request),
+        Api::OffsetDelete => offset_delete::handle(call, request),
         Api::DescribeCluster => describe_cluster::handle(call, request),
     }
 }

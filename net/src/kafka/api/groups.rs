@@ -1,0 +1,115 @@
+//! What the APIs of groups have in common.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::{GroupId, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use millrace_engine::catalog::Catalog;
+use millrace_engine::command::Command;
+use millrace_engine::event::{Outcome, Refusal};
+use millrace_engine::group::{GroupAnswer, GroupAsk, GroupRequest, GroupStanding};
+use millrace_storage::units::PartitionId;
+
+use super::{Call, partition_of, text};
+use crate::kafka::errors::ErrorCode;
+
+/// Submits a request to a group under `position`.
+pub(super) fn ask(call: &mut Call<'_>, position: usize, group: &GroupId, ask: GroupAsk) {
+    let group = Arc::from(group.as_str());
+    let request = GroupRequest { group, ask };
+    call.submit(position, Command::Group(request));
+}
+
+/// The answer to it.
+pub(super) fn answer(outcome: Result<Outcome, Refusal>) -> Result<GroupAnswer, Refusal> {
+    match outcome {
+        Ok(Outcome::Group(answer)) => Ok(answer),
+        Ok(other) => panic!("a group's request ended with {other:?}"),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Text that the client may leave out.
+pub(super) fn some(text: Option<&StrBytes>) -> Option<String> {
+    text.map(ToString::to_string)
+}
+
+/// Kafka's word for where a group stands.
+pub(super) fn standing(standing: GroupStanding) -> &'static str {
+    match standing {
+        GroupStanding::Empty => "Empty",
+        GroupStanding::PreparingRebalance => "PreparingRebalance",
+        GroupStanding::CompletingRebalance => "CompletingRebalance",
+        GroupStanding::Stable => "Stable",
+    }
+}
+
+/// Shared text as the message crate wants it.
+pub(super) fn shared(shared: &Arc<str>) -> StrBytes {
+    text(&**shared)
+}
+
+/// Partitions of a request by topic, each with what became of it.
+#[derive(Debug)]
+pub(super) struct Partitions<T> {
+    /// Name, and where its partitions end in `partitions`.
+    topics: Vec<(TopicName, usize)>,
+    /// Index, and what was found wrong at once.
+    partitions: Vec<(i32, Result<T, ErrorCode>)>,
+}
+
+impl<T> Default for Partitions<T> {
+    fn default() -> Self {
+        Self {
+            topics: Vec::new(),
+            partitions: Vec::new(),
+        }
+    }
+}
+
+impl<T> Partitions<T> {
+    /// Begins with the next topic's partitions, as `push` adds them.
+    pub(super) fn begin_topic(&mut self, name: TopicName) {
+        let end = self.partitions.len();
+        self.topics.push((name, end));
+    }
+
+    /// Adds a partition of the topic that was begun last.
+    pub(super) fn push(&mut self, index: i32, result: Result<T, ErrorCode>) {
+        self.partitions.push((index, result));
+        let topic = self.topics.last_mut().expect("a topic was begun");
+        topic.1 = self.partitions.len();
+    }
+
+    /// What is not wrong, in order.
+    pub(super) fn good(&self) -> impl Iterator<Item = &T> {
+        let results = self.partitions.iter();
+        results.filter_map(|(_, result)| result.as_ref().ok())
+    }
+
+    /// The topics, each with its partitions: what was wrong with them, or what `next` says of the
+    /// next one that is good.
+    pub(super) fn into_topics<U>(
+        self,
+        mut next: impl FnMut(T) -> Result<U, ErrorCode>,
+    ) -> Vec<(TopicName, Vec<(i32, Result<U, ErrorCode>)>)> {
+        let mut partitions = self.partitions.into_iter();
+        let mut start = 0;
+        let topics = self.topics.into_iter().map(|(name, end)| {
+            let own = partitions.by_ref().take(end - start);
+            start = end;
+            let own = own.map(|(index, result)| (index, result.and_then(&mut next)));
+            (name, own.collect())
+        });
+        topics.collect()
+    }
+}
+
+/// The partition of that name, whatever its leader epoch.
+pub(super) fn any_partition(
+    catalog: &Catalog,
+    topic: &str,
+    index: i32,
+) -> Result<PartitionId, ErrorCode> {
+    partition_of(catalog, topic, index, -1)
+}

@@ -1,0 +1,131 @@
+//! OffsetCommit, versions 2 to 9. Answered when the offsets are durable.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
+use millrace_engine::catalog::Catalog;
+use millrace_engine::event::{Outcome, Refusal};
+use millrace_engine::group::{
+    CommitOffsets, GroupAnswer, GroupAsk, GroupRefusal, Membership, NewOffset,
+};
+use millrace_storage::units::{LeaderEpoch, Offset, PartitionId};
+
+use super::groups::{Partitions, answer, any_partition, ask, some};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode};
+use crate::kafka::errors::{ErrorCode, group_error_code};
+use crate::kafka::frame::Request;
+use crate::session::ProtocolViolation;
+
+/// First version that tells a group that is gone from a generation that is.
+const VERSION_NOT_FOUND_MIN: i16 = 9;
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    let body: OffsetCommitRequest = decode(call, request)?;
+    let mut partitions = Partitions::default();
+    let mut offsets = Vec::new();
+    for topic in &body.topics {
+        partitions.begin_topic(topic.name.clone());
+        for asked in &topic.partitions {
+            let commit = judge(call.sink.catalog(), &topic.name, asked);
+            partitions.push(
+                asked.partition_index,
+                commit.as_ref().map(drop).map_err(|e| *e),
+            );
+            offsets.extend(commit);
+        }
+    }
+    let pending = Pending {
+        reply_to: ReplyTo::new(call.config, request),
+        partitions,
+        results: Ok(Vec::new()),
+    };
+    if offsets.is_empty() {
+        return Ok(Handled::Reply(pending.finish()?));
+    }
+    let commit = CommitOffsets {
+        membership: Membership {
+            generation: body.generation_id_or_member_epoch,
+            member: body.member_id.to_string(),
+            instance: some(body.group_instance_id.as_ref()),
+        },
+        retention_ms: u64::try_from(body.retention_time_ms).ok(),
+        offsets,
+    };
+    ask(call, 0, &body.group_id, GroupAsk::Commit(commit));
+    Ok(Handled::Wait(Work::OffsetCommit(pending)))
+}
+
+fn judge(
+    catalog: &Catalog,
+    topic: &str,
+    asked: &OffsetCommitRequestPartition,
+) -> Result<(PartitionId, NewOffset), ErrorCode> {
+    let partition = any_partition(catalog, topic, asked.partition_index)?;
+    let offset = u64::try_from(asked.committed_offset);
+    let offset = offset.map_err(|_| ErrorCode::OffsetOutOfRange)?;
+    let epoch = asked.committed_leader_epoch;
+    let words = asked.committed_metadata.as_deref().unwrap_or_default();
+    let commit = NewOffset {
+        offset: Offset(offset),
+        leader_epoch: (epoch >= 0).then_some(LeaderEpoch(epoch)),
+        metadata: Arc::from(words),
+    };
+    Ok((partition, commit))
+}
+
+/// A request whose offsets are on their way to the disk.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply_to: ReplyTo,
+    partitions: Partitions<()>,
+    /// One a partition that was asked for, or none at all and why.
+    results: Result<Vec<Result<(), Refusal>>, ErrorCode>,
+}
+
+impl Pending {
+    pub(super) fn take(&mut self, outcome: Result<Outcome, Refusal>) {
+        let version = self.reply_to.version;
+        self.results = match answer(outcome) {
+            Ok(GroupAnswer::OffsetsCommitted(results)) => {
+                assert_eq!(results.len(), self.partitions.good().count());
+                Ok(results)
+            }
+            Ok(other) => panic!("a commit ended with {other:?}"),
+            Err(Refusal::Group(GroupRefusal::NotFound)) if version < VERSION_NOT_FOUND_MIN => {
+                Err(ErrorCode::IllegalGeneration)
+            }
+            Err(refusal) => Err(group_error_code(&refusal)),
+        };
+    }
+
+    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
+        let mut results = self.results.map(Vec::into_iter);
+        let topics = self.partitions.into_topics(|()| match &mut results {
+            Ok(results) => {
+                let result = results.next().expect("counted when taken");
+                result.map_err(|refusal| group_error_code(&refusal))
+            }
+            Err(code) => Err(*code),
+        });
+        let topics = topics.into_iter().map(|(name, partitions)| {
+            let partitions = partitions.into_iter().map(|(index, result)| {
+                let code = result.err().unwrap_or(ErrorCode::None);
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(index)
+                    .with_error_code(code.code())
+            });
+            OffsetCommitResponseTopic::default()
+                .with_name(name)
+                .with_partitions(partitions.collect())
+        });
+        let response = OffsetCommitResponse::default().with_topics(topics.collect());
+        self.reply_to.frame(&response)
+    }
+}

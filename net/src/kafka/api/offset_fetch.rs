@@ -1,0 +1,236 @@
+//! OffsetFetch, versions 1 to 9: how far a group came; since 8 of several groups at once.
+//!
+//! A partition without a committed offset, and one that does not exist, are told alike: offset -1.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{GroupId, OffsetFetchRequest, OffsetFetchResponse, TopicName};
+use millrace_engine::catalog::Catalog;
+use millrace_engine::event::{Outcome, Refusal};
+use millrace_engine::group::{CommittedOffset, GroupAnswer, GroupAsk};
+use millrace_storage::units::PartitionId;
+
+use super::groups::{Partitions, answer, any_partition, ask};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, text, topic_name};
+use crate::kafka::errors::{ErrorCode, group_error_code};
+use crate::kafka::frame::Request;
+use crate::session::ProtocolViolation;
+
+/// First version in which null asks for everything, and with a code for the group.
+const VERSION_ALL_MIN: i16 = 2;
+/// First version with leader epochs.
+const VERSION_EPOCHS_MIN: i16 = 5;
+/// First version that asks for several groups.
+const VERSION_GROUPS_MIN: i16 = 8;
+
+pub(super) fn handle(
+    call: &mut Call<'_>,
+    request: &Request<'_>,
+) -> Result<Handled, ProtocolViolation> {
+    let body: OffsetFetchRequest = decode(call, request)?;
+    let mut groups: Vec<(GroupId, Option<Vec<OffsetFetchRequestTopics>>)> = Vec::new();
+    if request.version >= VERSION_GROUPS_MIN {
+        let asked = body.groups.into_iter();
+        groups.extend(asked.map(|group| (group.group_id, group.topics)));
+    } else {
+        let topics = body.topics.map(|topics| {
+            let topics = topics.into_iter().map(|topic| {
+                OffsetFetchRequestTopics::default()
+                    .with_name(topic.name)
+                    .with_partition_indexes(topic.partition_indexes)
+            });
+            topics.collect()
+        });
+        if topics.is_none() && request.version < VERSION_ALL_MIN {
+            return Err(request.malformed("null topics"));
+        }
+        groups.push((body.group_id, topics));
+    }
+    let mut pending = Pending {
+        reply_to: ReplyTo::new(call.config, request),
+        groups: Vec::with_capacity(groups.len()),
+    };
+    for (position, (group, topics)) in groups.into_iter().enumerate() {
+        let wanted = topics.map(|topics| resolve(call.sink.catalog(), topics));
+        let ids = wanted
+            .as_ref()
+            .map(|wanted| wanted.good().copied().collect());
+        ask(call, position, &group, GroupAsk::FetchOffsets(ids));
+        pending.groups.push(Asked {
+            group,
+            wanted,
+            found: Ok(Vec::new()),
+        });
+    }
+    if pending.groups.is_empty() {
+        return Ok(Handled::Reply(pending.finish(call)?));
+    }
+    Ok(Handled::Wait(Work::OffsetFetch(pending)))
+}
+
+fn resolve(catalog: &Catalog, topics: Vec<OffsetFetchRequestTopics>) -> Partitions<PartitionId> {
+    let mut partitions = Partitions::default();
+    for topic in topics {
+        partitions.begin_topic(topic.name.clone());
+        for index in topic.partition_indexes {
+            let partition = any_partition(catalog, &topic.name, index);
+            partitions.push(index, partition);
+        }
+    }
+    partitions
+}
+
+/// A request whose offsets are being looked for.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply_to: ReplyTo,
+    groups: Vec<Asked>,
+}
+
+/// One group that was asked for.
+#[derive(Debug)]
+struct Asked {
+    group: GroupId,
+    /// `None`: everything that it has.
+    wanted: Option<Partitions<PartitionId>>,
+    found: Result<Vec<(PartitionId, Option<CommittedOffset>)>, ErrorCode>,
+}
+
+/// Topics with their partitions' offsets.
+type Offsets = Vec<(TopicName, Vec<(i32, Option<CommittedOffset>)>)>;
+
+impl Pending {
+    pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
+        self.groups[position].found = match answer(outcome) {
+            Ok(GroupAnswer::Offsets(found)) => Ok(found),
+            Ok(other) => panic!("a search for offsets ended with {other:?}"),
+            Err(refusal) => Err(group_error_code(&refusal)),
+        };
+    }
+
+    pub(super) fn finish(self, call: &Call<'_>) -> Result<Reply, ProtocolViolation> {
+        let catalog = call.sink.catalog();
+        let version = self.reply_to.version;
+        let mut response = OffsetFetchResponse::default();
+        for asked in self.groups {
+            let code = asked.found.as_ref().err().copied();
+            let group = asked.group.clone();
+            let topics = asked.into_topics(catalog);
+            if version >= VERSION_GROUPS_MIN {
+                response.groups.push(describe_group(group, code, topics));
+            } else {
+                response.topics = describe_topics(version, code, topics);
+                if version >= VERSION_ALL_MIN {
+                    response.error_code = code.unwrap_or(ErrorCode::None).code();
+                }
+            }
+        }
+        self.reply_to.frame(&response)
+    }
+}
+
+impl Asked {
+    fn into_topics(self, catalog: &Catalog) -> Offsets {
+        let mut found = self.found.unwrap_or_default().into_iter();
+        let Some(wanted) = self.wanted else {
+            return by_topic(catalog, found);
+        };
+        let topics = wanted.into_topics(|_| Ok(found.next().and_then(|(_, found)| found)));
+        let topics = topics.into_iter().map(|(name, partitions)| {
+            let partitions = partitions.into_iter();
+            let partitions = partitions.map(|(index, found)| (index, found.ok().flatten()));
+            (name, partitions.collect())
+        });
+        topics.collect()
+    }
+}
+
+/// Everything found, under the names that it has by now.
+fn by_topic(
+    catalog: &Catalog,
+    found: impl Iterator<Item = (PartitionId, Option<CommittedOffset>)>,
+) -> Offsets {
+    let mut topics: BTreeMap<&str, Vec<(i32, Option<CommittedOffset>)>> = BTreeMap::new();
+    for (partition, offset) in found {
+        if let Some(place) = catalog.place(partition) {
+            let index = i32::try_from(place.index).expect("bounded");
+            topics
+                .entry(&place.topic)
+                .or_default()
+                .push((index, offset));
+        }
+    }
+    let topics = topics.into_iter();
+    topics
+        .map(|(name, partitions)| (topic_name(name), partitions))
+        .collect()
+}
+
+/// Offset, leader epoch and words of a partition as Kafka tells them.
+fn told(found: Option<CommittedOffset>) -> (i64, i32, String) {
+    match found {
+        None => (-1, -1, String::new()),
+        Some(found) => {
+            let offset = i64::try_from(found.commit.offset.0).expect("it came as one");
+            let epoch = found.commit.leader_epoch.map_or(-1, |epoch| epoch.0);
+            (offset, epoch, found.commit.metadata.to_string())
+        }
+    }
+}
+
+fn describe_group(
+    group: GroupId,
+    code: Option<ErrorCode>,
+    topics: Offsets,
+) -> OffsetFetchResponseGroup {
+    let described = OffsetFetchResponseGroup::default().with_group_id(group);
+    if let Some(code) = code {
+        return described.with_error_code(code.code());
+    }
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|(index, found)| {
+            let (offset, epoch, words) = told(found);
+            OffsetFetchResponsePartitions::default()
+                .with_partition_index(index)
+                .with_committed_offset(offset)
+                .with_committed_leader_epoch(epoch)
+                .with_metadata(Some(text(words)))
+        });
+        OffsetFetchResponseTopics::default()
+            .with_name(name)
+            .with_partitions(partitions.collect())
+    });
+    described.with_topics(topics.collect())
+}
+
+fn describe_topics(
+    version: i16,
+    code: Option<ErrorCode>,
+    topics: Offsets,
+) -> Vec<OffsetFetchResponseTopic> {
+    let code = code.unwrap_or(ErrorCode::None).code();
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|(index, found)| {
+            let (offset, epoch, words) = told(found);
+            let described = OffsetFetchResponsePartition::default()
+                .with_partition_index(index)
+                .with_committed_offset(offset)
+                .with_metadata(Some(text(words)))
+                .with_error_code(code);
+            if version >= VERSION_EPOCHS_MIN {
+                described.with_committed_leader_epoch(epoch)
+            } else {
+                described
+            }
+        });
+        OffsetFetchResponseTopic::default()
+            .with_name(name)
+            .with_partitions(partitions.collect())
+    });
+    topics.collect()
+}
