@@ -1,14 +1,14 @@
 //! From settings, which have names and units, to what each crate is told.
 
 use millrace_engine::catalog::config::TopicDefaults;
-use millrace_engine::limits::{EngineConfig, Limits};
+use millrace_engine::limits::{EngineConfig, GroupSettings, Limits};
 use millrace_net::connection::ConnectionLimits;
 use millrace_net::kafka::KafkaConfig;
 use millrace_net::uring::driver::DriverConfig;
 use millrace_net::worker::{Door, WorkerConfig};
 use millrace_storage::{CommitBackend, StoreConfig};
 
-use crate::config::{Config, WalSync};
+use crate::config::{Config, Groups, WalSync};
 
 /// A count or size of this process: settings' ranges keep them far below `usize::MAX`.
 pub(super) fn size(value: u64) -> usize {
@@ -49,6 +49,21 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
             ..TopicDefaults::default()
         },
         default_partitions: count(config.topics.partitions),
+        groups: groups(&config.groups),
+    }
+}
+
+fn groups(groups: &Groups) -> GroupSettings {
+    GroupSettings {
+        groups_max: size(groups.groups_max),
+        members_max: size(groups.members_max),
+        bytes_max: size(groups.bytes_max),
+        initial_rebalance_delay_ms: groups.initial_rebalance_delay_ms,
+        session_timeout_ms_min: groups.session_timeout_ms_min,
+        session_timeout_ms_max: groups.session_timeout_ms_max,
+        offset_metadata_bytes_max: size(groups.offset_metadata_bytes_max),
+        offsets_retention_ms: groups.offsets_retention_ms.0,
+        ..GroupSettings::default()
     }
 }
 

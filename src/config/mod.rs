@@ -10,7 +10,7 @@ mod value;
 
 pub use layers::{ConfigError, Flag, Place, Resolved, Sources};
 pub use settings::{
-    Config, Disk, KafkaListener, Limits, Memory, Server, Settle, TopicDefaults, Wal,
+    Config, Disk, Groups, KafkaListener, Limits, Memory, Server, Settle, TopicDefaults, Wal,
 };
 pub(crate) use value::parse_cpu_list;
 pub use value::{CoreList, SizeLimit, WalSync};

@@ -233,6 +233,28 @@ settings! {
         log_append_time: bool = false;
     }
 
+    /// Groups of consumers. Kafka's names of the settings are in brackets.
+    ["groups"] groups: Groups {
+        /// How long the first rebalance of an empty group waits for more members, milliseconds
+        /// [group.initial.rebalance.delay.ms]. Kafka's default is 3000, its quickstart sets 0.
+        initial_rebalance_delay_ms: u64 = 500, 0..=60_000;
+        /// Shortest session timeout of a member, milliseconds [group.min.session.timeout.ms].
+        session_timeout_ms_min: u64 = 6_000, 1..=3_600_000;
+        /// Longest session timeout of a member, milliseconds [group.max.session.timeout.ms].
+        session_timeout_ms_max: u64 = 1_800_000, 1..=86_400_000;
+        /// Members of one group [group.max.size].
+        members_max: u64 = 10_000, 1..=1_000_000;
+        /// Groups per shard.
+        groups_max: u64 = 100_000, 1..=10_000_000;
+        /// Subscriptions, assignments and committed offsets, bytes per shard.
+        bytes_max: u64 = 256 * MIB, MIB..=64 * GIB;
+        /// Longest metadata of a committed offset, bytes [offset.metadata.max.bytes].
+        offset_metadata_bytes_max: u64 = 4_096, 0..=32_767;
+        /// How long a group without members keeps its offsets, milliseconds; -1: for ever
+        /// [offsets.retention.minutes].
+        offsets_retention_ms: SizeLimit = SizeLimit(Some(7 * 24 * 60 * 60 * 1_000));
+    }
+
     /// Bounds. What reaches one is refused or waits; nothing grows without one.
     ["limits"] limits: Limits {
         /// Connections per shard.
