@@ -34,12 +34,21 @@ expect "from an offset" "v2" "$(consume -t keyed -o 1)"
 expect "the last one" "v2" "$(consume -t keyed -o -1)"
 expect "the middle of a batch" 500 "$(consume -t codec-lz4 -o 499 -c 1)"
 expect "offset by time" "keyed [0] offset 0" "$(kcat -Q -b "$address" -t keyed:0:1)"
+
+# A group reads everything once, remembers it, and goes on from there, also after a restart.
+grouped() { timeout 60 kcat -b "$address" -G everyday -X auto.offset.reset=earliest -q -e "$1"; }
+seq 300 | produce -t grouped
+expect "a group" "$(seq 300 | cksum)" "$(grouped grouped | cksum)"
+seq 301 400 | produce -t grouped
+expect "a group that comes back" "$(seq 301 400 | cksum)" "$(grouped grouped | cksum)"
 stop
 
 serve "$data" --node-per-core --set server.pin=false --cores 0,1
 kcat -L -b "$address" >"$scratch/metadata"
 grep -q "2 brokers" "$scratch/metadata" || fail "metadata: $(cat "$scratch/metadata")"
 seq 1000 | produce -t nodes
+seq 401 450 | produce -t grouped
+expect "a group on nodes" "$(seq 401 450 | cksum)" "$(grouped grouped | cksum)"
 expect "nodes" 1000 "$(consume -t nodes | wc -l)"
 stop
 

@@ -6,6 +6,7 @@ mod broker;
 mod budgets;
 mod consume;
 mod damage;
+mod groups;
 mod kill;
 mod nodes;
 mod produce;
