@@ -173,8 +173,7 @@ fn every_shard_answers_for_every_group() {
 fn generations_and_offsets_go_with_the_cores() {
     let mut world = World::new(1);
     let partition = world.create("t", 1)[0];
-    let mut round = 0;
-    for shards in [1_u16, 3, 2, 4, 1, 3] {
+    for (round, shards) in (0..).zip([1_u16, 3, 2, 4, 1, 3]) {
         world.config.shards = shards;
         world.power_cut();
         for (at, name) in (0_u16..).zip(NAMES) {
@@ -190,7 +189,6 @@ fn generations_and_offsets_go_with_the_cores() {
         world.commit(0, &gone, &[(partition, 1)]);
         let deleted = world.ask(0, group(&gone, GroupAsk::Delete));
         assert!(matches!(deleted, Ok(Outcome::Group(GroupAnswer::Deleted))));
-        round += 1;
     }
     for shards in [2, 1] {
         world.config.shards = shards;

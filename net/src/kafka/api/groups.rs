@@ -49,13 +49,16 @@ pub(super) fn shared(shared: &Arc<str>) -> StrBytes {
     text(&**shared)
 }
 
+/// Partitions of one topic by index, each with what became of it.
+pub(super) type Results<T> = Vec<(i32, Result<T, ErrorCode>)>;
+
 /// Partitions of a request by topic, each with what became of it.
 #[derive(Debug)]
 pub(super) struct Partitions<T> {
     /// Name, and where its partitions end in `partitions`.
     topics: Vec<(TopicName, usize)>,
     /// Index, and what was found wrong at once.
-    partitions: Vec<(i32, Result<T, ErrorCode>)>,
+    partitions: Results<T>,
 }
 
 impl<T> Default for Partitions<T> {
@@ -92,7 +95,7 @@ impl<T> Partitions<T> {
     pub(super) fn into_topics<U>(
         self,
         mut next: impl FnMut(T) -> Result<U, ErrorCode>,
-    ) -> Vec<(TopicName, Vec<(i32, Result<U, ErrorCode>)>)> {
+    ) -> Vec<(TopicName, Results<U>)> {
         let mut partitions = self.partitions.into_iter();
         let mut start = 0;
         let topics = self.topics.into_iter().map(|(name, end)| {
