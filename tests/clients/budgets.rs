@@ -28,6 +28,7 @@ fn start(name: &str, more: &[&str]) -> (Broker, Directory, PathBuf) {
         "memory.sending_bytes_max=16MiB",
         "memory.answer_bytes_max=16MiB",
         "memory.receive_buffers=64",
+        "listeners.kafka.request_bytes_max=16MiB",
         "settle.after_ms=100",
         "limits.stop_timeout_ms=2000",
     ] {
@@ -147,7 +148,7 @@ fn half_sent_requests_stay_within_the_budget_and_hold_nobody_up() {
             senders.push(sender);
         }
     };
-    begin_requests(100, 50 * MIB);
+    begin_requests(100, 15 * MIB);
     // Others of a common size do not notice.
     let taken = produce(&broker, "other", 20);
     assert!(taken < Duration::from_secs(4), "{taken:?}");

@@ -63,7 +63,7 @@ fn rot(mut run: Run) -> Checked<Rotten> {
     remains.disk = remains.disk.after_power_cut(Survival::Everything, 1);
     match run.try_start(remains, shards) {
         Err(refused) => {
-            let OpenError::Storage(StorageError::Quarantine { .. } | StorageError::Corrupt { .. }) =
+            let (OpenError::Storage(StorageError::Corrupt { .. }) | OpenError::Quarantine { .. }) =
                 refused.1
             else {
                 return Err(Failure(format!(

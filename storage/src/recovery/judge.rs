@@ -70,7 +70,8 @@ pub(super) fn hear(
 }
 
 /// Hears every block of life `first_life` or later. A file whose whole header says that it is on
-/// an earlier life holds none.
+/// an earlier life holds none, unless its first block knows better: a disk that lost the header's
+/// write, and said that it had it, must not make what follows invisible.
 pub(super) fn hear_lives(
     disk: &mut StartDisk<'_, '_>,
     survey: &Survey,
@@ -79,10 +80,15 @@ pub(super) fn hear_lives(
 ) -> Result<Testimony, StorageError> {
     let mut testimony = Testimony::default();
     for (slot, file) in &survey.slots {
-        if file.header.is_some_and(|header| header.life.0 < first_life) {
+        let mut reader = FileReader::new(*slot, file.bytes, seeding);
+        let is_earlier = file.header.is_some_and(|header| header.life.0 < first_life);
+        if is_earlier
+            && reader
+                .first_life(disk)?
+                .is_none_or(|life| life.0 < first_life)
+        {
             continue;
         }
-        let mut reader = FileReader::new(*slot, file.bytes, seeding);
         reader.scan(disk, FIRST_BLOCK, &mut |header| {
             if header.life.0 >= first_life && header.shard == shard {
                 testimony.hear(header);

@@ -70,13 +70,23 @@ fn read_header(
     let file = FileName::Wal(slot);
     let position = FilePosition(0);
     let (page, result) = disk.read(file, position, AlignedBuf::zeroed(PAGE_BYTES));
-    match result {
-        Ok(bytes) if bytes == PAGE_BYTES => {}
+    let bytes = match result {
+        Ok(0) => return Ok(None), // Created, and not preallocated yet.
+        Ok(bytes) => bytes,
         Err(DiskError::Crashed) => return Err(disk.error(Some(file), DiskError::Crashed)),
-        Ok(_) | Err(_) => return Ok(None),
-    }
-    match FileHeader::decode(&page) {
+        Err(_) => return Ok(None),
+    };
+    match FileHeader::decode(&page[..bytes]) {
         Ok(header) if header.shard == shard && header.slot == slot => Ok(Some(header)),
+        // Files come to be in whole pages: whose blocks this one held can only be guessed.
+        Err(FileHeaderError::Blank | FileHeaderError::Damaged) if bytes < PAGE_BYTES => {
+            Err(StorageError::Corrupt {
+                shard,
+                file,
+                position,
+                found: "a log file cut short within its header",
+            })
+        }
         Ok(_) | Err(FileHeaderError::Blank | FileHeaderError::Damaged) => Ok(None),
         Err(FileHeaderError::Newer) => Err(StorageError::Corrupt {
             shard,
