@@ -36,7 +36,7 @@ const RETENTION_BYTES: [&str; 2] = ["30000", "6000"];
 /// A position that has to be asked for.
 const LOST: i64 = -1;
 /// One chance in so many to go on.
-const PATIENCE: u32 = 12;
+const PATIENCE: u32 = 5;
 
 impl Admin {
     pub(crate) fn new(deletions: u32) -> Self {

@@ -216,7 +216,7 @@ impl Run {
         let mut clients: Vec<Client> = clients.collect();
         let seeker = Role::Seeker(Seeker::default());
         let admin = Role::Admin(Admin::new(self.deletions));
-        let churner = || Role::Churner(Churner::new(u32::try_from(self.sends.1).expect("few")));
+        let churner = || Role::Churner(Churner::new(u32::try_from(self.sends.0).expect("few")));
         for role in [seeker, admin, churner(), churner()] {
             clients.push(Client::new(clients.len(), role, self.partitions));
         }
