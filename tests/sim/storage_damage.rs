@@ -168,7 +168,8 @@ fn hurt(disk: &mut SimDisk, dice: &mut Dice) -> String {
             format!("sector {from} of {file} written over sector {to}")
         }
         _ => {
-            let end = dice.index(used);
+            // A file without a byte may be one that was never filled.
+            let end = dice.between(1, used as u64) as usize;
             disk.cut(SHARD, file, end as u64);
             format!("cutting {file} at {end} of {used} bytes")
         }

@@ -70,8 +70,9 @@ pub(super) fn hear(
 }
 
 /// Hears every block of life `first_life` or later. A file whose whole header says that it is on
-/// an earlier life holds none, unless its first block knows better: a disk that lost the header's
-/// write, and said that it had it, must not make what follows invisible.
+/// an earlier life holds none if its first block says the same. A disk that lost the header's
+/// write, or put it where the first block was, and said that it had it, must not make what follows
+/// invisible.
 pub(super) fn hear_lives(
     disk: &mut StartDisk<'_, '_>,
     survey: &Survey,
@@ -85,7 +86,7 @@ pub(super) fn hear_lives(
         if is_earlier
             && reader
                 .first_life(disk)?
-                .is_none_or(|life| life.0 < first_life)
+                .is_some_and(|life| life.0 < first_life)
         {
             continue;
         }

@@ -1,10 +1,11 @@
 //! Questions to recovery when the disk lies: it refuses, or nothing is missing.
 
 use super::*;
+use crate::block::{FIRST_BLOCK, FileHeader};
 use crate::config::LossRange;
 use crate::disk::FileName;
 use crate::error::StorageError;
-use crate::units::PAGE_BYTES;
+use crate::units::{LifeId, PAGE_BYTES};
 
 /// A machine whose log holds `groups` acknowledged groups and is sealed.
 fn sealed(groups: u64) -> (Machine, Model) {
@@ -119,6 +120,35 @@ fn any_two_swapped_pages_refuse_or_change_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn a_header_that_was_lost_or_misdirected_does_not_hide_what_its_file_holds() {
+    let (machine, _) = sealed(20);
+    let headers = machine.disk.files(SHARD).into_iter().filter_map(|file| {
+        let contents = machine.disk.contents(SHARD, file)?;
+        let is_wal = matches!(file, FileName::Wal(_));
+        let header = FileHeader::decode(contents.first_chunk::<PAGE_BYTES>()?);
+        is_wal.then_some((file, header.ok()?))
+    });
+    let (file, last) = headers
+        .max_by_key(|(_, header)| header.life)
+        .expect("a log has a file");
+    assert!(last.life > LifeId(1), "the log rolled");
+    let mut earlier = vec![0; PAGE_BYTES];
+    let life = LifeId(1);
+    FileHeader { life, ..last }.encode(&mut earlier);
+    let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+    disk.damage(SHARD, file, 0, &earlier);
+    let is_refused = |disk: &SimDisk| {
+        let (_, started) = start(disk, &machine.config);
+        matches!(started, Err(StorageError::Quarantine { .. }))
+    };
+    assert!(is_refused(&disk), "lost");
+    let mut page = vec![0; PAGE_BYTES];
+    last.encode(&mut page);
+    disk.damage(SHARD, file, FIRST_BLOCK.0, &page);
+    assert!(is_refused(&disk), "misdirected");
 }
 
 #[test]
