@@ -27,6 +27,8 @@ pub(crate) enum Verb {
     Status(ClientArgs),
     /// List a running broker's topics.
     Topics(ClientArgs),
+    /// Show a running broker's consumer groups and how far behind they are.
+    Groups(GroupsArgs),
     /// Read a stopped broker's data directory.
     Inspect(InspectArgs),
     /// Measure a broker: this one by default, any that speaks its protocol with --target.
@@ -73,6 +75,38 @@ pub(crate) struct ClientArgs {
     /// Print the answer as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct GroupsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(subcommand)]
+    pub(crate) verb: Option<GroupsVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupsVerb {
+    /// Move an empty group's offsets: shows what would be done, does it with --execute.
+    Reset(ResetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// The group.
+    pub(crate) group: String,
+    /// A topic, or one of its partitions as TOPIC:PARTITION. May be given several times.
+    #[arg(long, required = true, value_name = "TOPIC[:PARTITION]")]
+    pub(crate) topic: Vec<String>,
+    /// earliest, latest, "offset N", or "time T" with milliseconds since the Unix epoch.
+    #[arg(long, required = true, num_args = 1..=2, value_names = ["WHERE", "N"])]
+    pub(crate) to: Vec<String>,
+    /// Do it.
+    #[arg(long)]
+    pub(crate) execute: bool,
 }
 
 #[derive(Debug, Args)]

@@ -54,7 +54,8 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     Err(Failure::Damaged(found.damages.join("\n")))
 }
 
-fn print<T: DeserializeOwned>(
+/// Prints an answer, as it came or as `show` shows it.
+pub(crate) fn print<T: DeserializeOwned>(
     args: &ClientArgs,
     body: &str,
     show: impl Fn(&T) -> String,

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod group_commands;
 mod serve;
 
 use std::process::ExitCode as ProcessExit;
@@ -41,6 +42,7 @@ fn run(verb: Verb) -> Result<ProcessExit, Failure> {
         Verb::Cores => commands::cores(),
         Verb::Status(args) => commands::status(&args)?,
         Verb::Topics(args) => commands::topics(&args)?,
+        Verb::Groups(args) => group_commands::groups(&args)?,
         Verb::Bench(args) => {
             return millrace_bench::run(args).map_err(|error| Failure::Bench(format!("{error:#}")));
         }

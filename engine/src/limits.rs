@@ -90,8 +90,8 @@ pub struct Limits {
     /// Catalog requests waiting in the catalog's writer. Default 1,024; 1 and up.
     pub catalog_queue_max: usize,
     /// Idempotent producers that a shard remembers, each once for every partition that it writes
-    /// to. Default 262,144; 1 and up. About 400 bytes each, and up to 147 bytes in every snapshot. A
-    /// new one beyond it takes the place of the one that was not used for longest.
+    /// to. Default 262,144; 1 and up. About 400 bytes each, and up to 147 bytes in every snapshot.
+    /// A new one beyond it takes the place of the one that was not used for longest.
     pub producers_max: usize,
     /// An idempotent producer is forgotten after this long without an append. Milliseconds,
     /// default one day; 1,000 and up. A restart begins the period anew.

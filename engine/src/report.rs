@@ -1,7 +1,11 @@
 //! What a shard tells the control thread about itself: a snapshot, copied out, never shared.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use millrace_storage::units::{Offset, PartitionId, ShardId};
 
+use crate::group::{CommittedOffset, GroupDescription};
 use crate::stages::StageReport;
 
 /// One shard's state at one moment.
@@ -30,4 +34,15 @@ pub struct PartitionReport {
     pub high_watermark: Offset,
     /// Bytes held.
     pub bytes: u64,
+}
+
+/// One group's state.
+#[derive(Clone, Debug)]
+pub struct GroupReport {
+    /// Its name.
+    pub group: Arc<str>,
+    /// Members and where it stands.
+    pub description: GroupDescription,
+    /// How far it came.
+    pub offsets: BTreeMap<PartitionId, CommittedOffset>,
 }

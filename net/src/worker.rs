@@ -12,15 +12,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use millrace_engine::Shard;
-use millrace_engine::command::{Command, ConnectionId, RequestId};
-use millrace_engine::event::{Event, Outcome};
+use millrace_engine::command::{Command, ConnectionId, Isolation, RequestId};
+use millrace_engine::event::{Event, Outcome, Refusal};
 use millrace_engine::mesh::MeshMessage;
 use millrace_engine::stages::{Stage, Unit};
 use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
 use crate::connection::{Connection, ConnectionLimits, Gate, SendBuffers, Surroundings};
-use crate::control::{ControlAnswer, ControlAsk, ControlReply, ControlRequest, WorkerReport};
+use crate::control::{
+    ControlAnswer, ControlAsk, ControlCommand, ControlReply, ControlRequest, WorkerReport,
+};
 use crate::io::{IoDone, IoOp, ListenerId};
 use crate::kafka::{self, KafkaConfig};
 use crate::refusals::Refusals;
@@ -168,8 +170,8 @@ impl Entry {
 struct Control {
     /// Sequence of the next command submitted for it.
     next_sequence: u64,
-    /// Tokens of reports asked of the shard, by sequence.
-    reports: HashMap<u64, u64>,
+    /// Tokens of what was asked of the shard, by sequence.
+    asked: HashMap<u64, u64>,
     replies: VecDeque<ControlReply>,
 }
 
@@ -277,23 +279,41 @@ impl Worker {
     /// Takes a request of the control thread.
     pub fn handle_control(&mut self, now: Now, request: ControlRequest) {
         match request.ask {
-            ControlAsk::Report => {
-                let sequence = self.control.next_sequence;
-                self.control.next_sequence += 1;
-                self.control.reports.insert(sequence, request.token);
-                let id = RequestId {
-                    origin: self.shard.id(),
-                    connection: ConnectionId::CONTROL,
-                    sequence,
+            ControlAsk::Report => self.submit_control(now, request.token, Command::Report),
+            ControlAsk::Command(command) => {
+                let command = match *command {
+                    ControlCommand::Group(group) => Command::Group(group),
+                    ControlCommand::FindOffset { partition, at } => Command::FindOffset {
+                        partition,
+                        at,
+                        isolation: Isolation::Uncommitted,
+                    },
+                    ControlCommand::Fetch(fetch) => Command::Fetch(fetch),
                 };
-                self.shard.submit(now, id, Command::Report);
+                self.submit_control(now, request.token, command);
             }
+            ControlAsk::Groups => self.control.replies.push_back(ControlReply {
+                token: request.token,
+                answer: ControlAnswer::Groups(self.shard.group_reports()),
+            }),
             ControlAsk::Catalog => self.control.replies.push_back(ControlReply {
                 token: request.token,
                 answer: ControlAnswer::Catalog(Box::new(self.shard.catalog().clone())),
             }),
             ControlAsk::Stop => self.stop(),
         }
+    }
+
+    fn submit_control(&mut self, now: Now, token: u64, command: Command<'_>) {
+        let sequence = self.control.next_sequence;
+        self.control.next_sequence += 1;
+        self.control.asked.insert(sequence, token);
+        let id = RequestId {
+            origin: self.shard.id(),
+            connection: ConnectionId::CONTROL,
+            sequence,
+        };
+        self.shard.submit(now, id, command);
     }
 
     /// Begins a clean stop: nothing new is read, what was accepted is made durable and answered,
@@ -569,7 +589,6 @@ impl Worker {
             is_any = true;
             assert_eq!(request.origin, self.shard.id());
             if request.connection == ConnectionId::CONTROL {
-                let outcome = outcome.expect("a report is not refused");
                 self.answer_control(request.sequence, outcome);
             } else {
                 self.with(request.connection, |open, around| {
@@ -580,21 +599,20 @@ impl Worker {
         is_any
     }
 
-    fn answer_control(&mut self, sequence: u64, outcome: Outcome) {
-        let token = self.control.reports.remove(&sequence);
-        let token = token.expect("a report was asked for");
-        let Outcome::Reported(shard) = outcome else {
-            unreachable!("only reports are asked for")
+    fn answer_control(&mut self, sequence: u64, outcome: Result<Outcome, Refusal>) {
+        let token = self.control.asked.remove(&sequence);
+        let token = token.expect("it was asked for");
+        let answer = match outcome {
+            Ok(Outcome::Reported(shard)) => ControlAnswer::Report(Box::new(WorkerReport {
+                shard: *shard,
+                counters: self.counters().to_vec(),
+                stages: vec![self.log_stall.report()],
+            })),
+            other => ControlAnswer::Ended(Box::new(other)),
         };
-        let report = WorkerReport {
-            shard: *shard,
-            counters: self.counters().to_vec(),
-            stages: vec![self.log_stall.report()],
-        };
-        self.control.replies.push_back(ControlReply {
-            token,
-            answer: ControlAnswer::Report(Box::new(report)),
-        });
+        self.control
+            .replies
+            .push_back(ControlReply { token, answer });
     }
 
     fn counters(&self) -> [(&'static str, u64); 12] {

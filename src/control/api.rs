@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use millrace_engine::catalog::Catalog;
 use millrace_engine::report::PartitionReport;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Facts;
 use super::gate::{Gate, Silent};
+use super::groups;
 
 /// `GET /status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +105,7 @@ pub(super) struct Api {
     pub(super) gate: Gate,
 }
 
-type Shared = State<Arc<Api>>;
+pub(super) type Shared = State<Arc<Api>>;
 
 pub(super) fn router(api: Arc<Api>) -> Router {
     Router::new()
@@ -112,6 +113,8 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/config", get(config))
         .route("/metrics.json", get(metrics))
         .route("/topics", get(topics))
+        .route("/groups", get(groups::list))
+        .route("/groups/reset", post(groups::reset))
         .with_state(api)
 }
 
@@ -225,19 +228,19 @@ async fn topics(State(api): Shared) -> Result<Json<Vec<TopicStatus>>, Silent> {
 }
 
 impl Api {
-    async fn catalog(&self) -> Result<Catalog, Silent> {
+    pub(super) async fn catalog(&self) -> Result<Catalog, Silent> {
         match self.gate.ask(0, ControlAsk::Catalog).await? {
             ControlAnswer::Catalog(catalog) => Ok(*catalog),
-            ControlAnswer::Report(_) => unreachable!("a catalog was asked for"),
+            other => unreachable!("a catalog was asked for: {other:?}"),
         }
     }
 
-    async fn reports(&self) -> Result<Vec<WorkerReport>, Silent> {
+    pub(super) async fn reports(&self) -> Result<Vec<WorkerReport>, Silent> {
         let mut reports = Vec::with_capacity(self.gate.shards());
         for shard in 0..self.gate.shards() {
             match self.gate.ask(shard, ControlAsk::Report).await? {
                 ControlAnswer::Report(report) => reports.push(*report),
-                ControlAnswer::Catalog(_) => unreachable!("a report was asked for"),
+                other => unreachable!("a report was asked for: {other:?}"),
             }
         }
         Ok(reports)

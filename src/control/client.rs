@@ -1,4 +1,4 @@
-//! Asking a running broker: one GET over its control socket.
+//! Asking a running broker: one request over its control socket.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -15,6 +15,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// # Errors
 /// [`Failure::Unavailable`] says why there is none.
 pub fn get(directory: &Path, path: &str) -> Result<String, Failure> {
+    ask(directory, path, None)
+}
+
+/// Posts JSON to `path` of the broker that runs on `directory`: the body of its answer.
+///
+/// # Errors
+/// [`Failure::Unavailable`] says why there is none.
+pub fn post(directory: &Path, path: &str, body: &str) -> Result<String, Failure> {
+    ask(directory, path, Some(body))
+}
+
+fn ask(directory: &Path, path: &str, body: Option<&str>) -> Result<String, Failure> {
     let shown = socket::path(directory);
     let unavailable = |error: std::io::Error| {
         Failure::Unavailable(format!(
@@ -22,7 +34,7 @@ pub fn get(directory: &Path, path: &str) -> Result<String, Failure> {
             shown.display()
         ))
     };
-    let answer = exchange(directory, path).map_err(unavailable)?;
+    let answer = exchange(directory, path, body).map_err(unavailable)?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         return Err(Failure::Unavailable(format!(
             "{}: the answer breaks off",
@@ -36,13 +48,19 @@ pub fn get(directory: &Path, path: &str) -> Result<String, Failure> {
     Ok(body.to_owned())
 }
 
-fn exchange(directory: &Path, path: &str) -> std::io::Result<String> {
+fn exchange(directory: &Path, path: &str, body: Option<&str>) -> std::io::Result<String> {
     let mut stream = socket::connect(directory)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    let (method, bytes) = match body {
+        Some(body) => ("POST", body.len()),
+        None => ("GET", 0),
+    };
     write!(
         stream,
-        "GET {path} HTTP/1.0\r\nhost: millrace\r\nconnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nhost: millrace\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {bytes}\r\n\r\n{}",
+        body.unwrap_or_default()
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -5,6 +5,7 @@
 mod api;
 pub mod client;
 mod gate;
+mod groups;
 mod socket;
 
 use std::net::SocketAddr;
@@ -18,6 +19,9 @@ use tokio::sync::oneshot;
 
 pub use api::{PartitionStatus, SettingStatus, ShardStatus, Status, TopicStatus};
 pub(crate) use gate::{Gate, Inbox, Replies};
+pub use groups::{
+    GroupStatus, MemberStatus, OffsetStatus, ResetAsk, ResetPartition, ResetTo, ResetTopic,
+};
 pub(crate) use socket::ControlSocket;
 
 use crate::config::Resolved;

@@ -1,8 +1,10 @@
 //! Consumer groups as librdkafka makes them: shares, rebalances, commits, restarts and kills.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use millrace::control::GroupStatus;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -275,5 +277,95 @@ fn twenty_kills_take_no_commit_back() {
     }
     let known = committed(&broker, "killed");
     assert!(known.values().all(|offset| *offset == next), "{known:?}");
+    broker.stop();
+}
+
+/// Asks the broker on `directory` with its own command: code, and what it printed.
+fn millrace(directory: &Directory, arguments: &[&str]) -> (Option<i32>, String) {
+    let ended = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(directory.path())
+        .output()
+        .expect("the command was built");
+    let out = [ended.stdout, ended.stderr].concat();
+    (
+        ended.status.code(),
+        String::from_utf8_lossy(&out).into_owned(),
+    )
+}
+
+#[test]
+fn lag_is_told_and_offsets_of_an_empty_group_are_moved() {
+    let directory = Directory::new("group-command");
+    let broker = start(&directory, &["--cores", "0,1"]);
+    fill(&broker, 0, 10);
+    let one = member(&broker, "moved", &[]);
+    poll_until(&[&one], |read| read.len() == 40);
+    commit(&one, &[(0, 10), (1, 4)]);
+    let (code, json) = millrace(&directory, &["groups", "--json"]);
+    assert_eq!(code, Some(0), "{json}");
+    let groups: Vec<GroupStatus> = serde_json::from_str(&json).expect("as documented");
+    let group = groups.iter().find(|one| one.group == "moved");
+    let group = group.expect("listed");
+    assert_eq!((group.state.as_str(), group.members.len()), ("Stable", 1));
+    assert_eq!(
+        group.members[0].assignment,
+        [("shared".to_owned(), vec![0, 1, 2, 3])]
+    );
+    let lags: Vec<(u32, u64)> = group
+        .offsets
+        .iter()
+        .map(|one| (one.partition, one.lag))
+        .collect();
+    assert_eq!(lags, [(0, 0), (1, 6)]);
+    assert_eq!(group.offsets[0].lag_s, Some(0.0));
+    let age_s = group.offsets[1].lag_s.expect("readable");
+    assert!(
+        age_s > 0.0 && age_s < PATIENCE.as_secs_f64() * 2.0,
+        "{age_s}"
+    );
+    let (_, text) = millrace(&directory, &["groups"]);
+    assert!(
+        text.contains("moved: Stable, generation 1, 1 members, range"),
+        "{text}"
+    );
+
+    let reset = |to: &[&str], more: &[&str]| {
+        let words = ["groups", "reset", "moved", "--topic", "shared:1", "--to"];
+        millrace(&directory, &[&words, to, more].concat())
+    };
+    let (code, text) = reset(&["earliest"], &["--execute"]);
+    assert_eq!(code, Some(69), "{text}");
+    assert!(text.contains("has 1 members"), "{text}");
+    drop(one);
+    let (code, text) = reset(&["earliest"], &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("shared  1  4  0") && text.contains("nothing was changed"),
+        "{text}"
+    );
+    assert_eq!(
+        committed(&broker, "moved"),
+        BTreeMap::from([(0, 10), (1, 4)])
+    );
+    for (to, offset) in [
+        (&["earliest"][..], 0),
+        (&["latest"], 10),
+        (&["offset", "7"], 7),
+        (&["offset", "70"], 10),
+        (&["time", "0"], 0),
+        (&["time", "99999999999999"], 10),
+    ] {
+        let (code, text) = reset(to, &["--execute"]);
+        assert_eq!(code, Some(0), "{to:?}: {text}");
+        let moved = BTreeMap::from([(0, 10), (1, offset)]);
+        assert_eq!(committed(&broker, "moved"), moved, "{to:?}");
+    }
+    let words = [
+        "groups", "reset", "moved", "--topic", "none", "--to", "latest",
+    ];
+    let (code, text) = millrace(&directory, &words);
+    assert_eq!(code, Some(69), "{text}");
     broker.stop();
 }

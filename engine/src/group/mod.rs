@@ -37,6 +37,7 @@ use crate::catalog::Catalog;
 use crate::command::RequestId;
 use crate::event::Refusal;
 use crate::limits::GroupSettings;
+use crate::report::GroupReport;
 use members::Group;
 use state::{GroupChange, GroupState, GroupStates};
 
@@ -165,6 +166,16 @@ impl Groups {
             standing: group.standing(),
         });
         listed.collect()
+    }
+
+    /// All of them in full, by name.
+    pub(crate) fn report(&self) -> Vec<GroupReport> {
+        let groups = self.groups.iter().map(|(name, group)| GroupReport {
+            group: Arc::clone(name),
+            description: group.describe(),
+            offsets: group.state.offsets.clone(),
+        });
+        groups.collect()
     }
 
     /// Serves a request.

@@ -11,6 +11,7 @@ use crate::command::RequestId;
 use crate::event::{Outcome, Refusal};
 use crate::group::state::{self, GroupChange};
 use crate::group::{Effect, GroupAnswer, GroupAsk, GroupRequest};
+use crate::report::GroupReport;
 use crate::snapshot::GROUPS_KEY;
 use crate::waiters::Promise;
 
@@ -45,6 +46,12 @@ impl GroupLog {
 }
 
 impl Shard {
+    /// The groups homed here, in full.
+    #[must_use]
+    pub fn group_reports(&self) -> Vec<GroupReport> {
+        self.groups.report()
+    }
+
     /// Serves a request to a group homed here.
     pub(super) fn serve_group(&mut self, now: Now, request: RequestId, asked: GroupRequest) {
         if let Err(refusal) = self.admit_group(&asked.ask) {

@@ -388,7 +388,7 @@ impl ReplyTo {
         }
         let max = self.bytes_max;
         Err(self.too_long(format!(
-            "{bytes} bytes or more, kafka.reply_bytes_max = {max}"
+            "{bytes} bytes or more, listeners.kafka.reply_bytes_max = {max}"
         )))
     }
 
