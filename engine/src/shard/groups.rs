@@ -77,11 +77,11 @@ impl Shard {
         );
         let waiters = self.waiters.len() + self.group_log.held.len();
         if waits && waiters >= self.config.limits.waiters_max {
-            return Err(Refusal::Busy("waiters_max"));
+            return Err(Refusal::Busy("limits.waiters_max"));
         }
         let bytes_max = self.config.limits.pending_append_bytes_max;
         if matches!(ask, GroupAsk::Commit(_)) && self.group_log.held_bytes >= bytes_max {
-            return Err(Refusal::Busy("pending_append_bytes_max"));
+            return Err(Refusal::Busy("memory.pending_append_bytes_max"));
         }
         Ok(())
     }
