@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crc_fast::{CrcAlgorithm, Digest};
-
 use crate::buf::AlignedBuf;
+use crate::crc::Sum;
 use crate::disk::{DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, DiskTokens, FileName};
 use crate::error::ReadError;
 use crate::log_index::LogIndex;
@@ -49,15 +48,8 @@ struct Reading {
     data: Vec<u8>,
     /// Bytes of `data` that were copied.
     used: usize,
-    digest: SectionDigest,
-}
-
-struct SectionDigest(Digest);
-
-impl std::fmt::Debug for SectionDigest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SectionDigest")
-    }
+    /// Of the batches copied.
+    sum: Sum,
 }
 
 impl Reading {
@@ -67,7 +59,7 @@ impl Reading {
             copied: 0,
             data,
             used: 0,
-            digest: SectionDigest(Digest::new(CrcAlgorithm::Crc32Iscsi)),
+            sum: Sum::new(),
         }
     }
 }
@@ -224,8 +216,7 @@ impl Copy {
                 position: FilePosition(section.position.0 + self.reading.copied),
             };
             if self.reading.copied == section.bytes {
-                // A 32-bit algorithm's checksum fits 32 bits.
-                if self.reading.digest.0.finalize() as u32 != section.checksum {
+                if self.reading.sum.finish() != section.checksum {
                     return Err(damaged);
                 }
                 self.reading = Reading::new(std::mem::take(&mut self.reading.data));
@@ -242,7 +233,7 @@ impl Copy {
                 // Cut by the read's end, or damaged if there is no more to read.
                 return if all_read { Err(damaged) } else { Ok(()) };
             };
-            self.reading.digest.0.update(batch);
+            self.reading.sum.update(batch);
             writer.batch(section.partition, &header, batch);
             self.reading.used += batch.len();
             self.reading.copied += batch.len() as u64;

@@ -144,12 +144,16 @@ impl Store {
     fn demand(&self, now: Now) -> Demand {
         let waiting = self.wal.closed().len().saturating_sub(1);
         let is_behind = waiting > self.config.settle_files_max;
-        let is_held_up = !self.wal.can_roll(Reserve::Kept) && !self.wal.slots.is_making();
         Demand {
             now,
             appended: self.append_lsn(),
-            is_hurried: is_behind || is_held_up || self.schedule.settle_all,
+            is_hurried: is_behind || self.is_held_up() || self.schedule.settle_all,
         }
+    }
+
+    /// Whether no further file can be put into use, and none is on its way.
+    fn is_held_up(&self) -> bool {
+        !self.wal.can_roll(Reserve::Kept) && !self.wal.slots.is_making()
     }
 
     /// Begins a pass when enough files wait, or old data does.
@@ -166,9 +170,8 @@ impl Store {
         }
         let files = self.wal.closed().len();
         // A limit above the number of files must not hold the log up.
-        let is_held_up = !self.wal.can_roll(Reserve::Kept) && !self.wal.slots.is_making();
         let may_begin = self.config.settle_files_max < usize::MAX;
-        let enough = files >= self.config.settle_files_max || is_held_up && may_begin;
+        let enough = files >= self.config.settle_files_max || self.is_held_up() && may_begin;
         let durable = self.commit.durable_lsn();
         let oldest = self.wal.closed().front();
         let Some(file) = oldest.filter(|file| file.end_lsn <= durable) else {
