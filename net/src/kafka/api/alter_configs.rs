@@ -19,25 +19,15 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: AlterConfigsRequest = decode(call, request)?;
-    let mut items = Vec::with_capacity(body.resources.len());
-    let mut topics = Vec::with_capacity(body.resources.len());
-    for resource in body.resources {
+    let judged = body.resources.into_iter().map(|resource| {
         let judged = judge(&resource);
-        let item = (resource.resource_type, resource.resource_name);
-        match judged {
-            Ok(alteration) => {
-                topics.push(alteration);
-                items.push((item, None));
-            }
-            Err(failure) => items.push((item, Some(failure))),
-        }
-    }
-    let pending = Pending {
-        reply_to: ReplyTo::new(call.config, request),
-        items: Items::new(items),
-    };
+        ((resource.resource_type, resource.resource_name), judged)
+    });
+    let (items, topics) = Items::judged(judged);
+    let reply_to = ReplyTo::new(call.config, request);
+    let pending = Pending { reply_to, items };
     if topics.is_empty() {
-        return Ok(Handled::Reply(pending.finish()?));
+        return pending.finish().map(Handled::Reply);
     }
     let alter = CatalogRequest::AlterTopicConfigs {
         topics,

@@ -16,21 +16,14 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: CreatePartitionsRequest = decode(call, request)?;
-    let mut items = Vec::with_capacity(body.topics.len());
-    let mut topics = Vec::with_capacity(body.topics.len());
-    for asked in body.topics {
-        match judge(call.sink, &asked) {
-            Ok(count) => {
-                topics.push((asked.name.to_string(), count));
-                items.push((asked.name, None));
-            }
-            Err(failure) => items.push((asked.name, Some(failure))),
-        }
-    }
-    let pending = Pending {
-        reply_to: ReplyTo::new(call.config, request),
-        items: Items::new(items),
-    };
+    let judged = body.topics.into_iter().map(|asked| {
+        let judged = judge(call.sink, &asked);
+        let judged = judged.map(|count| (asked.name.to_string(), count));
+        (asked.name, judged)
+    });
+    let (items, topics) = Items::judged(judged);
+    let reply_to = ReplyTo::new(call.config, request);
+    let pending = Pending { reply_to, items };
     if topics.is_empty() {
         return pending.finish().map(Handled::Reply);
     }

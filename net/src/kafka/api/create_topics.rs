@@ -26,22 +26,13 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: CreateTopicsRequest = decode(call, request)?;
-    let mut items = Vec::with_capacity(body.topics.len());
-    let mut topics = Vec::with_capacity(body.topics.len());
-    for asked in body.topics {
+    let judged = body.topics.into_iter().map(|asked| {
         let name = asked.name.clone();
-        match judge(call.config, call.sink, asked) {
-            Ok(topic) => {
-                topics.push(topic);
-                items.push((name, None));
-            }
-            Err(failure) => items.push((name, Some(failure))),
-        }
-    }
-    let pending = Pending {
-        reply_to: ReplyTo::new(call.config, request),
-        items: Items::new(items),
-    };
+        (name, judge(call.config, call.sink, asked))
+    });
+    let (items, topics) = Items::judged(judged);
+    let reply_to = ReplyTo::new(call.config, request);
+    let pending = Pending { reply_to, items };
     if topics.is_empty() {
         return pending.finish(call).map(Handled::Reply);
     }

@@ -437,6 +437,22 @@ struct Items<Item> {
 }
 
 impl<Item> Items<Item> {
+    /// Parts what was refused from what is to be asked, which comes back in the same order.
+    fn judged<Asked>(
+        judged: impl Iterator<Item = (Item, Result<Asked, Failure>)>,
+    ) -> (Self, Vec<Asked>) {
+        let mut asked = Vec::new();
+        let items = judged.map(|(item, judged)| match judged {
+            Ok(wanted) => {
+                asked.push(wanted);
+                (item, None)
+            }
+            Err(failure) => (item, Some(failure)),
+        });
+        let items = Self::new(items.collect());
+        (items, asked)
+    }
+
     fn new(items: Vec<(Item, Option<Failure>)>) -> Self {
         Self {
             items,
