@@ -336,9 +336,14 @@ fn lag_is_told_and_offsets_of_an_empty_group_are_moved() {
         "{text}"
     );
 
+    check_reset(&broker, &directory, one);
+    broker.stop();
+}
+
+fn check_reset(broker: &Broker, directory: &Directory, one: BaseConsumer) {
     let reset = |to: &[&str], more: &[&str]| {
         let words = ["groups", "reset", "moved", "--topic", "shared:1", "--to"];
-        millrace(&directory, &[&words, to, more].concat())
+        millrace(directory, &[&words, to, more].concat())
     };
     let (code, text) = reset(&["earliest"], &["--execute"]);
     assert_eq!(code, Some(69), "{text}");
@@ -351,7 +356,7 @@ fn lag_is_told_and_offsets_of_an_empty_group_are_moved() {
         "{text}"
     );
     assert_eq!(
-        committed(&broker, "moved"),
+        committed(broker, "moved"),
         BTreeMap::from([(0, 10), (1, 4)])
     );
     for (to, offset) in [
@@ -365,12 +370,11 @@ fn lag_is_told_and_offsets_of_an_empty_group_are_moved() {
         let (code, text) = reset(to, &["--execute"]);
         assert_eq!(code, Some(0), "{to:?}: {text}");
         let moved = BTreeMap::from([(0, 10), (1, offset)]);
-        assert_eq!(committed(&broker, "moved"), moved, "{to:?}");
+        assert_eq!(committed(broker, "moved"), moved, "{to:?}");
     }
     let words = [
         "groups", "reset", "moved", "--topic", "none", "--to", "latest",
     ];
-    let (code, text) = millrace(&directory, &words);
+    let (code, text) = millrace(directory, &words);
     assert_eq!(code, Some(69), "{text}");
-    broker.stop();
 }
