@@ -1,14 +1,18 @@
 //! Topics and their settings through librdkafka's admin client.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use rdkafka::admin::{
-    AdminOptions, ConfigEntry, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminOptions, AlterConfig, ConfigEntry, ConfigSource, NewPartitions, NewTopic,
+    ResourceSpecifier, TopicReplication,
 };
 use rdkafka::consumer::Consumer;
+use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::broker::{Broker, Directory, PATIENCE, offsets, values};
+use crate::broker::{Broker, Directory, PATIENCE, offsets, unwatched, values};
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
@@ -18,13 +22,13 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     })
 }
 
-fn options() -> AdminOptions {
+pub(crate) fn options() -> AdminOptions {
     AdminOptions::new()
         .operation_timeout(Some(PATIENCE))
         .request_timeout(Some(PATIENCE))
 }
 
-fn topic(name: &str, partitions: i32) -> NewTopic<'_> {
+pub(crate) fn topic(name: &str, partitions: i32) -> NewTopic<'_> {
     NewTopic::new(name, partitions, TopicReplication::Fixed(1))
 }
 
@@ -108,4 +112,55 @@ fn settings_are_described_and_kept() {
     let broker = Broker::start(&directory, &[]);
     assert_eq!(value(&broker, "retention.ms").as_deref(), Some("86400000"));
     broker.stop();
+}
+
+#[test]
+fn the_old_way_to_alter_settings_replaces_them() {
+    let directory = Directory::new("replaced");
+    let broker = Broker::start(&directory, &[]);
+    let admin = broker.admin();
+    let new = topic("set", 1).set("segment.bytes", "1048576");
+    block_on(admin.create_topics([&new], &options()))
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    let change = AlterConfig::new(ResourceSpecifier::Topic("set"));
+    let change = change.set("message.timestamp.type", "LogAppendTime");
+    block_on(admin.alter_configs([&change], &options()))
+        .unwrap()
+        .remove(0)
+        .unwrap();
+
+    let resources = [ResourceSpecifier::Topic("set")];
+    let answer = block_on(admin.describe_configs(&resources, &options())).unwrap();
+    let resource = answer.into_iter().next().unwrap().unwrap();
+    let own = |entry: &&ConfigEntry| entry.source == ConfigSource::DynamicTopic;
+    let own: Vec<_> = resource.entries.iter().filter(own).collect();
+    assert_eq!(
+        own.len(),
+        1,
+        "what was not named is a default again: {own:?}"
+    );
+    assert_eq!(own[0].value.as_deref(), Some("LogAppendTime"));
+
+    // The topic's clock is now the broker's.
+    let began = now_ms();
+    let record = BaseRecord::<(), str, _>::with_opaque_to("set", unwatched());
+    let record = record
+        .partition(0)
+        .payload("x")
+        .timestamp(1_600_000_000_123);
+    let producer = broker.producer(&[]);
+    producer.send(record);
+    producer.0.flush(PATIENCE).unwrap();
+    let read = broker.read_all("set", 0).remove(0);
+    assert!(read.is_append_time, "{read:?}");
+    let stamp = read.timestamp_ms.unwrap();
+    assert!((began..=now_ms()).contains(&stamp), "{began} {read:?}");
+    broker.stop();
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
 }

@@ -13,7 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, DeliveryResult, Message, ToBytes};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message, Timestamp, ToBytes};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -272,6 +272,8 @@ impl TestProducer {
 pub(crate) struct Record {
     pub(crate) offset: i64,
     pub(crate) timestamp_ms: Option<i64>,
+    /// Stamped by the broker, not by its producer.
+    pub(crate) is_append_time: bool,
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: String,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
@@ -289,6 +291,7 @@ impl Record {
         Self {
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis(),
+            is_append_time: matches!(message.timestamp(), Timestamp::LogAppendTime(_)),
             key: message.key().map(<[u8]>::to_vec),
             value: String::from_utf8(message.payload().unwrap_or_default().to_vec()).expect("text"),
             headers: headers.collect(),

@@ -1,7 +1,9 @@
 //! Several cores: behind one port, as a node each, and with another count after a restart.
 
+use rdkafka::admin::{AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::consumer::Consumer;
 
+use crate::admin::{block_on, options, topic};
 use crate::broker::{Broker, Directory, PATIENCE, offsets, values};
 
 /// Partitions of the topic that is spread over the cores.
@@ -86,6 +88,55 @@ fn each_core_is_a_node_and_fewer_nodes_later_hold_the_same() {
     produce_to_all(&broker, 101, 150);
     check_all(&broker, 150);
     assert_eq!(nodes(&broker), [1]);
+    broker.stop();
+}
+
+/// Both to the controller's node and to the other one.
+#[test]
+fn every_node_serves_idempotent_producers_and_admin_clients() {
+    let directory = Directory::new("node-services");
+    let arguments = ["--cores", "0,1", "--node-per-core"];
+    let broker = Broker::start(&directory, &arguments);
+    let admin = broker.admin();
+    for (node, name) in [(1, "by-first"), (2, "by-second")] {
+        let to_node = options().broker_id(node);
+        let created = block_on(admin.create_topics([&topic(name, 2)], &to_node));
+        assert_eq!(created.unwrap(), [Ok(name.to_owned())]);
+        let more = NewPartitions::new(name, 4);
+        let grown = block_on(admin.create_partitions([&more], &to_node));
+        assert_eq!(grown.unwrap(), [Ok(name.to_owned())]);
+        let resource = ResourceSpecifier::Topic(name);
+        let change = AlterConfig::new(resource).set("retention.ms", "86400000");
+        block_on(admin.alter_configs([&change], &to_node))
+            .unwrap()
+            .remove(0)
+            .unwrap();
+        let settings = block_on(admin.describe_configs([&resource], &to_node));
+        let settings = settings.unwrap().remove(0).unwrap();
+        let retention = settings.get("retention.ms").unwrap().value.as_deref();
+        assert_eq!(retention, Some("86400000"));
+
+        // Its partitions lie on both nodes, and so do their sequences.
+        let producer = broker.producer(&[("enable.idempotence", "true"), ("linger.ms", "0")]);
+        for round in 0..3 {
+            for partition in 0..PARTITIONS {
+                let (from, to) = (round * 100, (round + 1) * 100);
+                let sent = producer.send_all(name, partition, &values(from, to));
+                assert_eq!(
+                    sent,
+                    offsets(from as i64, to as i64),
+                    "partition {partition}"
+                );
+            }
+        }
+        for partition in 0..PARTITIONS {
+            let read = broker.read_all(name, partition);
+            let found: Vec<String> = read.into_iter().map(|record| record.value).collect();
+            assert_eq!(found, values(0, 300), "partition {partition}");
+        }
+        let deleted = block_on(admin.delete_topics(&[name], &to_node));
+        assert_eq!(deleted.unwrap(), [Ok(name.to_owned())]);
+    }
     broker.stop();
 }
 
