@@ -1,5 +1,6 @@
-//! What a session costs: produce from bytes to command to reply, fetch from outcome to bytes. The
-//! log behind it does nothing, so these are the protocol's own costs.
+//! What a session costs: produce from bytes to command to reply, fetch from outcome to bytes, and
+//! any other request: the walk over its bytes, its decoding by the message crate, and both with the
+//! commands and the reply. The log behind it does nothing, so these are the protocol's own costs.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -7,12 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{ListOffsetsRequest, TopicName};
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use millrace_engine::catalog::change::{CatalogChange, Operation};
 use millrace_engine::catalog::config::TopicOverrides;
 use millrace_engine::catalog::{Catalog, CatalogEpoch, PartitionHome};
 use millrace_engine::command::Command;
-use millrace_engine::event::{Appended, Fetched, FetchedPartition, Outcome};
-use millrace_net::kafka::{KafkaConfig, Session};
+use millrace_engine::event::{Appended, Fetched, FetchedPartition, FoundOffset, Outcome};
+use millrace_net::kafka::{KafkaConfig, Session, fuzz};
 use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node, ProtocolSession};
 use millrace_storage::units::{BootTime, LeaderEpoch, Now, Offset, PartitionId, ShardId};
 use uuid::Uuid;
@@ -204,5 +208,51 @@ fn fetch(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, produce, fetch);
+/// ListOffsets 7: the latest offset of partition 0 of topic `a`, asked for so many times.
+fn list_offsets(partitions: usize) -> ListOffsetsRequest {
+    let partition = ListOffsetsPartition::default().with_timestamp(-1);
+    let topic = ListOffsetsTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str("a")))
+        .with_partitions(vec![partition; partitions]);
+    ListOffsetsRequest::default().with_topics(vec![topic])
+}
+
+fn decode(criterion: &mut Criterion) {
+    const VERSION: u8 = 7;
+    let mut group = criterion.benchmark_group("kafka list offsets");
+    let outcome = Outcome::OffsetFound(Some(FoundOffset {
+        offset: Offset(9),
+        timestamp_ms: None,
+        leader_epoch: LeaderEpoch(0),
+    }));
+    for partitions in [1, 100, 4_000] {
+        let mut body = Vec::new();
+        list_offsets(partitions)
+            .encode(&mut body, i16::from(VERSION))
+            .expect("a body");
+        group.throughput(Throughput::Elements(partitions as u64));
+        let walked = [&[2, VERSION], &body[..]].concat();
+        group.bench_function(format!("walk {partitions}"), |bencher| {
+            bencher.iter(|| fuzz::walker(black_box(&walked)));
+        });
+        group.bench_function(format!("decode {partitions}"), |bencher| {
+            bencher.iter(|| {
+                let mut body = Bytes::copy_from_slice(black_box(&body));
+                ListOffsetsRequest::decode(&mut body, i16::from(VERSION)).expect("a body")
+            });
+        });
+        // Flexible requests end their header with tagged fields.
+        let request = frame(2, VERSION, &[&[0], &body[..]].concat());
+        let mut sink = Void::new();
+        let mut session = session(&mut sink);
+        let mut out = Vec::new();
+        group.bench_function(format!("serve {partitions}"), |bencher| {
+            bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
+        });
+        assert!(out.len() > partitions * 8);
+    }
+    group.finish();
+}
+
+criterion_group!(benches, produce, fetch, decode);
 criterion_main!(benches);
