@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Settings as confluent-kafka's admin client changes them: one by one, which the crate that the
 # other tests use cannot ask for. On one node, and sent to the node that is not the controller.
-# Skipped where the client is not installed; .ci/run puts it into the build directory.
+# Fetches the client into the build directory, and is skipped where that cannot be done.
 set -euo pipefail
 . "$(dirname "$0")/../recovery/lib.sh"
 
-export PYTHONPATH=$target/confluent-kafka${PYTHONPATH:+:$PYTHONPATH}
+client=$target/clients/confluent-kafka-2.16.1
 command -v python3 >/dev/null || skip "no python3 (apt-get install python3)"
-python3 -c 'import confluent_kafka' 2>/dev/null ||
-  skip "no confluent-kafka (pip install --target $target/confluent-kafka confluent-kafka)"
+[ -d "$client" ] || python3 -m pip install -q --target "$client" confluent-kafka==2.16.1 \
+  >"$scratch/pip" 2>&1 ||
+  { rm -rf "$client"; skip "confluent-kafka cannot be fetched: $(tail -n 1 "$scratch/pip")"; }
+export PYTHONPATH=$client${PYTHONPATH:+:$PYTHONPATH}
 
 check() { timeout 120 python3 "$(dirname "$0")/confluent.py" "$address" "$@" || fail "$1 $2"; }
 
