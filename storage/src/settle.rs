@@ -11,6 +11,9 @@
 //!    together. Before it the WAL file counts, after it the packs do; never both, never neither.
 //! 5. Only then is the WAL file's slot free, as soon as no read holds it.
 //!
+//! While the log runs out of files, the file after the pass's own is read beside 2 to 4: read and
+//! write take turns on a disk that could do both. It changes nothing on disk.
+//!
 //! A pass that fails before 4 has lost nothing: its files go, and it starts again from the WAL.
 //! Only a WAL file that is damaged, or cannot be read however often, ends that: the log would fill
 //! up behind it in silence. A start judges it, by the rule that it has for acknowledged data.
@@ -109,6 +112,8 @@ pub(crate) struct Settle {
     phase: Phase,
     /// Of the present pass.
     pacer: Pacer,
+    /// The file of the next pass, read in advance.
+    ahead: Option<Ahead>,
     /// When a pass that is held back goes on.
     pace_at: Option<BootTime>,
     /// Memory of the last pass, kept while the next one follows at once.
@@ -125,6 +130,13 @@ pub(crate) struct Settle {
     /// Why that file can never be settled.
     lost: Option<StorageError>,
     pub(crate) counters: SettleCounters,
+}
+
+/// A file that is read before its pass begins.
+#[derive(Debug)]
+struct Ahead {
+    load: Load,
+    pacer: Pacer,
 }
 
 #[derive(Debug)]
@@ -147,6 +159,7 @@ impl Settle {
             tokens: DiskTokens::new(SETTLE_TAG),
             phase: Phase::Idle,
             pacer: Pacer::default(),
+            ahead: None,
             pace_at: None,
             spare: Vec::new(),
             provided: None,
@@ -176,6 +189,7 @@ impl Settle {
 
     /// A clean stop begins: a pass that is not committed is given up; the log has it all.
     pub(crate) fn abandon(&mut self, ops: &mut VecDeque<DiskOp>) {
+        self.ahead = None;
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Loading(_) | Phase::WaitingForSnapshot(_) => Phase::Idle,
             Phase::Writing(_, output) => Self::discard(output, ops),
@@ -203,10 +217,14 @@ impl Settle {
 
     /// Whether [`Settle::step`] has work that no completion brings about.
     pub(crate) fn has_step(&self) -> bool {
+        let is_ahead = self
+            .ahead
+            .as_ref()
+            .is_some_and(|ahead| ahead.load.has_step());
         match &self.phase {
             Phase::Loading(load) => load.has_step(),
-            Phase::Writing(_, output) => output.wants_batches(),
-            _ => false,
+            Phase::Writing(_, output) => output.wants_batches() || is_ahead,
+            _ => is_ahead,
         }
     }
 
@@ -215,9 +233,21 @@ impl Settle {
         assert!(self.is_idle(), "one pass at a time");
         self.retry_at = None;
         self.provided = None;
-        self.pacer = Pacer::new(demand, file.end_lsn - file.first_lsn);
+        let ahead = self
+            .ahead
+            .take()
+            .filter(|ahead| ahead.load.file.life == file.life);
+        let Ahead { load, pacer } = ahead.unwrap_or_else(|| self.load(demand, file));
+        self.pacer = pacer;
+        self.phase = Phase::Loading(load);
+    }
+
+    fn load(&mut self, demand: Demand, file: WalFile) -> Ahead {
         let memory = std::mem::take(&mut self.spare);
-        self.phase = Phase::Loading(Load::new(self.shard, self.seeding, file, memory));
+        Ahead {
+            pacer: Pacer::new(demand, file.end_lsn - file.first_lsn),
+            load: Load::new(self.shard, self.seeding, file, memory),
+        }
     }
 
     /// The engine's whole state, with the effect of everything appended below `as_of`. Without a
@@ -240,13 +270,20 @@ impl Settle {
                     return self.give_up_source(now, error, context.ops);
                 }
             }
-            Phase::Writing(feed, output) => {
-                feed.step(output);
-            }
-            _ => {}
+            Phase::Writing(feed, output) if output.wants_batches() => feed.step(output),
+            _ => self.step_ahead(context.logs),
         }
         self.go_on(context);
         Ok(())
+    }
+
+    /// Damage that is met in advance is for the file's own pass to find.
+    fn step_ahead(&mut self, logs: &LogIndex) {
+        if let Some(ahead) = &mut self.ahead
+            && ahead.load.step(logs).is_err()
+        {
+            self.ahead = None;
+        }
     }
 
     /// Issues what is due and takes the transitions that are due; no work to speak of.
@@ -278,14 +315,12 @@ impl Settle {
 
     /// Hands to the disk what the pace allows, and notes when it allows more.
     fn issue(&mut self, context: &mut SettleContext<'_>) {
-        let (demand, pacer, ops) = (context.demand, &mut self.pacer, &mut *context.ops);
-        let is_held_back = match &mut self.phase {
+        self.begin_ahead(context);
+        let (demand, ops) = (context.demand, &mut *context.ops);
+        let (pacer, tokens) = (&mut self.pacer, &mut self.tokens);
+        let own = match &mut self.phase {
             Phase::Loading(load) => {
-                while load.wants_read() && pacer.allows(demand, load.in_flight()) {
-                    let bytes = load.read_next(pacer.op_bytes(), &mut self.tokens, ops);
-                    pacer.note(bytes);
-                    self.loads_in_flight += 1;
-                }
+                self.loads_in_flight += read(load, pacer, demand, tokens, ops);
                 load.wants_read() && load.in_flight() == 0
             }
             Phase::Writing(_, output) => {
@@ -297,7 +332,28 @@ impl Settle {
             }
             _ => false,
         };
-        self.pace_at = is_held_back.then(|| pacer.due(demand));
+        let own = own.then(|| pacer.due(demand));
+        let ahead = self.ahead.as_mut().and_then(|Ahead { load, pacer }| {
+            self.loads_in_flight += read(load, pacer, demand, tokens, ops);
+            let is_held_back = load.wants_read() && load.in_flight() == 0;
+            is_held_back.then(|| pacer.due(demand))
+        });
+        self.pace_at = [own, ahead].into_iter().flatten().min();
+    }
+
+    /// Reads the next file in advance when the log waits for it: that costs as much memory again.
+    fn begin_ahead(&mut self, context: &SettleContext<'_>) {
+        let Phase::Writing(feed, _) = &self.phase else {
+            return;
+        };
+        if self.ahead.is_some() || !context.demand.is_hurried {
+            return;
+        }
+        let after = feed.load.file.life;
+        let next = context.wal.closed().iter().find(|file| file.life > after);
+        if let Some(file) = next.filter(|file| file.end_lsn <= context.durable_lsn) {
+            self.ahead = Some(self.load(context.demand, file.clone()));
+        }
     }
 
     /// Step 3 and 4 of the crash story.
@@ -342,11 +398,10 @@ impl Settle {
         let ticket = context.manifest.submit(vec![edit]);
         let committing = Phase::Committing(ticket, settled, wal_bytes);
         let written = std::mem::replace(&mut self.phase, committing);
-        if let Phase::Writing(feed, _) = written
-            && context.wal.closed().len() > 1
-        {
-            self.spare = feed.load.into_buffers();
-        }
+        self.spare = match written {
+            Phase::Writing(feed, _) if context.wal.closed().len() > 1 => feed.load.into_buffers(),
+            _ => Vec::new(),
+        };
     }
 
     /// The manifest's edit under `ticket` is durable.
@@ -376,11 +431,20 @@ impl Settle {
         context: &mut SettleContext<'_>,
     ) -> Result<(), SettleFailure> {
         self.loads_in_flight -= 1;
-        let Phase::Loading(load) = &mut self.phase else {
-            return Ok(()); // Given up while the read was on its way.
-        };
-        if let Err(error) = load.handle(done) {
-            return self.give_up_source(now, error, context.ops);
+        match &mut self.phase {
+            Phase::Loading(load) if load.awaits(done.token) => {
+                if let Err(error) = load.handle(done) {
+                    return self.give_up_source(now, error, context.ops);
+                }
+            }
+            // What was given up while the read was on its way is nobody's.
+            _ => {
+                if let Some(ahead) = &mut self.ahead
+                    && ahead.load.handle(done).is_err()
+                {
+                    self.ahead = None;
+                }
+            }
         }
         self.go_on(context);
         Ok(())
@@ -450,6 +514,7 @@ impl Settle {
     ) -> Result<(), SettleFailure> {
         self.counters.discarded += 1;
         self.provided = None;
+        self.ahead = None;
         self.retry_at = Some(now.boot.after_ms(self.retry_ms));
         self.retry_ms = (2 * self.retry_ms).min(RETRY_MS_MAX);
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
@@ -459,6 +524,22 @@ impl Settle {
         };
         Err(failure)
     }
+}
+
+/// Asks for what the pace allows; how many reads those are.
+fn read(
+    load: &mut Load,
+    pacer: &mut Pacer,
+    demand: Demand,
+    tokens: &mut DiskTokens,
+    ops: &mut VecDeque<DiskOp>,
+) -> usize {
+    let mut reads = 0;
+    while load.wants_read() && pacer.allows(demand, load.in_flight()) {
+        pacer.note(load.read_next(pacer.op_bytes(), tokens, ops));
+        reads += 1;
+    }
+    reads
 }
 
 /// The file that the chain begins with once `life` is settled.

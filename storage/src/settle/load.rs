@@ -1,7 +1,8 @@
 //! Reads one closed WAL file into memory and finds what of it is alive.
 //!
 //! The whole file is read, piece by piece, because its batches have to come out sorted by
-//! partition; the pieces stay where they were read, about `wal_file_bytes` of memory at most.
+//! partition; the pieces stay where they were read, about `wal_file_bytes` of memory at most, and
+//! as much again while the next file is read in advance.
 //! Every block is checked as recovery would check it: damage stops the pass, and nothing damaged
 //! is settled.
 
@@ -79,6 +80,12 @@ struct Piece {
 enum PieceState {
     Reading(DiskToken),
     Read(AlignedBuf),
+}
+
+impl Piece {
+    fn is_read_by(&self, token: DiskToken) -> bool {
+        matches!(self.state, PieceState::Reading(own) if own == token)
+    }
 }
 
 impl Load {
@@ -193,15 +200,18 @@ impl Load {
         FilePosition(FIRST_BLOCK.0 + (lsn - self.file.first_lsn))
     }
 
+    /// Whether it waits for the read under `token`.
+    pub(super) fn awaits(&self, token: DiskToken) -> bool {
+        let checking = self.checking.min(self.pieces.len());
+        let mut waiting = self.pieces[checking..].iter();
+        waiting.any(|piece| piece.is_read_by(token))
+    }
+
     /// Takes a read's completion; one of an earlier pass, which was given up, is nothing to it.
     pub(super) fn handle(&mut self, done: DiskDone) -> Result<(), ReadError> {
-        let is_its = |piece: &Piece| match piece.state {
-            PieceState::Reading(token) => token == done.token,
-            PieceState::Read(_) => false,
-        };
         let checking = self.checking.min(self.pieces.len());
         let mut waiting = self.pieces[checking..].iter_mut();
-        let Some(piece) = waiting.find(|piece| is_its(piece)) else {
+        let Some(piece) = waiting.find(|piece| piece.is_read_by(done.token)) else {
             return Ok(());
         };
         let buffer = match (done.result, done.buffer) {
