@@ -138,6 +138,7 @@ pub(super) fn store(config: &Config) -> StoreConfig {
         batch_bytes_max: size(config.wal.batch_bytes_max),
         commit_queue_bytes_max: size(config.wal.commit_queue_bytes_max),
         tail_cache_bytes: size(config.memory.tail_cache_bytes),
+        unsettled_cache_bytes: size(config.memory.unsettled_cache_bytes),
         read_cache_bytes: size(config.memory.read_cache_bytes),
         segment_bytes_min: config.settle.segment_bytes_min,
         settle_files_max: size(config.settle.files_max),

@@ -195,6 +195,8 @@ settings! {
     ["memory"] memory: Memory {
         /// Recent batches kept for consumers that read near the end, bytes.
         tail_cache_bytes: u64 = 64 * MIB, MIB..=64 * GIB;
+        /// Log blocks kept until they are settled, bytes; settling reads the others from the disk.
+        unsettled_cache_bytes: u64 = 512 * MIB, 0..=64 * GIB;
         /// Log blocks read back for consumers that are behind, bytes.
         read_cache_bytes: u64 = 16 * MIB, MIB..=64 * GIB;
         /// Requests that are being received, bytes over all connections. While others wait for it,

@@ -184,7 +184,7 @@ impl Commit {
             queue_bytes_max: config.commit_queue_bytes_max.min(tail_max),
             seeding: seeding(config),
             retry_failed_sync: config.bug(SeededBug::RetryAfterFailedSync),
-            pool: BufferPool::new(config.commit_buffer_bytes, config.groups_in_flight_max + 2),
+            pool: BufferPool::new(config.commit_buffer_bytes, free_buffers_max(config)),
             tokens: DiskTokens::new(COMMIT_TAG),
             open: None,
             queue: VecDeque::new(),
@@ -631,6 +631,14 @@ fn write_sync(config: &StoreConfig) -> WriteSync {
         return config.backend.write_without_sync();
     }
     config.backend.write_sync()
+}
+
+/// Free buffers kept: those of groups on their way, and what a pass lets go at once of the blocks
+/// that were kept for it. Fresh memory would cost a fault a page.
+fn free_buffers_max(config: &StoreConfig) -> usize {
+    let file = usize::try_from(config.wal_file_bytes).unwrap_or(usize::MAX);
+    let kept = file.min(config.unsettled_cache_bytes) / config.commit_buffer_bytes;
+    config.groups_in_flight_max + 2 + kept
 }
 
 /// What this store's checksums cover.

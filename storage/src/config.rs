@@ -25,6 +25,8 @@ pub struct StoreConfig {
     pub batch_bytes_max: usize,
     /// Memory for recently written blocks.
     pub tail_cache_bytes: usize,
+    /// Memory for blocks that passes have still to settle; what is not kept they read back.
+    pub unsettled_cache_bytes: usize,
     /// Memory for blocks read back from WAL files.
     pub read_cache_bytes: usize,
     /// A log with so many bytes in one settle pass gets a segment file of its own.
@@ -66,6 +68,7 @@ impl Default for StoreConfig {
             backend: CommitBackend::Dsync,
             batch_bytes_max: 16 << 20,
             tail_cache_bytes: 64 << 20,
+            unsettled_cache_bytes: 512 << 20,
             read_cache_bytes: 16 << 20,
             segment_bytes_min: 32 << 20,
             small_packs_max: 64,

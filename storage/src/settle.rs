@@ -2,7 +2,7 @@
 //!
 //! A pass is a state machine that takes one bounded step of CPU work (about 1 MiB) a turn, and asks
 //! the disk for no more than [`pace`] allows, so that produce goes on beside it. The crash story:
-//! 1. The WAL file is read and checked. Nothing changes on disk.
+//! 1. The WAL file is read, but for what the cache still has, and checked. Nothing changes on disk.
 //! 2. Packs are written, synced, their names synced ([`output`]). No manifest names them: a crash
 //!    leaves files that the next start removes.
 //! 3. The log is durable up to the snapshot's LSN: the snapshot has the effect of entries below
@@ -36,6 +36,7 @@ use crate::log_index::LogIndex;
 use crate::manifest::{ChainStart, EditTicket, Manifest, ManifestEdit, SnapshotRef};
 use crate::packs::{Packs, SectionRef};
 use crate::section::SectionKind;
+use crate::tail_cache::TailCache;
 use crate::units::{BootTime, LifeId, Lsn, Now, Offset, PartitionId, ShardId};
 use crate::wal::{Wal, WalFile};
 use feed::{Feed, Snapshot};
@@ -75,6 +76,7 @@ pub struct SettleCounters {
 /// What a pass needs of the store.
 pub(crate) struct SettleContext<'a> {
     pub(crate) logs: &'a LogIndex,
+    pub(crate) cache: &'a TailCache,
     pub(crate) packs: &'a mut Packs,
     pub(crate) manifest: &'a mut Manifest,
     pub(crate) wal: &'a Wal,
@@ -316,26 +318,25 @@ impl Settle {
     /// Hands to the disk what the pace allows, and notes when it allows more.
     fn issue(&mut self, context: &mut SettleContext<'_>) {
         self.begin_ahead(context);
-        let (demand, ops) = (context.demand, &mut *context.ops);
-        let (pacer, tokens) = (&mut self.pacer, &mut self.tokens);
+        let (demand, pacer) = (context.demand, &mut self.pacer);
         let own = match &mut self.phase {
             Phase::Loading(load) => {
-                self.loads_in_flight += read(load, pacer, demand, tokens, ops);
-                load.wants_read() && load.in_flight() == 0
+                self.loads_in_flight += fill(load, pacer, &mut self.tokens, context);
+                load.wants_more() && load.is_all_checked()
             }
             Phase::Writing(_, output) => {
                 while output.wants_write() && pacer.allows(demand, output.in_flight()) {
-                    pacer.note(output.write_next(ops));
+                    pacer.note(output.write_next(context.ops));
                 }
-                output.sync_when_flushed(ops);
+                output.sync_when_flushed(context.ops);
                 output.wants_write() && output.in_flight() == 0
             }
             _ => false,
         };
         let own = own.then(|| pacer.due(demand));
         let ahead = self.ahead.as_mut().and_then(|Ahead { load, pacer }| {
-            self.loads_in_flight += read(load, pacer, demand, tokens, ops);
-            let is_held_back = load.wants_read() && load.in_flight() == 0;
+            self.loads_in_flight += fill(load, pacer, &mut self.tokens, context);
+            let is_held_back = load.wants_more() && load.is_all_checked();
             is_held_back.then(|| pacer.due(demand))
         });
         self.pace_at = [own, ahead].into_iter().flatten().min();
@@ -526,18 +527,22 @@ impl Settle {
     }
 }
 
-/// Asks for what the pace allows; how many reads those are.
-fn read(
+/// Takes what the pace allows, out of the cache or from the disk; how many reads those are.
+fn fill(
     load: &mut Load,
     pacer: &mut Pacer,
-    demand: Demand,
     tokens: &mut DiskTokens,
-    ops: &mut VecDeque<DiskOp>,
+    context: &mut SettleContext<'_>,
 ) -> usize {
+    let op_bytes = pacer.op_bytes();
     let mut reads = 0;
-    while load.wants_read() && pacer.allows(demand, load.in_flight()) {
-        pacer.note(load.read_next(pacer.op_bytes(), tokens, ops));
-        reads += 1;
+    while load.wants_more() && pacer.allows(context.demand, load.unchecked(op_bytes)) {
+        let kept = load.take_kept(op_bytes, context.cache);
+        pacer.note(kept);
+        if kept == 0 {
+            pacer.note(load.read_next(op_bytes, tokens, context.cache, context.ops));
+            reads += 1;
+        }
     }
     reads
 }

@@ -110,7 +110,7 @@ impl Store {
         };
         let mut store = Self {
             commit: Commit::new(&config, now, &recovered),
-            cache: TailCache::new(config.tail_cache_bytes, config.read_cache_bytes),
+            cache: TailCache::new(&config),
             reads: Reads::new(&config),
             wal,
             logs,

@@ -23,6 +23,7 @@ fn start(name: &str, more: &[&str]) -> (Broker, Directory, PathBuf) {
     let mut arguments = vec!["--set", "server.cores=0"];
     for setting in [
         "memory.tail_cache_bytes=4MiB",
+        "memory.unsettled_cache_bytes=1MiB",
         "memory.read_cache_bytes=4MiB",
         "memory.assembly_bytes_max=16MiB",
         "memory.sending_bytes_max=16MiB",

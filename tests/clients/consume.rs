@@ -107,6 +107,8 @@ fn more_than_the_caches_hold_is_read_from_the_disk_and_after_a_restart() {
         "--set",
         "memory.tail_cache_bytes=1MiB",
         "--set",
+        "memory.unsettled_cache_bytes=0",
+        "--set",
         "settle.after_ms=200",
     ];
     let broker = Broker::start(&directory, &small);

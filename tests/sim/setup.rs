@@ -37,6 +37,7 @@ impl Setup {
             backend: *dice.pick(&BACKENDS),
             batch_bytes_max: 42 << 10,
             tail_cache_bytes: *dice.pick(&[0, 16 << 10, 1 << 20]),
+            unsettled_cache_bytes: *dice.pick(&[0, 64 << 10, 1 << 20]),
             read_cache_bytes: *dice.pick(&[64 << 10, 256 << 10]),
             segment_bytes_min: *dice.pick(&[20 << 10, 40 << 10, 1 << 20]),
             settle_files_max: dice.between(1, 2) as usize,

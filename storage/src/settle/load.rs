@@ -1,12 +1,15 @@
-//! Reads one closed WAL file into memory and finds what of it is alive.
+//! Brings one closed WAL file into memory and finds what of it is alive.
 //!
-//! The whole file is read, piece by piece, because its batches have to come out sorted by
-//! partition; the pieces stay where they were read, about `wal_file_bytes` of memory at most, and
-//! as much again while the next file is read in advance.
+//! The whole file is needed, because its batches have to come out sorted by partition: block by
+//! block from the cache, and piece by piece from the disk what that no longer has. The pieces stay
+//! where they were read, about `wal_file_bytes` of memory at most, and as much again while the next
+//! file is read in advance.
 //! Every block is checked as recovery would check it: damage stops the pass, and nothing damaged
 //! is settled.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
 
 use crate::block::{BLOCK_HEADER_BYTES, BlockHeader, FIRST_BLOCK, Seeding};
 use crate::buf::AlignedBuf;
@@ -15,6 +18,7 @@ use crate::entry::{Entries, EntryKind};
 use crate::error::{ReadError, StorageError};
 use crate::log_index::{Log, LogIndex};
 use crate::record::BatchHeader;
+use crate::tail_cache::TailCache;
 use crate::units::{FilePosition, Lsn, Offset, PartitionId, ShardId};
 use crate::wal::WalFile;
 
@@ -80,9 +84,20 @@ struct Piece {
 enum PieceState {
     Reading(DiskToken),
     Read(AlignedBuf),
+    /// One block, shared with the cache.
+    Kept(Bytes),
 }
 
 impl Piece {
+    /// Its content, once that is here.
+    fn content(&self) -> Option<&[u8]> {
+        match &self.state {
+            PieceState::Reading(_) => None,
+            PieceState::Read(buffer) => Some(buffer),
+            PieceState::Kept(block) => Some(block),
+        }
+    }
+
     fn is_read_by(&self, token: DiskToken) -> bool {
         matches!(self.state, PieceState::Reading(own) if own == token)
     }
@@ -118,10 +133,10 @@ impl Load {
 
     /// The content of a piece that was read.
     pub(super) fn piece(&self, index: usize) -> &[u8] {
-        match &self.pieces[index].state {
-            PieceState::Read(buffer) => buffer,
-            PieceState::Reading(_) => panic!("live entries lie in pieces that were read"),
-        }
+        let piece = &self.pieces[index];
+        piece
+            .content()
+            .expect("live entries lie in pieces that were read")
     }
 
     /// Gives the memory up.
@@ -131,35 +146,65 @@ impl Load {
             .into_iter()
             .filter_map(|piece| match piece.state {
                 PieceState::Read(buffer) => Some(buffer),
-                PieceState::Reading(_) => None,
+                PieceState::Reading(_) | PieceState::Kept(_) => None,
             });
         read.chain(self.spare).collect()
     }
 
     /// Whether a part of the file was not asked for yet.
-    pub(super) fn wants_read(&self) -> bool {
+    pub(super) fn wants_more(&self) -> bool {
         self.asked < self.file.end_lsn
     }
 
-    /// Reads on their way.
-    pub(super) fn in_flight(&self) -> usize {
-        let rest = self.pieces[self.checking.min(self.pieces.len())..].iter();
-        rest.filter(|piece| matches!(piece.state, PieceState::Reading(_)))
-            .count()
+    /// Whether everything that was asked for is here and checked.
+    pub(super) fn is_all_checked(&self) -> bool {
+        self.checked == self.asked
     }
 
-    /// Asks for the next blocks, about `op_bytes` of them, or for what is left; returns how many
-    /// bytes those are.
+    /// How many operations of `op_bytes` are begun, and not both here and checked.
+    pub(super) fn unchecked(&self, op_bytes: usize) -> usize {
+        let bytes = self.asked - self.checked;
+        usize::try_from(bytes).map_or(usize::MAX, |bytes| bytes.div_ceil(op_bytes))
+    }
+
+    /// Takes the next blocks from `cache`, about `op_bytes` of them; returns how many bytes those
+    /// are, 0 when it does not have the next one.
+    pub(super) fn take_kept(&mut self, op_bytes: usize, cache: &TailCache) -> usize {
+        let mut bytes = 0;
+        while bytes < op_bytes
+            && let Some(place) = self.file.place(self.asked)
+            && let Some(block) = cache.get(self.asked)
+        {
+            assert_eq!(
+                block.len(),
+                place.block_bytes,
+                "the block that begins there"
+            );
+            self.pieces.push(Piece {
+                first_lsn: self.asked,
+                bytes: block.len(),
+                state: PieceState::Kept(block.clone()),
+            });
+            self.asked = self.asked + block.len() as u64;
+            bytes += block.len();
+        }
+        bytes
+    }
+
+    /// Asks for the next blocks, about `op_bytes` of them, up to one that `cache` has; returns how
+    /// many bytes those are.
     pub(super) fn read_next(
         &mut self,
         op_bytes: usize,
         tokens: &mut DiskTokens,
+        cache: &TailCache,
         ops: &mut VecDeque<DiskOp>,
     ) -> usize {
         let first_lsn = self.asked;
         let mut bytes = 0;
         while let Some(place) = self.file.place(first_lsn + bytes as u64)
             && (bytes == 0 || bytes + place.block_bytes <= op_bytes)
+            && (bytes == 0 || cache.get(first_lsn + bytes as u64).is_none())
         {
             bytes += place.block_bytes;
         }
@@ -226,7 +271,7 @@ impl Load {
     /// Whether there is something to check.
     pub(super) fn has_step(&self) -> bool {
         let next = self.pieces.get(self.checking);
-        next.is_some_and(|piece| matches!(piece.state, PieceState::Read(_)))
+        next.is_some_and(|piece| piece.content().is_some())
     }
 
     /// Checks the next blocks, about [`STEP_BYTES`] of them.
@@ -274,9 +319,7 @@ impl Load {
         let place = self.file.place(self.checked)?;
         let index = self.checking;
         let piece = &self.pieces[index];
-        let PieceState::Read(buffer) = &piece.state else {
-            panic!("the caller saw it read");
-        };
+        let buffer = piece.content().expect("the caller saw it");
         let start = usize::try_from(self.checked - piece.first_lsn).ok()?;
         let block = buffer.get(start..start + place.block_bytes)?;
         let (header, _) = BlockHeader::decode(block, self.seeding).ok()?;

@@ -1,6 +1,8 @@
 //! Settling, cold reads, retention and restarts of whole stores on the simulated disk.
 
+mod ahead;
 mod damage;
+mod retention;
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,7 @@ use crate::request::{
     TimeRequest,
 };
 use crate::section::tests::batch;
-use crate::settle::SETTLE_OUTPUT_TAG;
+use crate::settle::{SETTLE_OUTPUT_TAG, SETTLE_TAG};
 use crate::store::Store;
 use crate::testing::{Fault, Lasting, PlannedFault, SimDisk, Survival};
 use crate::units::{BootTime, LeaderEpoch, Lsn, Now, Offset, PartitionId, ShardId};
@@ -47,6 +49,10 @@ pub(crate) struct World {
     pub(crate) reason: Option<StorageError>,
     /// Fails the operation on a pack's file after so many others that could fail so.
     pack_fault: Option<(Fault, u32)>,
+    /// Reads of passes, and how many of them had writes of a pass beside them.
+    loads: usize,
+    loads_beside_output: usize,
+    outputs: usize,
 }
 
 pub(crate) fn config() -> StoreConfig {
@@ -56,6 +62,7 @@ pub(crate) fn config() -> StoreConfig {
         commit_buffer_bytes: 16 << 10,
         batch_bytes_max: 32 << 10,
         tail_cache_bytes: 32 << 10,
+        unsettled_cache_bytes: 0,
         read_cache_bytes: 64 << 10,
         segment_bytes_min: 40 << 10,
         reserve_bytes: 0,
@@ -80,6 +87,9 @@ impl World {
             poisoned: false,
             reason: None,
             pack_fault: None,
+            loads: 0,
+            loads_beside_output: 0,
+            outputs: 0,
         };
         for log in [A, B] {
             world.store.create_log(log, LogConfig::default());
@@ -170,15 +180,28 @@ impl World {
         }
         let mut busy = self.store.has_work_now();
         while let Some(op) = self.store.poll_disk() {
+            self.count(&op);
             self.plan_fault(&op);
             self.disk.submit(SHARD, op);
             busy = true;
         }
         if let Some((_, done)) = self.disk.complete_one() {
+            self.outputs -= usize::from(done.token.tag() == SETTLE_OUTPUT_TAG);
             self.store.handle_disk(now, done);
             busy = true;
         }
         busy
+    }
+
+    fn count(&mut self, op: &DiskOp) {
+        match op.token().tag() {
+            SETTLE_TAG => {
+                self.loads += 1;
+                self.loads_beside_output += usize::from(self.outputs > 0);
+            }
+            SETTLE_OUTPUT_TAG => self.outputs += 1,
+            _ => {}
+        }
     }
 
     /// Lets `op` fail if it is the pack operation that should.
@@ -485,80 +508,6 @@ fn the_largest_timestamp_is_found_wherever_it_is() {
     appended.expect("taken");
     let max = world.find(A, TimePoint::Max).expect("readable");
     assert_eq!(base_of(&max), Some(world.logs[&A].end - 3));
-}
-
-#[test]
-fn retention_by_bytes_keeps_about_the_limit_and_gives_the_space_back() {
-    let mut world = World::new(5, config());
-    let limit = LogConfig {
-        retention_bytes: Some(100_000),
-        ..LogConfig::default()
-    };
-    assert!(world.store.configure_log(A, limit));
-    for _ in 0..40 {
-        world.produce(A, 5, 8000);
-        world.produce(B, 1, 300);
-        world.ms += 6000;
-        world.run();
-    }
-    let bytes = world.store.log(A).expect("known").bytes;
-    assert!((100_000..200_000).contains(&bytes), "{bytes}");
-    assert!(world.logs[&A].start > 0);
-    assert!(
-        world.disk.used_bytes() < 2_200_000,
-        "{}",
-        world.disk.used_bytes()
-    );
-    assert!(world.store.counters().returned_bytes > 1_000_000);
-    world.check(1 << 20);
-    world.restart();
-    world.check(1 << 20);
-}
-
-#[test]
-fn retention_by_time_drops_what_is_older_but_never_the_newest() {
-    let mut world = World::new(6, config());
-    let limit = LogConfig {
-        retention_ms: Some(10_000),
-        ..LogConfig::default()
-    };
-    assert!(world.store.configure_log(A, limit));
-    world.produce(A, 60, 4000);
-    world.produce(B, 60, 4000);
-    world.ms += 1_000_000;
-    world.run();
-    world.ms += 6000;
-    world.run();
-    let model = &world.logs[&A];
-    assert!(model.start > 0 && model.start < model.end);
-    assert_eq!(world.logs[&B].start, 0);
-    world.check(1 << 20);
-}
-
-#[test]
-fn a_deleted_log_disappears_and_a_deletion_up_to_the_end_keeps_the_offsets() {
-    let mut world = World::new(7, config());
-    world.produce(A, 60, 4000);
-    world.produce(B, 60, 4000);
-    let before = world.disk.used_bytes();
-    let end = world.logs[&A].end;
-    let now = world.now();
-    let lsn = world.store.append_log_start(now, A, Offset(end));
-    let lsn = lsn.expect("taken");
-    world.model(A).start = end;
-    assert!(world.store.remove_log(B));
-    world.logs.remove(&B);
-    world.run();
-    assert!(world.store.durable_lsn() >= lsn);
-    assert!(world.disk.used_bytes() + 200_000 < before);
-    world.restart();
-    world.check(1 << 20);
-    world.store.retain_logs(&mut |log| log == A);
-    assert!(world.store.log(B).is_none());
-    world.produce(A, 30, 4000);
-    world.check(1 << 20);
-    world.restart();
-    world.check(1 << 20);
 }
 
 #[test]

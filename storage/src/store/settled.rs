@@ -130,6 +130,7 @@ impl Store {
         let demand = self.demand(now);
         let context = SettleContext {
             logs: &self.logs,
+            cache: &self.cache,
             packs: &mut self.packs,
             manifest: &mut self.manifest,
             wal: &self.wal,
@@ -263,6 +264,7 @@ impl Store {
             self.packs.set_snapshot(snapshot);
         }
         self.logs.drop_runs_below(settled.settled_lsn);
+        self.cache.settled_below(settled.settled_lsn);
         self.wal.release_before(settled.chain_start, &mut self.ops);
         self.schedule.wal_since = None;
         if self.is_wal_empty() {

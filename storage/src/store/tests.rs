@@ -27,6 +27,7 @@ pub(crate) fn small() -> StoreConfig {
         commit_buffer_bytes: 16 << 10,
         batch_bytes_max: 32 << 10,
         tail_cache_bytes: 32 << 10,
+        unsettled_cache_bytes: 0,
         read_cache_bytes: 64 << 10,
         // These tests ask about the log itself: nothing is settled.
         settle_files_max: usize::MAX,
