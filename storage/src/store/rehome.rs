@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 
 use super::Store;
 use crate::blocking::StartDisk;
-use crate::disk::{BlockingDisk, FileName};
+use crate::disk::{BlockingDisk, DiskError, FileName};
 use crate::error::{ReadError, StorageError};
 use crate::log_index::LogStatus;
 use crate::manifest::{ManifestEdit, PackEntry};
@@ -30,6 +30,9 @@ use crate::units::{FilePosition, Now, PackId, PartitionId, ShardId};
 
 /// Failed passes after which settling everything is given up.
 const FAILED_PASSES_MAX: u64 = 8;
+/// Turns in a row without room for the manifest after which settling everything is given up: more
+/// than it takes to give up the reserve.
+const FULL_TURNS_MAX: u32 = 64;
 /// How far the clock is taken forward when nothing is left to do now.
 const IDLE_STEP_MS: u64 = 100;
 
@@ -66,6 +69,7 @@ impl Store {
         self.settle_all();
         let failed = self.settle.counters.discarded;
         let mut now = now;
+        let mut full_turns = 0;
         while !self.is_settled() {
             if !self.drive_turn(now, disk, snapshot) {
                 now.boot = now.boot.after_ms(IDLE_STEP_MS);
@@ -73,6 +77,14 @@ impl Store {
             self.check_alive()?;
             if self.settle.counters.discarded - failed > FAILED_PASSES_MAX {
                 return Err(self.failure());
+            }
+            // Nobody deletes anything meanwhile: what does not fit now never will.
+            let is_full = self.manifest.is_out_of_space();
+            full_turns = if is_full { full_turns + 1 } else { 0 };
+            if full_turns > FULL_TURNS_MAX {
+                let (shard, file) = (self.config.shard, "the next manifest".to_owned());
+                let error = DiskError::NoSpace;
+                return Err(StorageError::Io { shard, file, error });
             }
         }
         self.drive(now, disk);

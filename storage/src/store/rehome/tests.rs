@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::StoreConfig;
+use crate::disk::{DiskDone, DiskOp};
 use crate::log_index::LogConfig;
 use crate::record::{Batch, BatchHeader};
 use crate::request::{Append, ReadOutcome, ReadRequest, ReadTicket};
@@ -187,6 +188,50 @@ fn logs_move_there_and_back_one_at_a_time() {
             .expect("released");
         check(&mut old, &mut disk, OLD, log);
     }
+}
+
+#[test]
+fn settling_everything_ends_when_the_manifest_finds_no_room() {
+    let mut disk = full();
+    let small = StoreConfig {
+        manifest_bytes_max: 16 << 10,
+        ..config(OLD, 5)
+    };
+    let mut old = Store::open(small, NOW, &mut *disk.blocking(OLD), &mut |_| {}).expect("opens");
+    let mut failed = None;
+    for number in BATCHES..BATCHES + 50 {
+        let bytes = bytes_of(LOGS[0], number);
+        let append = Append {
+            partition: LOGS[0],
+            base_offset: Offset(number),
+            leader_epoch: LeaderEpoch(0),
+            append_time_ms: None,
+            batch: Batch::check(&bytes).expect("good"),
+        };
+        old.append(NOW, append).expect("taken");
+        let mut disk = disk.blocking(OLD);
+        let mut without_room = |op: DiskOp| match op {
+            DiskOp::Create {
+                token,
+                file: FileName::Temporary(_),
+                ..
+            } => DiskDone {
+                token,
+                result: Err(DiskError::NoSpace),
+                buffer: None,
+            },
+            op => disk(op),
+        };
+        let settled = old.settle_everything(NOW, &mut without_room, &mut Vec::new);
+        if let Err(error) = settled {
+            failed = Some(error);
+            break;
+        }
+    }
+    let Some(StorageError::Io { error, .. }) = failed else {
+        panic!("the manifest was rewritten without room, or never: {failed:?}");
+    };
+    assert_eq!(error, DiskError::NoSpace);
 }
 
 #[test]
