@@ -50,6 +50,35 @@ pub struct GroupSettings {
     pub offsets_retention_ms: Option<u64>,
     /// Largest entry of the log, bytes: set by the shard, as its store tells.
     pub entry_bytes_max: usize,
+    /// A planted bug that the harness must find.
+    #[cfg(any(test, feature = "testing"))]
+    pub seeded_bug: Option<SeededBug>,
+}
+
+/// Bugs that the test harness plants to show that it would see them. Without the feature
+/// `testing` none can be chosen and each check is a constant `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(any(test, feature = "testing")), allow(dead_code, unreachable_pub))]
+pub enum SeededBug {
+    /// A commit is taken whatever generation its member is in.
+    CommitOfAnyGeneration,
+    /// A commit is answered before it is durable.
+    CommitBeforeDurable,
+}
+
+impl GroupSettings {
+    /// Whether the harness planted `bug`.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn bug(&self, bug: SeededBug) -> bool {
+        self.seeded_bug == Some(bug)
+    }
+
+    /// No bug is planted outside the harness.
+    #[cfg(not(any(test, feature = "testing")))]
+    #[allow(clippy::unused_self)]
+    pub(crate) const fn bug(&self, _bug: SeededBug) -> bool {
+        false
+    }
 }
 
 impl Default for GroupSettings {
@@ -64,6 +93,8 @@ impl Default for GroupSettings {
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: Some(7 * 24 * 60 * 60 * 1_000),
             entry_bytes_max: usize::MAX,
+            #[cfg(any(test, feature = "testing"))]
+            seeded_bug: None,
         }
     }
 }

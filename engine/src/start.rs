@@ -30,10 +30,11 @@ use uuid::{Builder, Uuid};
 use crate::catalog::change::{CatalogChange, Operation};
 use crate::catalog::{Catalog, CatalogEpoch};
 use crate::codec::CodecError;
+use crate::group::state;
 use crate::limits::EngineConfig;
 use crate::partition::PartitionState;
 use crate::shard::{Shard, ShardParts};
-use crate::snapshot::{self, CATALOG_KEY, EPOCHS_KEY, Recovered};
+use crate::snapshot::{self, CATALOG_KEY, EPOCHS_KEY, GROUPS_KEY, Recovered};
 use presence::Presence;
 pub use topic_names::TopicNames;
 
@@ -143,6 +144,9 @@ pub fn open_all(
     // What leaves a shard goes past that shard's losses first, what stays or comes to one past its
     // own: the loss may have taken what a partition got there after an earlier move.
     let leaves = |shard: &ShardId| shard.0 >= config.shards;
+    for one in opened.values_mut() {
+        one.skip_lost_generations(now)?;
+    }
     for (_, one) in opened.iter_mut().filter(|(shard, _)| leaves(shard)) {
         one.skip_lost(now)?;
     }
@@ -330,6 +334,18 @@ impl<'a> Opened<'a> {
         let states = states.map(|(id, state)| (*id, state));
         let epochs = snapshot::skip_lost(self.found.lost_bytes, states);
         self.write_state(now, EPOCHS_KEY, epochs)
+    }
+
+    /// Moves every group that is here past the generations that an accepted loss may have taken.
+    /// Before [`Self::skip_lost`], which settles the loss.
+    fn skip_lost_generations(&mut self, now: Now) -> Result<(), OpenError> {
+        if self.found.lost_bytes == 0 {
+            return Ok(());
+        }
+        for entry in state::skip_lost(self.found.lost_bytes, &mut self.found.groups) {
+            self.write_state(now, GROUPS_KEY, entry)?;
+        }
+        Ok(())
     }
 
     /// Keeps the logs of partitions and the groups that are at home here, and nothing of others but

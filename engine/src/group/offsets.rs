@@ -11,6 +11,7 @@ use super::{GroupAnswer, Turn};
 use crate::catalog::Catalog;
 use crate::command::RequestId;
 use crate::event::Refusal;
+use crate::limits::SeededBug;
 
 /// What members speak that are consumers: only of these can be told which topics they read.
 const CONSUMERS: &str = "consumer";
@@ -49,7 +50,11 @@ impl Group {
         if !offsets.is_empty() {
             self.remember(turn, offsets, commit.retention_ms);
         }
-        turn.end_durably(request, GroupAnswer::OffsetsCommitted(results));
+        let answer = GroupAnswer::OffsetsCommitted(results);
+        if turn.settings.bug(SeededBug::CommitBeforeDurable) {
+            return turn.end(request, answer);
+        }
+        turn.end_durably(request, answer);
     }
 
     fn remember(
@@ -78,7 +83,11 @@ impl Group {
         if claimed.generation < 0 && self.phase == Phase::Empty {
             return Ok(());
         }
-        self.check_membership(claimed)?;
+        if turn.settings.bug(SeededBug::CommitOfAnyGeneration) {
+            self.check_member(&claimed.member, claimed.instance.as_deref())?;
+        } else {
+            self.check_membership(claimed)?;
+        }
         match self.phase {
             // Kafka's rule: it got its generation but not its share, so it cannot have read.
             Phase::Completing => Err(GroupRefusal::Rebalancing),

@@ -85,6 +85,9 @@ const SLOTS_CLEARED: u8 = 6;
 const MOVE_BYTES_MAX: usize = 16 << 10;
 /// Partition, offset, leader epoch and the length of the metadata.
 const OFFSET_BYTES: usize = 20;
+/// The shortest entry that begins a generation: format, kind, the two strings' lengths, generation
+/// and time.
+const GENERATION_BYTES_MIN: u64 = 2 + 1 + 4 + 4 + 4 + 8;
 /// "No time" and "no epoch" in the log.
 const NONE: i64 = -1;
 
@@ -246,6 +249,31 @@ pub(crate) fn move_entries<'a>(
                 break;
             }
         }
+    }
+    entries.into_iter().map(Encoder::into_bytes).collect()
+}
+
+/// Moves groups past the generations that `lost_bytes` of the log may have begun, so that none of
+/// them comes again. Returns the log's record of it, as entries.
+pub(crate) fn skip_lost(lost_bytes: u64, groups: &mut GroupStates) -> Vec<Vec<u8>> {
+    let lost = lost_bytes / GENERATION_BYTES_MIN;
+    let lost = i32::try_from(lost).unwrap_or(i32::MAX);
+    let mut entries: Vec<Encoder> = Vec::new();
+    for (group, state) in groups {
+        state.generation = state.generation.saturating_add(lost);
+        let raised = GroupChange::Generation {
+            group: Arc::clone(group),
+            generation: state.generation,
+            protocol_type: state.protocol_type.clone(),
+            empty_since_ms: state.empty_since_ms,
+        };
+        if entries
+            .last()
+            .is_none_or(|last| last.len() >= MOVE_BYTES_MAX)
+        {
+            entries.push(begin_entry());
+        }
+        raised.encode(entries.last_mut().expect("one was begun"));
     }
     entries.into_iter().map(Encoder::into_bytes).collect()
 }
@@ -498,6 +526,30 @@ mod tests {
             assert_eq!(GroupState::decode(&mut input).as_ref(), Ok(state));
             assert_eq!(input.finish(), Ok(()));
         }
+    }
+
+    #[test]
+    fn no_generation_that_may_have_been_lost_comes_again() {
+        let shortest = GroupChange::Generation {
+            group: name(""),
+            generation: 7,
+            protocol_type: None,
+            empty_since_ms: None,
+        };
+        assert_eq!(entry(&shortest).len() as u64, GENERATION_BYTES_MIN);
+        let mut groups = GroupStates::new();
+        for number in 0..2_000 {
+            let state = groups.entry(name(&format!("g{number}"))).or_default();
+            state.generation = number;
+        }
+        let mut replayed = groups.clone();
+        let entries = skip_lost(10 * GENERATION_BYTES_MIN, &mut groups);
+        assert_eq!(groups["g1999"].generation, 2_009);
+        assert!(entries.len() > 1 && entries.iter().all(|one| one.len() < 2 * MOVE_BYTES_MAX));
+        for one in entries {
+            apply_entry(&mut replayed, &one).expect("sound");
+        }
+        assert_eq!(replayed, groups);
     }
 
     #[test]

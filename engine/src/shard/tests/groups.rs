@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use millrace_storage::LossRange;
+
 use super::*;
 use crate::group::{
     ClientIdentity, CommitOffsets, CommittedOffset, GroupAnswer, GroupAsk, GroupProtocol,
@@ -331,4 +333,32 @@ fn a_move_of_groups_killed_at_any_disk_operation_is_done_again() {
         stop += 1;
     }
     assert!(stop > 20, "the move takes many operations");
+}
+
+#[test]
+fn no_generation_comes_again_after_an_accepted_loss() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    world.commit(0, "c", &[(partition, 5)]);
+    let told = (0..6).map(|_| world.pass_through(0, "c")).max();
+    let told = told.expect("some");
+    // Long enough for the log to note what is durable.
+    world.pass_ms(20);
+    world.disk = world.disk.after_power_cut(Survival::Nothing, 3);
+    let (from, to) = world.damage_last_blocks();
+    world.config.accept_loss = vec![(ShardId(0), LossRange { from, to })];
+    // The group moves in the same start.
+    world.config.shards = 2;
+    world.start();
+    assert_eq!(world.shards[0].catalog().group_home("c"), ShardId(1));
+    world.config.accept_loss.clear();
+    let next = world.pass_through(0, "c");
+    assert!(next > told, "{next} after {told}");
+    for _ in 0..2 {
+        world.power_cut();
+        // A later start does not skip again: members came and went in between.
+        let again = world.pass_through(0, "c");
+        assert!((next..next + 8).contains(&again), "{again} after {next}");
+        assert_eq!(world.offsets(0, "c"), [(partition.0, 5)]);
+    }
 }

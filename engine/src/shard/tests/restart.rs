@@ -263,7 +263,7 @@ fn refused_range(refusal: OpenError) -> (Lsn, Lsn) {
 
 impl World {
     /// Damages the last block but one or two of shard 0's log, and says what a start refuses then.
-    fn damage_last_blocks(&mut self) -> (Lsn, Lsn) {
+    pub(super) fn damage_last_blocks(&mut self) -> (Lsn, Lsn) {
         let whole = self.disk.after_power_cut(Survival::Nothing, 3);
         let files = whole.files(ShardId(0)).into_iter();
         let logs = files.filter(|file| matches!(file, FileName::Wal(_)));
