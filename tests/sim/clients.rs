@@ -9,6 +9,7 @@ use crate::churners::{Admin, Churner};
 use crate::failure::{Checked, Failure, ensure};
 use crate::history::{History, Line, Question, SendId};
 use crate::kafka::{self, FetchFrom, Reply, take_frame};
+use crate::members::Member;
 
 /// The one topic of a run.
 pub(crate) const TOPIC: &str = "sim";
@@ -28,6 +29,8 @@ pub(crate) enum Role {
     Admin(Admin),
     /// Writes and reads that topic.
     Churner(Churner),
+    /// Shares the partitions with a group.
+    Member(Member),
 }
 
 /// Sends under way.
@@ -101,7 +104,7 @@ impl Client {
             Role::Producer(producer) | Role::Idempotent(producer) => {
                 producer.pending.is_empty() && producer.sends_left == 0
             }
-            Role::Consumer(_) | Role::Seeker(_) => true,
+            Role::Consumer(_) | Role::Seeker(_) | Role::Member(_) => true,
             Role::Admin(admin) => admin.is_done(),
             Role::Churner(churner) => churner.is_done(),
         }
@@ -132,6 +135,7 @@ impl Client {
             Role::Seeker(seeker) => seeker.0 = None,
             Role::Admin(admin) => admin.disconnected(&mut history.churn),
             Role::Churner(churner) => churner.disconnected(),
+            Role::Member(member) => member.disconnected(),
         }
     }
 
@@ -140,10 +144,23 @@ impl Client {
         &mut self,
         dice: &mut Dice,
         history: &mut History,
-    ) -> Option<Vec<u8>> {
+    ) -> Checked<Option<Vec<u8>>> {
         let correlation = self.correlation();
+        if let Role::Member(member) = &mut self.role {
+            return member.next_request(correlation, dice, &mut history.groups);
+        }
+        Ok(self.next_of_others(correlation, dice, history))
+    }
+
+    fn next_of_others(
+        &mut self,
+        correlation: i32,
+        dice: &mut Dice,
+        history: &mut History,
+    ) -> Option<Vec<u8>> {
         let (number, partitions) = (self.number, self.partitions);
         match &mut self.role {
+            Role::Member(_) => unreachable!("a member has asked already"),
             Role::Consumer(consumer) => consumer.next_request(correlation, partitions, dice),
             Role::Seeker(seeker) => seeker.next_request(correlation, partitions, dice, history),
             Role::Admin(admin) => admin.next_request(correlation, dice, &mut history.churn),
@@ -186,6 +203,10 @@ impl Client {
                 }
                 Role::Churner(churner) => {
                     churner.receive(correlation, &mut reply, history)?;
+                    true
+                }
+                Role::Member(member) => {
+                    member.receive(correlation, &mut reply, &mut history.groups)?;
                     true
                 }
                 Role::Producer(producer) => {

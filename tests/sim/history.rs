@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batches::{Seen, WALL_MS_START, batches_of, record_ms};
 use crate::churn::Churn;
+use crate::coordination::Coordination;
 use crate::failure::{Checked, ensure};
 
 /// Names a send in a run; ascending for each client and so in each line.
@@ -57,6 +58,8 @@ pub(crate) struct History {
     next_id: u64,
     /// The topic that comes and goes.
     pub(crate) churn: Churn,
+    /// The groups of consumers.
+    pub(crate) groups: Coordination,
     pub(crate) acknowledged: u64,
     pub(crate) failed: u64,
     pub(crate) polled: u64,

@@ -3,6 +3,8 @@
 //! Written from the protocol guide and apart from the broker's codec, so that a mistake made there
 //! is not made here too.
 
+pub(crate) mod groups;
+
 /// Reads and writes big-endian fields.
 pub(crate) struct Frame(Vec<u8>);
 

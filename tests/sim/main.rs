@@ -16,17 +16,21 @@
 //! and is woken. [`world_runs`] stops machines, fails and fills disks and changes the number of
 //! cores; [`world_stops`] stops after every I/O; [`world_faults`] lets the disk rot and wake-ups be
 //! lost; [`history`] judges what the clients saw, and [`churn`] what they saw of a topic that is
-//! deleted, created again and cut by retention.
+//! deleted, created again and cut by retention. [`group_runs`] lets [`members`] of groups share
+//! partitions through all of that, and [`coordination`] judges it.
 
 mod batches;
 mod churn;
 mod churners;
 mod clients;
+mod coordination;
 mod failure;
+mod group_runs;
 mod history;
 mod kafka;
 mod machine;
 mod manifest_crash;
+mod members;
 mod network;
 mod node;
 mod oracle;

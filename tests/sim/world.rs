@@ -46,6 +46,8 @@ pub(crate) struct World {
     earlier: NodeCounts,
     /// How many wake-ups are lost from now on: one in so many; 0 for none, as it must be.
     pub(crate) wake_lost_one_in: u32,
+    /// No connection breaks, and time goes in small steps.
+    pub(crate) is_calm: bool,
 }
 
 /// What a stopped machine leaves to the next one.
@@ -106,6 +108,7 @@ impl Remains {
                     streams,
                     earlier: self.counts,
                     wake_lost_one_in: 0,
+                    is_calm: false,
                 };
                 for node in 0..world.nodes.len() {
                     world.run(node, Node::turn);
@@ -124,6 +127,7 @@ impl World {
             seat.client.disconnected(&mut self.history);
         }
         self.history.churn.machine_stopped();
+        self.history.groups.machine_stopped();
         Remains {
             counts: self.counts(),
             disk: self.disk,
@@ -171,6 +175,13 @@ impl World {
         waiting.chain(nodes).collect()
     }
 
+    /// All clients, for the report of a failure.
+    pub(crate) fn all_clients(&self) -> String {
+        let seats = self.seats.iter();
+        let seats = seats.map(|seat| format!("{:?} on {:?}\n", seat.client, seat.connection));
+        seats.collect()
+    }
+
     /// Lets one thing happen.
     pub(crate) fn step(&mut self) -> Checked<()> {
         let stepped = self.do_something();
@@ -208,16 +219,16 @@ impl World {
             return Ok(());
         }
         match self.streams.workload.below(200) {
-            0 => {
+            0 if !self.is_calm => {
                 let reset = self.streams.workload.coin();
                 self.nodes[node].network.hang_up(connection, reset);
                 self.drop_connection(seat);
             }
-            1..80 => {
+            0..80 => {
                 let dice = &mut self.streams.workload;
                 let request = self.seats[seat]
                     .client
-                    .next_request(dice, &mut self.history);
+                    .next_request(dice, &mut self.history)?;
                 if let Some(request) = request {
                     self.nodes[node].network.send(connection, &request);
                 }
@@ -312,7 +323,9 @@ impl World {
 
     fn pass_time(&mut self) {
         let dice = &mut self.streams.schedule;
-        let nanoseconds = if dice.one_in(40) {
+        let nanoseconds = if self.is_calm {
+            dice.between(1_000, CALM_NANOSECONDS_MAX)
+        } else if dice.one_in(40) {
             dice.between(100_000_000, 3_000_000_000)
         } else {
             dice.between(1_000, 2_000_000)
@@ -351,6 +364,9 @@ impl World {
 
 /// Slots of the rings between shards: so few that they fill.
 const RING_SLOTS: [usize; 3] = [1, 2, 16];
+
+/// The longest step of time while the world is calm: 10 ms.
+const CALM_NANOSECONDS_MAX: u64 = 10_000_000;
 
 /// Steps within which a request must be answered when nothing fails.
 const STEPS_MAX: u64 = 60_000;

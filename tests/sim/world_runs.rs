@@ -29,7 +29,7 @@ use crate::world::{Remains, Streams, World};
 
 /// Machines before the last one.
 const LIVES: u64 = 4;
-/// Steps of one machine.
+/// Steps of one machine, unless a run says otherwise.
 const STEPS_MAX: u64 = 2_500;
 /// Steps in which everything that is left must end.
 pub(crate) const LAST_STEPS_MAX: u64 = 400_000;
@@ -128,13 +128,16 @@ impl Worth {
 
 /// One case.
 pub(crate) struct Run {
-    seed: u64,
+    pub(crate) seed: u64,
     pub(crate) partitions: i32,
     pub(crate) store: StoreConfig,
+    pub(crate) engine: EngineConfig,
     /// Sends of each producer, fewest and most.
     pub(crate) sends: (u64, u64),
     /// Times that a topic is deleted.
     pub(crate) deletions: u32,
+    /// Steps of one machine, at most.
+    pub(crate) steps_max: u64,
     worker: WorkerConfig,
     /// Decides when and how machines stop.
     fate: Dice,
@@ -157,8 +160,10 @@ impl Run {
                 retention_check_ms: RETENTION_CHECK_MS,
                 ..Setup::draw(seed).config
             },
+            engine: EngineConfig::default(),
             sends: (20, 60),
             deletions: 3,
+            steps_max: STEPS_MAX,
             worker: worker_config(&mut config),
             fate: Dice::new(seed, Stream::PowerCut),
             directories: 0,
@@ -194,7 +199,7 @@ impl Run {
         })
     }
 
-    fn cores_of(&mut self, life: u64, cores: Option<&[u16]>) -> u16 {
+    pub(crate) fn cores_of(&mut self, life: u64, cores: Option<&[u16]>) -> u16 {
         let drawn = u16::try_from(self.fate.between(1, 4)).expect("few");
         cores.map_or(drawn, |cores| {
             cores[usize::try_from(life).expect("few lives")]
@@ -220,6 +225,11 @@ impl Run {
         for role in [seeker, admin, churner(), churner()] {
             clients.push(Client::new(clients.len(), role, self.partitions));
         }
+        self.remains_of(clients, dice)
+    }
+
+    /// The world before its first machine, with these clients; `dice` go on with their workload.
+    pub(crate) fn remains_of(&self, clients: Vec<Client>, dice: Dice) -> Remains {
         let now = Now {
             boot: BootTime(1_000_000_000),
             wall_ms: WALL_MS_START,
@@ -232,7 +242,13 @@ impl Run {
         Remains::new(SimDisk::new(self.seed), clients, now, streams)
     }
 
-    fn one_life(&mut self, remains: Remains, life: u64, shards: u16) -> Checked<Remains> {
+    /// One machine, from its start to its sudden end.
+    pub(crate) fn one_life(
+        &mut self,
+        remains: Remains,
+        life: u64,
+        shards: u16,
+    ) -> Checked<Remains> {
         let remains = if life > 0 {
             self.start_and_fall(remains, shards)?
         } else {
@@ -261,7 +277,7 @@ impl Run {
                 lasting: Lasting::Once,
             });
         }
-        let steps = self.fate.between(100, STEPS_MAX);
+        let steps = self.fate.between(100, self.steps_max);
         let full_from = self.fate.below(3 * steps);
         for step in 0..steps {
             if step == full_from && self.has_reserves(world) {
@@ -383,7 +399,7 @@ impl Run {
         self.lives += 1;
         StartConfig {
             shards,
-            engine: EngineConfig::default(),
+            engine: self.engine.clone(),
             store: self.store.clone(),
             owner: None,
             accept_loss: Vec::new(),
