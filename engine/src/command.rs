@@ -72,6 +72,23 @@ pub enum Command<'a> {
         /// The epoch asked for.
         epoch: LeaderEpoch,
     },
+    /// Deletes the first records of a partition. Ends with `RecordsDeleted` once that is durable.
+    DeleteRecords {
+        /// Where.
+        partition: PartitionId,
+        /// First offset to keep; `None` keeps nothing that is readable now.
+        keep_from: Option<Offset>,
+    },
+    /// The idempotent producers of a partition. Ends with `ProducersListed`.
+    ListProducers {
+        /// Where.
+        partition: PartitionId,
+    },
+    /// What the partitions of one shard take on the disk. Ends with `LogsMeasured`.
+    MeasureLogs {
+        /// Which shard.
+        home: ShardId,
+    },
     /// Changes the catalog. Ends with `CatalogWritten` when the change is durable and every shard
     /// has it.
     WriteCatalog(CatalogRequest),

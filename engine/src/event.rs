@@ -1,6 +1,7 @@
 //! What a shard answers. One request, one terminal event.
 
 use bytes::Bytes;
+use millrace_storage::disk::DiskSpace;
 use millrace_storage::record::BatchError;
 use millrace_storage::units::{LeaderEpoch, Offset, PartitionId};
 use uuid::Uuid;
@@ -31,6 +32,12 @@ pub enum Outcome {
     /// The largest leader epoch at or below the one asked for, and the offset after its last
     /// record; `None` when the one asked for has not begun.
     EpochEnd(Option<(LeaderEpoch, Offset)>),
+    /// Records were deleted, durably: the first offset that the partition holds.
+    RecordsDeleted(Offset),
+    /// The idempotent producers of a partition, by id.
+    ProducersListed(Vec<ProducerListing>),
+    /// What a shard's partitions take on the disk.
+    LogsMeasured(LogSizes),
     /// A catalog change: one result an item, in order. The change is durable and everywhere.
     CatalogWritten(Vec<Result<CatalogAnswer, Refusal>>),
     /// A producer id never given out before; its epoch is 0.
@@ -85,6 +92,29 @@ pub struct FoundOffset {
     pub timestamp_ms: Option<i64>,
     /// The partition's leader epoch.
     pub leader_epoch: LeaderEpoch,
+}
+
+/// An idempotent producer as a partition remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerListing {
+    /// Its id.
+    pub id: i64,
+    /// The newest epoch seen.
+    pub epoch: i16,
+    /// Sequence of its last record.
+    pub last_sequence: i32,
+    /// Largest timestamp of its last batch, milliseconds since the Unix epoch; `None` for a batch
+    /// without one.
+    pub last_timestamp_ms: Option<i64>,
+}
+
+/// What the partitions of one shard take on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSizes {
+    /// Each partition homed there with the bytes of its batches, ascending.
+    pub partitions: Vec<(PartitionId, u64)>,
+    /// The file system's room as the shard heard of it last; `None` before the first time.
+    pub space: Option<DiskSpace>,
 }
 
 /// What a catalog change made of one item.

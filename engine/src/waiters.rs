@@ -25,6 +25,12 @@ pub(crate) enum Promise {
         request: RequestId,
         answer: Appended,
     },
+    /// The partition begins at `start` whatever happens.
+    RecordsDeleted {
+        request: RequestId,
+        partition: PartitionId,
+        start: Offset,
+    },
     /// The catalog's change is under way no more.
     CatalogWritten,
     /// The oldest answer that the groups' log holds back may go.
@@ -35,7 +41,9 @@ impl Promise {
     /// The request that it would end, if one.
     pub(crate) fn request(&self) -> Option<RequestId> {
         match self {
-            Self::Appended { request, .. } | Self::Repeated { request, .. } => Some(*request),
+            Self::Appended { request, .. }
+            | Self::Repeated { request, .. }
+            | Self::RecordsDeleted { request, .. } => Some(*request),
             Self::CatalogWritten | Self::GroupAnswered => None,
         }
     }
@@ -71,7 +79,7 @@ impl Waiters {
         if lsn <= self.durable {
             return Some(promise);
         }
-        // Appends come in order; only a repeated batch waits for an earlier address.
+        // Appends come in order; only what was there before waits for an earlier address.
         let at = match self.queue.back() {
             Some((last, _)) if *last > lsn => self.queue.partition_point(|(at, _)| *at <= lsn),
             _ => self.queue.len(),

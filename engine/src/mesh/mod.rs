@@ -125,6 +125,20 @@ pub enum RemoteCommand {
         /// The epoch asked for.
         epoch: LeaderEpoch,
     },
+    /// See [`crate::command::Command::DeleteRecords`].
+    DeleteRecords {
+        /// Where.
+        partition: PartitionId,
+        /// First offset to keep; `None` keeps nothing that is readable now.
+        keep_from: Option<Offset>,
+    },
+    /// See [`crate::command::Command::ListProducers`].
+    ListProducers {
+        /// Where.
+        partition: PartitionId,
+    },
+    /// See [`crate::command::Command::MeasureLogs`].
+    MeasureLogs,
     /// See [`crate::command::Command::WriteCatalog`]; shard 0 alone writes.
     WriteCatalog(CatalogRequest),
     /// See [`crate::command::Command::Group`].

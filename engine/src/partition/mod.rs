@@ -140,6 +140,9 @@ pub(crate) struct Partition {
     pub(crate) state: PartitionState,
     /// First offset held. Monotone.
     log_start: Offset,
+    /// Where the partition begins as the log's own entries say, those included that are not
+    /// durable yet. Monotone. Retention may have moved the start beyond it.
+    logged_start: Offset,
     /// First offset not yet readable. Monotone; risen only by the release of a waiter.
     high_watermark: Offset,
 }
@@ -153,6 +156,7 @@ impl Partition {
             settings,
             state,
             log_start,
+            logged_start: log_start,
             high_watermark,
         }
     }
@@ -197,6 +201,18 @@ impl Partition {
             "the high watermark moves forward"
         );
         self.high_watermark = end;
+    }
+
+    /// Whether the log says that the partition begins at `start` or later.
+    pub(crate) fn is_start_logged(&self, start: Offset) -> bool {
+        start <= self.logged_start
+    }
+
+    /// The log was given an entry which says that the partition begins at `start`.
+    pub(crate) fn note_start_logged(&mut self, start: Offset) {
+        assert!(self.logged_start < start, "an entry says something new");
+        self.logged_start = start;
+        self.raise_log_start(start);
     }
 
     /// The log holds nothing below `start` any more.

@@ -12,7 +12,7 @@ use millrace_storage::record::{BatchError, BatchHeader};
 use millrace_storage::units::{Lsn, Offset};
 
 use crate::codec::{CodecError, Decoder, Encoder};
-use crate::event::Refusal;
+use crate::event::{ProducerListing, Refusal};
 
 /// Batches remembered of each producer.
 const BATCHES_REMEMBERED: usize = 5;
@@ -37,6 +37,9 @@ pub(crate) struct Remembered {
     pub(crate) base_offset: Offset,
     /// The log's own stamp, if it set one.
     pub(crate) append_time_ms: Option<i64>,
+    /// The largest timestamp that readers see in it, milliseconds since the Unix epoch; negative
+    /// for none.
+    max_timestamp_ms: i64,
     /// Where it ends in the log; 0 for one that a start found there.
     pub(crate) lsn: Lsn,
 }
@@ -112,6 +115,7 @@ impl Producers {
             last: sequence_after(header.base_sequence, header.last_offset_delta),
             base_offset,
             append_time_ms,
+            max_timestamp_ms: append_time_ms.unwrap_or(header.max_timestamp_ms),
             lsn,
         };
         let epoch = header.producer_epoch;
@@ -145,6 +149,20 @@ impl Producers {
         for id in self.by_use().into_iter().take(excess) {
             self.known.remove(&id);
         }
+    }
+
+    /// All that are remembered, by id.
+    pub(crate) fn list(&self) -> impl Iterator<Item = ProducerListing> + '_ {
+        self.known.iter().map(|(id, producer)| {
+            let last = producer.batches.back();
+            let last = last.expect("a known producer has appended");
+            ProducerListing {
+                id: *id,
+                epoch: producer.epoch,
+                last_sequence: last.last,
+                last_timestamp_ms: Some(last.max_timestamp_ms).filter(|ms| *ms >= 0),
+            }
+        })
     }
 
     /// Where a producer stands in the shard's order; `None` for one that is not remembered.
@@ -191,8 +209,9 @@ impl Producers {
                 out.i32(batch.first);
                 out.i32(batch.last);
                 out.u64(batch.base_offset.0);
-                out.u8(u8::from(batch.append_time_ms.is_some()));
-                out.i64(batch.append_time_ms.unwrap_or(0));
+                let (kind, ms) = batch.stamp();
+                out.u8(kind);
+                out.i64(ms);
             }
         }
     }
@@ -207,6 +226,24 @@ impl Producers {
             known.insert(id, producer);
         }
         Ok(Self { known })
+    }
+}
+
+/// A remembered batch has no timestamp, or it is not known.
+const STAMP_NONE: u8 = 0;
+/// Its timestamp is the log's own.
+const STAMP_LOG: u8 = 1;
+/// Its timestamp is the producer's.
+const STAMP_PRODUCER: u8 = 2;
+
+impl Remembered {
+    /// Whose its timestamp is, and the timestamp, as a snapshot has them.
+    fn stamp(&self) -> (u8, i64) {
+        match self.append_time_ms {
+            Some(ms) => (STAMP_LOG, ms),
+            None if self.max_timestamp_ms >= 0 => (STAMP_PRODUCER, self.max_timestamp_ms),
+            None => (STAMP_NONE, 0),
+        }
     }
 }
 
@@ -258,13 +295,14 @@ impl Producer {
         for _ in 0..count {
             let (first, last) = (input.i32("a sequence")?, input.i32("a sequence")?);
             let base_offset = Offset(input.u64("a batch's offset")?);
-            let stamped = input.u8("a stamp's presence")? != 0;
+            let kind = input.u8("a stamp's kind")?;
             let stamp_ms = input.i64("a stamp")?;
             batches.push_back(Remembered {
                 first,
                 last,
                 base_offset,
-                append_time_ms: stamped.then_some(stamp_ms),
+                append_time_ms: (kind == STAMP_LOG).then_some(stamp_ms),
+                max_timestamp_ms: if kind == STAMP_NONE { -1 } else { stamp_ms },
                 lsn: Lsn(0),
             });
         }

@@ -218,6 +218,11 @@ impl Shard {
                 Promise::Repeated { request, answer } => {
                     self.complete(request, Ok(Outcome::Appended(answer)));
                 }
+                Promise::RecordsDeleted {
+                    request,
+                    partition,
+                    start,
+                } => self.finish_delete(request, partition, start),
                 Promise::CatalogWritten => self.spread_catalog(),
                 Promise::GroupAnswered => self.answer_group(),
             }
@@ -250,7 +255,7 @@ impl Shard {
     }
 }
 
-fn refusal_of(error: AppendError) -> Refusal {
+pub(super) fn refusal_of(error: AppendError) -> Refusal {
     match error {
         AppendError::WalFull => Refusal::Busy("wal.files"),
         AppendError::DiskFull => Refusal::DiskFull,

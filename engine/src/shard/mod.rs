@@ -10,6 +10,7 @@
 mod answers;
 mod appends;
 mod catalogs;
+mod deletes;
 mod fetches;
 mod groups;
 mod lookups;
@@ -327,6 +328,10 @@ impl Shard {
             self.complete(request, Err(Refusal::Busy("limits.requests_max")));
             return;
         }
+        self.begin_command(now, request, command);
+    }
+
+    fn begin_command(&mut self, now: Now, request: RequestId, command: Command<'_>) {
         match command {
             Command::Append { partition, batch } => match self.home(partition) {
                 Ok(home) if home == self.id => self.append(now, request, partition, batch),
@@ -352,6 +357,26 @@ impl Shard {
             Command::FindEpochEnd { partition, epoch } => {
                 let command = RemoteCommand::FindEpochEnd { partition, epoch };
                 self.route(now, request, self.home(partition), command);
+            }
+            Command::DeleteRecords {
+                partition,
+                keep_from,
+            } => {
+                let command = RemoteCommand::DeleteRecords {
+                    partition,
+                    keep_from,
+                };
+                self.route(now, request, self.home(partition), command);
+            }
+            Command::ListProducers { partition } => {
+                let command = RemoteCommand::ListProducers { partition };
+                self.route(now, request, self.home(partition), command);
+            }
+            Command::MeasureLogs { home } if home.0 >= self.shards => {
+                self.complete(request, Err(Refusal::UnknownPartition));
+            }
+            Command::MeasureLogs { home } => {
+                self.route(now, request, Ok(home), RemoteCommand::MeasureLogs);
             }
             Command::WriteCatalog(change) => {
                 let command = RemoteCommand::WriteCatalog(change);
@@ -662,6 +687,21 @@ impl Shard {
                     Outcome::EpochEnd(found.state.epochs.end_of(epoch, end))
                 });
                 self.complete(request, found);
+            }
+            RemoteCommand::DeleteRecords {
+                partition,
+                keep_from,
+            } => self.delete_records(now, request, partition, keep_from),
+            RemoteCommand::ListProducers { partition } => {
+                let found = self.partition(partition).map(|found| {
+                    let listed = found.state.producers.list();
+                    Outcome::ProducersListed(listed.collect())
+                });
+                self.complete(request, found);
+            }
+            RemoteCommand::MeasureLogs => {
+                let sizes = self.log_sizes();
+                self.complete(request, Ok(Outcome::LogsMeasured(sizes)));
             }
             RemoteCommand::WriteCatalog(change) => self.write_catalog(request, change),
             RemoteCommand::Group(asked) => self.serve_group(now, request, asked),

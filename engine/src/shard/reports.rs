@@ -1,6 +1,7 @@
 //! What a shard tells about itself.
 
 use super::Shard;
+use crate::event::LogSizes;
 use crate::report::{PartitionReport, ShardReport};
 
 /// What a shard did since it began to serve; each only rises, but for what ends in `_now`.
@@ -45,6 +46,16 @@ impl Shard {
             bytes: self.store.log(*id).map_or(0, |log| log.bytes),
         });
         report.collect()
+    }
+
+    /// What the partitions homed here take on the disk.
+    pub(super) fn log_sizes(&self) -> LogSizes {
+        let partitions = self.partitions.keys();
+        let bytes = |id| self.store.log(id).map_or(0, |log| log.bytes);
+        LogSizes {
+            partitions: partitions.map(|id| (*id, bytes(*id))).collect(),
+            space: self.store.disk_space(),
+        }
     }
 
     fn counter_list(&self) -> Vec<(&'static str, u64)> {

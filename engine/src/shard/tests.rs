@@ -1,6 +1,7 @@
 //! Shards at work on a simulated disk, with the mesh delivered by hand.
 
 mod catalog;
+mod deletes;
 mod fetches;
 mod groups;
 mod lost_catalog;
@@ -23,7 +24,9 @@ use crate::command::{
     CatalogRequest, Command, ConnectionId, FetchPartition, FetchRequest, Isolation, NewTopic,
     OffsetQuery, RequestId,
 };
-use crate::event::{Appended, Event, Fetched, FetchedPartition, FoundOffset, Outcome, Refusal};
+use crate::event::{
+    Appended, Event, Fetched, FetchedPartition, FoundOffset, Outcome, ProducerListing, Refusal,
+};
 use crate::jobs;
 use crate::limits::EngineConfig;
 use crate::start::{OpenError, ShardDirectory, StartConfig, open_all};
