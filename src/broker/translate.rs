@@ -85,9 +85,17 @@ pub(super) fn kafka(config: &Config) -> KafkaConfig {
         auto_create_topics: config.topics.auto_create,
         auto_create_topics_max: size(config.topics.auto_create_max),
         replication_factor_clamp: listener.replication_factor_clamp,
+        data_directory: data_directory(config),
         topic_defaults: engine(config).topic_defaults,
         broker_settings: Vec::new(),
     }
+}
+
+/// Where everything lies, as tools show it: whoever sees it need not know where the broker began.
+fn data_directory(config: &Config) -> String {
+    let given = &config.server.data_dir;
+    let absolute = std::path::absolute(given);
+    absolute.as_ref().unwrap_or(given).display().to_string()
 }
 
 /// What all workers have in common.

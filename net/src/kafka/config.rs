@@ -38,6 +38,8 @@ pub struct KafkaConfig {
     pub auto_create_topics_max: usize,
     /// Take any replication factor as 1 instead of refusing what one broker cannot do.
     pub replication_factor_clamp: bool,
+    /// The one directory with everything in it, as an absolute path.
+    pub data_directory: String,
     /// The broker's defaults for topics, as the shards have them.
     pub topic_defaults: TopicDefaults,
     /// What DescribeConfigs says of a broker.
@@ -87,6 +89,7 @@ impl Default for KafkaConfig {
             auto_create_topics: true,
             auto_create_topics_max: 1000,
             replication_factor_clamp: false,
+            data_directory: String::new(),
             topic_defaults: TopicDefaults::default(),
             broker_settings: Vec::new(),
         }

@@ -5,6 +5,8 @@
 //! as its newest clients. Produce is advertised from 0, as Kafka does: librdkafka before 2.11.1
 //! looks for Produce 0 before it compresses.
 
+mod admin;
+
 use super::walker::{Field, Kind};
 
 /// An API that is served.
@@ -28,15 +30,32 @@ pub(crate) enum Api {
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
+    DeleteRecords = 21,
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
+    DescribeAcls = 29,
+    CreateAcls = 30,
+    DeleteAcls = 31,
     DescribeConfigs = 32,
     AlterConfigs = 33,
+    DescribeLogDirs = 35,
     CreatePartitions = 37,
     DeleteGroups = 42,
+    ElectLeaders = 43,
     IncrementalAlterConfigs = 44,
+    AlterPartitionReassignments = 45,
+    ListPartitionReassignments = 46,
     OffsetDelete = 47,
+    DescribeClientQuotas = 48,
+    AlterClientQuotas = 49,
+    DescribeUserScramCredentials = 50,
+    AlterUserScramCredentials = 51,
     DescribeCluster = 60,
+    DescribeProducers = 61,
+    DescribeTransactions = 65,
+    ListTransactions = 66,
+    ListConfigResources = 74,
+    DescribeTopicPartitions = 75,
 }
 
 /// Which versions of an API there are.
@@ -52,7 +71,7 @@ pub(crate) struct Versions {
 
 impl Api {
     /// All of them, by key.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 42] = [
         Self::Produce,
         Self::Fetch,
         Self::ListOffsets,
@@ -69,15 +88,32 @@ impl Api {
         Self::ApiVersions,
         Self::CreateTopics,
         Self::DeleteTopics,
+        Self::DeleteRecords,
         Self::InitProducerId,
         Self::OffsetForLeaderEpoch,
+        Self::DescribeAcls,
+        Self::CreateAcls,
+        Self::DeleteAcls,
         Self::DescribeConfigs,
         Self::AlterConfigs,
+        Self::DescribeLogDirs,
         Self::CreatePartitions,
         Self::DeleteGroups,
+        Self::ElectLeaders,
         Self::IncrementalAlterConfigs,
+        Self::AlterPartitionReassignments,
+        Self::ListPartitionReassignments,
         Self::OffsetDelete,
+        Self::DescribeClientQuotas,
+        Self::AlterClientQuotas,
+        Self::DescribeUserScramCredentials,
+        Self::AlterUserScramCredentials,
         Self::DescribeCluster,
+        Self::DescribeProducers,
+        Self::DescribeTransactions,
+        Self::ListTransactions,
+        Self::ListConfigResources,
+        Self::DescribeTopicPartitions,
     ];
 
     /// The API of that key, if it is served.
@@ -109,15 +145,32 @@ impl Api {
             Self::ApiVersions => (0, 4, 3),
             Self::CreateTopics => (2, 7, 5),
             Self::DeleteTopics => (1, 6, 4),
+            Self::DeleteRecords => (0, 2, 2),
             Self::InitProducerId => (0, 5, 2),
             Self::OffsetForLeaderEpoch => (2, 4, 4),
+            Self::DescribeAcls => (1, 3, 2),
+            Self::CreateAcls => (1, 3, 2),
+            Self::DeleteAcls => (1, 3, 2),
             Self::DescribeConfigs => (1, 4, 4),
             Self::AlterConfigs => (0, 2, 2),
+            Self::DescribeLogDirs => (1, 4, 2),
             Self::CreatePartitions => (0, 3, 2),
             Self::DeleteGroups => (0, 2, 2),
+            Self::ElectLeaders => (0, 2, 2),
             Self::IncrementalAlterConfigs => (0, 1, 1),
+            Self::AlterPartitionReassignments => (0, 1, 0),
+            Self::ListPartitionReassignments => (0, 0, 0),
             Self::OffsetDelete => (0, 0, i16::MAX),
+            Self::DescribeClientQuotas => (0, 1, 1),
+            Self::AlterClientQuotas => (0, 1, 1),
+            Self::DescribeUserScramCredentials => (0, 0, 0),
+            Self::AlterUserScramCredentials => (0, 0, 0),
             Self::DescribeCluster => (0, 2, 0),
+            Self::DescribeProducers => (0, 0, 0),
+            Self::DescribeTransactions => (0, 0, 0),
+            Self::ListTransactions => (0, 2, 0),
+            Self::ListConfigResources => (0, 1, 0),
+            Self::DescribeTopicPartitions => (0, 0, 0),
         };
         Versions {
             first,
@@ -150,15 +203,32 @@ impl Api {
             Self::ApiVersions => API_VERSIONS,
             Self::CreateTopics => CREATE_TOPICS,
             Self::DeleteTopics => DELETE_TOPICS,
+            Self::DeleteRecords => admin::DELETE_RECORDS,
             Self::InitProducerId => INIT_PRODUCER_ID,
             Self::OffsetForLeaderEpoch => OFFSET_FOR_LEADER_EPOCH,
+            Self::DescribeAcls => admin::DESCRIBE_ACLS,
+            Self::CreateAcls => admin::CREATE_ACLS,
+            Self::DeleteAcls => admin::DELETE_ACLS,
             Self::DescribeConfigs => DESCRIBE_CONFIGS,
             Self::AlterConfigs => ALTER_CONFIGS,
+            Self::DescribeLogDirs => admin::DESCRIBE_LOG_DIRS,
             Self::CreatePartitions => CREATE_PARTITIONS,
             Self::DeleteGroups => DELETE_GROUPS,
+            Self::ElectLeaders => admin::ELECT_LEADERS,
             Self::IncrementalAlterConfigs => INCREMENTAL_ALTER_CONFIGS,
+            Self::AlterPartitionReassignments => admin::ALTER_PARTITION_REASSIGNMENTS,
+            Self::ListPartitionReassignments => admin::LIST_PARTITION_REASSIGNMENTS,
             Self::OffsetDelete => OFFSET_DELETE,
+            Self::DescribeClientQuotas => admin::DESCRIBE_CLIENT_QUOTAS,
+            Self::AlterClientQuotas => admin::ALTER_CLIENT_QUOTAS,
+            Self::DescribeUserScramCredentials => admin::DESCRIBE_USER_SCRAM_CREDENTIALS,
+            Self::AlterUserScramCredentials => admin::ALTER_USER_SCRAM_CREDENTIALS,
             Self::DescribeCluster => DESCRIBE_CLUSTER,
+            Self::DescribeProducers => admin::DESCRIBE_PRODUCERS,
+            Self::DescribeTransactions => admin::DESCRIBE_TRANSACTIONS,
+            Self::ListTransactions => admin::LIST_TRANSACTIONS,
+            Self::ListConfigResources => admin::LIST_CONFIG_RESOURCES,
+            Self::DescribeTopicPartitions => admin::DESCRIBE_TOPIC_PARTITIONS,
         }
     }
 }

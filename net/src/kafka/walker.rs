@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Values(&'static Kind),
     /// Structures, each with its tagged fields.
     Structures(&'static [Field]),
+    /// A byte that says whether there is one, negative for none, and a structure if so.
+    Optional(&'static [Field]),
 }
 
 impl Field {
@@ -93,6 +95,8 @@ fn check_value(kind: &Kind, version: i16, reader: &mut Reader<'_>) -> Result<(),
             }
             Ok(())
         }
+        Kind::Optional(fields) if reader.i8()? >= 0 => check(fields, version, reader),
+        Kind::Optional(_) => Ok(()),
         Kind::Structures(fields) => {
             for _ in 0..reader.nullable_count()?.unwrap_or(0) {
                 check(fields, version, reader)?;

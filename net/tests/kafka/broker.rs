@@ -13,10 +13,12 @@ use millrace_engine::command::{
     CatalogRequest, Command, FetchPartition, FetchRequest, OffsetQuery, TopicRef,
 };
 use millrace_engine::event::{
-    Appended, CatalogAnswer, Fetched, FetchedPartition, FoundOffset, Outcome, Refusal,
+    Appended, CatalogAnswer, Fetched, FetchedPartition, FoundOffset, LogSizes, Outcome,
+    ProducerListing, Refusal,
 };
 use millrace_engine::group::{GroupAnswer, GroupAsk, GroupListing, GroupRefusal, GroupRequest};
 use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
+use millrace_storage::disk::DiskSpace;
 use millrace_storage::record::{Batch, stamp};
 use millrace_storage::units::{LeaderEpoch, Now, Offset, PartitionId, ShardId};
 use uuid::Uuid;
@@ -40,6 +42,10 @@ pub(crate) struct Broker {
     pub(crate) group_answers: VecDeque<Result<GroupAnswer, Refusal>>,
     /// The groups that there are.
     pub(crate) groups: Vec<GroupListing>,
+    /// The producers that every partition remembers.
+    pub(crate) producers: Vec<ProducerListing>,
+    /// The file system's room.
+    pub(crate) space: Option<DiskSpace>,
     /// Fetches that wait for records.
     pub(crate) parked: Vec<(u64, FetchRequest)>,
     logs: BTreeMap<PartitionId, Log>,
@@ -50,6 +56,7 @@ pub(crate) struct Broker {
 #[derive(Default)]
 struct Log {
     batches: Vec<(Offset, Bytes)>,
+    start: u64,
     next: u64,
 }
 
@@ -77,6 +84,8 @@ impl Broker {
             asked_of_groups: Vec::new(),
             group_answers: VecDeque::new(),
             groups: Vec::new(),
+            producers: Vec::new(),
+            space: None,
             parked: Vec::new(),
             logs: BTreeMap::new(),
             next_partition: 0,
@@ -212,6 +221,37 @@ impl Broker {
             log_start: Offset(0),
             batches: batches.map(|(_, batch)| batch.clone()).collect(),
         })
+    }
+
+    /// Deletes whole batches alone.
+    fn delete(
+        &mut self,
+        partition: PartitionId,
+        keep_from: Option<Offset>,
+    ) -> Result<Offset, Refusal> {
+        let log = self.logs.entry(partition).or_default();
+        let start = keep_from.map_or(log.next, |offset| offset.0);
+        if start > log.next {
+            return Err(Refusal::OffsetOutOfRange {
+                first: Offset(log.start),
+                next: Offset(log.next),
+            });
+        }
+        log.start = log.start.max(start);
+        log.batches.retain(|(base, _)| base.0 >= start);
+        Ok(Offset(log.start))
+    }
+
+    fn sizes(&self, home: ShardId) -> LogSizes {
+        let own = self.catalog.homed(home).map(|id| {
+            let log = self.logs.get(&id);
+            let batches = log.iter().flat_map(|log| &log.batches);
+            (id, batches.map(|(_, batch)| batch.len() as u64).sum())
+        });
+        LogSizes {
+            partitions: own.collect(),
+            space: self.space,
+        }
     }
 
     fn find(&self, partition: PartitionId, at: OffsetQuery) -> Option<FoundOffset> {
@@ -365,6 +405,22 @@ impl CommandSink for Broker {
                 let end = self.logs.get(&partition).map_or(0, |log| log.next);
                 let found = (epoch <= LeaderEpoch(0)).then_some((epoch, Offset(end)));
                 ("find epoch end", Ok(Outcome::EpochEnd(found)))
+            }
+            Command::DeleteRecords {
+                partition,
+                keep_from,
+            } => (
+                "delete records",
+                self.delete(partition, keep_from)
+                    .map(Outcome::RecordsDeleted),
+            ),
+            Command::ListProducers { .. } => {
+                let listed = self.producers.clone();
+                ("list producers", Ok(Outcome::ProducersListed(listed)))
+            }
+            Command::MeasureLogs { home } => {
+                let sizes = self.sizes(home);
+                ("measure logs", Ok(Outcome::LogsMeasured(sizes)))
             }
             Command::WriteCatalog(request) => (
                 "write catalog",

@@ -14,7 +14,7 @@ use crate::broker::Broker;
 use crate::client::{Connection, frame, text};
 
 /// Key, first and last version of everything that is advertised.
-const ADVERTISED: [(i16, i16, i16); 25] = [
+const ADVERTISED: [(i16, i16, i16); 42] = [
     (0, 0, 12),
     (1, 4, 12),
     (2, 1, 11),
@@ -31,15 +31,32 @@ const ADVERTISED: [(i16, i16, i16); 25] = [
     (18, 0, 4),
     (19, 2, 7),
     (20, 1, 6),
+    (21, 0, 2),
     (22, 0, 5),
     (23, 2, 4),
+    (29, 1, 3),
+    (30, 1, 3),
+    (31, 1, 3),
     (32, 1, 4),
     (33, 0, 2),
+    (35, 1, 4),
     (37, 0, 3),
     (42, 0, 2),
+    (43, 0, 2),
     (44, 0, 1),
+    (45, 0, 1),
+    (46, 0, 0),
     (47, 0, 0),
+    (48, 0, 1),
+    (49, 0, 1),
+    (50, 0, 0),
+    (51, 0, 0),
     (60, 0, 2),
+    (61, 0, 0),
+    (65, 0, 0),
+    (66, 0, 2),
+    (74, 0, 1),
+    (75, 0, 0),
 ];
 
 fn rows(response: &ApiVersionsResponse) -> Vec<(i16, i16, i16)> {
@@ -97,7 +114,7 @@ fn the_golden_bytes_of_version_0() {
     connection.input = vec![0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 5, 0xff, 0xff];
     connection.feed().expect("a good request");
     let out = connection.output();
-    let mut expected = vec![0, 0, 0, 160, 0, 0, 0, 5, 0, 0, 0, 0, 0, 25];
+    let mut expected = vec![0, 0, 1, 6, 0, 0, 0, 5, 0, 0, 0, 0, 0, 42];
     for (key, first, last) in ADVERTISED {
         for number in [key, first, last] {
             expected.extend(number.to_be_bytes());

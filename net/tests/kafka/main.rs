@@ -4,6 +4,7 @@
 mod admin;
 mod broker;
 mod client;
+mod cluster_admin;
 mod fetch;
 mod fuzz;
 mod group_members;

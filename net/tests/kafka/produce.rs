@@ -286,17 +286,17 @@ fn a_full_pipeline_takes_no_more() {
 #[test]
 fn replies_that_nobody_takes_hold_requests_back() {
     let config = KafkaConfig {
-        pipeline_reply_bytes_max: 200,
+        pipeline_reply_bytes_max: 300,
         ..KafkaConfig::default()
     };
     let mut connection = Connection::with_config(Broker::new(), config);
     let one = frame(0, 1, &ApiVersionsRequest::default());
     connection.input = one.repeat(5);
     connection.feed().expect("good requests");
-    // Each reply has 164 bytes: the second goes past the limit.
+    // Each reply has 266 bytes: the second goes past the limit.
     assert_eq!(connection.input.len(), 3 * one.len());
     assert!(!connection.session.wants_input());
-    assert_eq!(connection.output().len(), 2 * 164);
+    assert_eq!(connection.output().len(), 2 * 266);
     assert!(connection.session.wants_input());
     connection.feed().expect("good requests");
     assert_eq!(connection.input.len(), one.len());

@@ -1,5 +1,6 @@
 //! A good request of every API in every version, with something in every array.
 
+pub(crate) mod admin;
 pub(crate) mod groups;
 
 use bytes::Bytes;
@@ -70,6 +71,7 @@ pub(crate) fn all() -> Vec<Sample> {
         DescribeClusterRequest::default()
     });
     group_samples(&mut samples);
+    admin::add_all(&mut samples);
     samples
 }
 

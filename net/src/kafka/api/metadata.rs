@@ -25,7 +25,7 @@ use crate::session::{ClusterView, CommandSink, ProtocolViolation};
 const VERSION_IDS_MIN: i16 = 12;
 /// Kafka's bits of what may be done, by operation code, where nothing is forbidden: read, write,
 /// create, delete, alter, describe, describe and alter settings.
-const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
+pub(super) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 
 /// Bytes that a topic's fields take without its name, and a partition's with its one replica.
 const TOPIC_BYTES_MAX: usize = 40;

@@ -6,15 +6,22 @@
 pub(crate) mod fetch;
 pub(crate) mod produce;
 
+mod acls;
 mod alter_configs;
 mod api_versions;
+mod client_quotas;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
+mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_log_dirs;
+mod describe_producers;
+mod describe_topic_partitions;
+mod elect_leaders;
 mod find_coordinator;
 mod groups;
 mod heartbeat;
@@ -22,6 +29,7 @@ mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod metadata;
@@ -29,7 +37,10 @@ mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
+mod reassignments;
+mod scram_credentials;
 mod sync_group;
+mod transactions;
 
 pub(crate) use api_versions::unknown_version;
 
@@ -165,6 +176,9 @@ pub(crate) enum Work {
     ListGroups(list_groups::Pending),
     DeleteGroups(delete_groups::Pending),
     OffsetDelete(offset_delete::Pending),
+    DeleteRecords(delete_records::Pending),
+    DescribeLogDirs(describe_log_dirs::Pending),
+    DescribeProducers(describe_producers::Pending),
 }
 
 impl Work {
@@ -192,6 +206,9 @@ impl Work {
             Self::ListGroups(pending) => pending.take(outcome),
             Self::DeleteGroups(pending) => pending.take(position, outcome),
             Self::OffsetDelete(pending) => pending.take(outcome),
+            Self::DeleteRecords(pending) => pending.take(position, outcome),
+            Self::DescribeLogDirs(pending) => pending.take(outcome),
+            Self::DescribeProducers(pending) => pending.take(position, outcome),
         }
     }
 
@@ -223,6 +240,9 @@ impl Work {
             Self::ListGroups(pending) => pending.finish(),
             Self::DeleteGroups(pending) => pending.finish(),
             Self::OffsetDelete(pending) => pending.finish(),
+            Self::DeleteRecords(pending) => pending.finish(),
+            Self::DescribeLogDirs(pending) => pending.finish(call),
+            Self::DescribeProducers(pending) => pending.finish(),
         }
     }
 
@@ -249,7 +269,10 @@ impl Work {
             | Self::DescribeGroups(_)
             | Self::ListGroups(_)
             | Self::DeleteGroups(_)
-            | Self::OffsetDelete(_) => false,
+            | Self::OffsetDelete(_)
+            | Self::DeleteRecords(_)
+            | Self::DescribeLogDirs(_)
+            | Self::DescribeProducers(_) => false,
         }
     }
 
@@ -294,15 +317,32 @@ pub(crate) fn handle(
         Api::ApiVersions => api_versions::handle(call, request),
         Api::CreateTopics => create_topics::handle(call, request),
         Api::DeleteTopics => delete_topics::handle(call, request),
+        Api::DeleteRecords => delete_records::handle(call, request),
         Api::InitProducerId => init_producer_id::handle(call, request),
         Api::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(call, request),
+        Api::DescribeAcls => acls::describe(call, request),
+        Api::CreateAcls => acls::create(call, request),
+        Api::DeleteAcls => acls::delete(call, request),
         Api::DescribeConfigs => describe_configs::handle(call, request),
         Api::AlterConfigs => alter_configs::handle(call, request),
+        Api::DescribeLogDirs => describe_log_dirs::handle(call, request),
         Api::CreatePartitions => create_partitions::handle(call, request),
         Api::DeleteGroups => delete_groups::handle(call, request),
+        Api::ElectLeaders => elect_leaders::handle(call, request),
         Api::IncrementalAlterConfigs => incremental_alter_configs::handle(call, request),
+        Api::AlterPartitionReassignments => reassignments::alter(call, request),
+        Api::ListPartitionReassignments => reassignments::list(call, request),
         Api::OffsetDelete => offset_delete::handle(call, request),
+        Api::DescribeClientQuotas => client_quotas::describe(call, request),
+        Api::AlterClientQuotas => client_quotas::alter(call, request),
+        Api::DescribeUserScramCredentials => scram_credentials::describe(call, request),
+        Api::AlterUserScramCredentials => scram_credentials::alter(call, request),
         Api::DescribeCluster => describe_cluster::handle(call, request),
+        Api::DescribeProducers => describe_producers::handle(call, request),
+        Api::DescribeTransactions => transactions::describe(call, request),
+        Api::ListTransactions => transactions::list(call, request),
+        Api::ListConfigResources => list_config_resources::handle(call, request),
+        Api::DescribeTopicPartitions => describe_topic_partitions::handle(call, request),
     }
 }
 
