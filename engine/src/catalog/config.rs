@@ -61,8 +61,10 @@ impl TopicOverrides {
         for change in changes {
             match change {
                 ConfigChange::Set { name, value } => after.set(name, value)?,
+                // One that is not known is at its default already: tools take away what they set
+                // on other brokers.
                 ConfigChange::Reset { name } => {
-                    after.0.remove(known(name)?.name);
+                    after.0.remove(name.as_str());
                 }
                 ConfigChange::Amend {
                     name,
@@ -326,6 +328,10 @@ mod tests {
             .changed(&[set("retention.ms", "7"), reset])
             .expect("valid");
         assert_eq!(after, overrides(&[("retention.ms", "7")]));
+        let unknown = ConfigChange::Reset {
+            name: "no.such".to_owned(),
+        };
+        assert_eq!(before.changed(&[unknown]), Ok(before.clone()));
         let bad = before.changed(&[set("retention.ms", "7"), set("no.such", "1")]);
         assert!(matches!(bad, Err(Refusal::InvalidConfig(why)) if why.contains("no.such")));
         let replaced = before.changed(&[ConfigChange::ReplaceAll(TopicOverrides::default())]);

@@ -9,6 +9,9 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult,
+};
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
@@ -19,6 +22,8 @@ use kafka_protocol::messages::{
     IncrementalAlterConfigsRequest, MetadataRequest, MetadataResponse,
 };
 use kafka_protocol::protocol::StrBytes;
+use millrace_engine::catalog::change::Operation;
+use millrace_engine::catalog::config::TopicOverrides;
 use millrace_engine::catalog::settings::SettingType;
 use millrace_net::kafka::{BrokerSetting, BrokerValue, KafkaConfig};
 use millrace_net::session::ProtocolSession;
@@ -427,12 +432,14 @@ fn settings_are_altered_and_described() {
                 "a",
                 vec![alteration("cleanup.policy", 2, Some("delete"))],
             ),
+            resource(2, "a", [set(), set()].concat()),
+            resource(2, "a", vec![alteration("no.such.setting", 1, None)]),
         ];
         let request = IncrementalAlterConfigsRequest::default().with_resources(resources);
         let response = connection.ask(version, &request);
         let answers = response.responses.iter();
         let codes: Vec<i16> = answers.map(|answer| answer.error_code).collect();
-        assert_eq!(codes, [0, 3, 40, 42, 40, 42, 40, 0]);
+        assert_eq!(codes, [0, 3, 40, 42, 42, 42, 40, 0, 42, 0]);
         assert_eq!(response.responses[0].error_message, None);
         let topic = connection.broker.catalog.topic("a").expect("there");
         assert_eq!(topic.overrides.get("retention.ms"), Some("5000"));
@@ -470,12 +477,13 @@ fn the_old_way_to_alter_settings_replaces_them_all() {
             resource(9, "x", &both),
             resource(2, "a", &[("retention.ms", None)]),
             resource(2, "a", &[("no.such.setting", Some("1"))]),
+            resource(2, "a", &[both[0], both[0]]),
         ];
         let request = AlterConfigsRequest::default().with_resources(resources);
         let response = connection.ask(version, &request);
         let answers = response.responses.iter();
         let codes: Vec<i16> = answers.map(|answer| answer.error_code).collect();
-        assert_eq!(codes, [0, 3, 40, 42, 42, 40]);
+        assert_eq!(codes, [0, 3, 40, 42, 42, 40, 42]);
         let own = |connection: &Connection| -> Vec<(&str, String)> {
             let topic = connection.broker.catalog.topic("a").expect("there");
             let own = topic.overrides.iter();
@@ -494,10 +502,15 @@ fn settings_of_topics_and_brokers_are_described() {
     for version in 1..=4 {
         let mut broker = Broker::new();
         broker.add_topic("a", 1);
-        let config = KafkaConfig {
+        let id = broker.add_topic("b", 1);
+        let own = [("retention.ms", Some("5000")), ("segment.ms", Some("7"))];
+        let overrides = TopicOverrides::parse(own).expect("good");
+        broker.apply(vec![Operation::TopicConfigured { id, overrides }]);
+        let mut config = KafkaConfig {
             broker_settings: broker_settings(),
             ..KafkaConfig::default()
         };
+        config.topic_defaults.retention_ms = Some(6000);
         let mut connection = Connection::with_config(broker, config);
         let resource = |kind, name: &'static str, keys: Option<Vec<StrBytes>>| {
             DescribeConfigsResource::default()
@@ -516,40 +529,85 @@ fn settings_of_topics_and_brokers_are_described() {
             resource(4, "", None),
             resource(4, "2", None),
             resource(32, "group", None),
+            resource(8, "1", None),
+            resource(16, "subscription", None),
+            resource(16, "", None),
+            resource(2, "b", Some(vec![])),
         ];
         let response = connection.ask(version, &request);
         let results = &response.results;
         let codes: Vec<i16> = results.iter().map(|result| result.error_code).collect();
-        assert_eq!(codes, [0, 0, 3, 17, 0, 0, 42, 42]);
+        assert_eq!(codes, [0, 0, 3, 17, 0, 0, 42, 42, 42, 0, 42, 0]);
         assert!(results[0].configs.len() > 20);
+        assert_eq!(
+            results[5].configs.len(),
+            0,
+            "nothing is set for all brokers"
+        );
+        assert_eq!(results[9].configs.len(), 0);
+        check_own_settings(&results[11]);
         let [retention] = results[1].configs.as_slice() else {
             panic!("one setting was asked for");
         };
-        assert_eq!(retention.value, Some(text("604800000")));
-        assert_eq!((retention.config_source, retention.read_only), (5, false));
-        assert_eq!(retention.synonyms.len(), 1);
+        assert_eq!(retention.value, Some(text("6000")));
+        assert_eq!((retention.config_source, retention.read_only), (4, false));
+        assert_eq!(retention.synonyms.len(), 2);
         assert_eq!(retention.config_type, if version >= 3 { 5 } else { 0 });
         let documentation = retention.documentation.as_ref().expect("a text");
         assert_eq!(documentation.is_empty(), version < 3);
-        let of_broker = &results[4].configs;
-        let values = of_broker.iter().map(|config| config.value.as_deref());
-        let address = "PLAINTEXT://127.0.0.9:9092";
-        let expected = ["3", "producer", "1", address, "PLAINTEXT://127.0.0.9:4321"];
-        assert!(values.eq(expected.map(Some)), "{of_broker:?}");
-        assert!(of_broker.iter().all(|config| config.read_only));
-        let sources: Vec<i8> = of_broker
-            .iter()
-            .map(|config| config.config_source)
-            .collect();
-        assert_eq!(sources, [4, 5, 5, 5, 4]);
-        let [set, default] = of_broker[0].synonyms.as_slice() else {
-            panic!("the value that was set, and the one behind it");
-        };
-        assert_eq!((set.source, default.source), (4, 5));
-        assert_eq!(default.value, Some(text("1")));
-        assert_eq!(of_broker[1].synonyms.len(), 1);
-        assert_eq!(of_broker[0].config_type, if version >= 3 { 3 } else { 0 });
+        check_broker_settings(version, &results[4].configs);
     }
+}
+
+fn check_broker_settings(version: i16, of_broker: &[DescribeConfigsResourceResult]) {
+    let values = of_broker.iter().map(|config| config.value.as_deref());
+    let address = "PLAINTEXT://127.0.0.9:9092";
+    let expected = ["3", "producer", "1", address, "PLAINTEXT://127.0.0.9:4321"];
+    assert!(values.eq(expected.map(Some)), "{of_broker:?}");
+    assert!(of_broker.iter().all(|config| config.read_only));
+    let sources: Vec<i8> = of_broker
+        .iter()
+        .map(|config| config.config_source)
+        .collect();
+    assert_eq!(sources, [4, 5, 5, 5, 4]);
+    let [set, default] = of_broker[0].synonyms.as_slice() else {
+        panic!("the value that was set, and the one behind it");
+    };
+    assert_eq!((set.source, default.source), (4, 5));
+    assert_eq!(default.value, Some(text("1")));
+    assert_eq!(of_broker[1].synonyms.len(), 1);
+    assert_eq!(of_broker[0].config_type, if version >= 3 { 3 } else { 0 });
+}
+
+/// All settings are told, each with what it would be otherwise.
+fn check_own_settings(described: &DescribeConfigsResult) {
+    assert!(described.configs.len() > 20, "an empty list asks for all");
+    let synonyms = |name: &str| -> Vec<(String, String, i8)> {
+        let mut configs = described.configs.iter();
+        let found = configs.find(|config| config.name.as_str() == name);
+        let synonyms = found.expect("a setting of that name").synonyms.iter();
+        synonyms
+            .map(|one| {
+                let value = one.value.as_deref().unwrap_or_default();
+                (one.name.to_string(), value.to_owned(), one.source)
+            })
+            .collect()
+    };
+    let expected = |rows: &[(&str, &str, i8)]| -> Vec<(String, String, i8)> {
+        let rows = rows.iter();
+        rows.map(|(name, value, source)| ((*name).to_owned(), (*value).to_owned(), *source))
+            .collect()
+    };
+    let retention = [
+        ("retention.ms", "5000", 1),
+        ("log.retention.ms", "6000", 4),
+        ("log.retention.ms", "604800000", 5),
+    ];
+    assert_eq!(synonyms("retention.ms"), expected(&retention));
+    let roll = [("segment.ms", "7", 1), ("log.roll.ms", "604800000", 5)];
+    assert_eq!(synonyms("segment.ms"), expected(&roll));
+    let preallocate = [("log.preallocate", "false", 5)];
+    assert_eq!(synonyms("preallocate"), expected(&preallocate));
 }
 
 #[test]

@@ -9,7 +9,9 @@ use millrace_engine::catalog::config::TopicOverrides;
 use millrace_engine::command::{CatalogRequest, Command, ConfigAlteration, ConfigChange};
 use millrace_engine::event::{Outcome, Refusal};
 
-use super::{Call, Handled, Items, Reply, ReplyTo, Work, check_alterable, decode, text};
+use super::{
+    Call, Handled, Items, Reply, ReplyTo, Work, check_alterable, check_once, decode, text,
+};
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -39,6 +41,7 @@ pub(super) fn handle(
 
 fn judge(resource: &AlterConfigsResource) -> Result<ConfigAlteration, Failure> {
     check_alterable(resource.resource_type)?;
+    check_once(resource.configs.iter().map(|config| config.name.as_str()))?;
     let settings = resource.configs.iter().map(|config| {
         let words = || format!("{} has no value", config.name.as_str());
         let value = config.value.as_ref();

@@ -1,5 +1,7 @@
 //! DescribeConfigs, versions 1 to 4: the settings of topics and of the broker.
 
+mod synonyms;
+
 use std::collections::HashSet;
 
 use kafka_protocol::messages::DescribeConfigsRequest;
@@ -9,9 +11,12 @@ use kafka_protocol::messages::describe_configs_response::{
 };
 use millrace_engine::catalog::config::{SettingSource, SettingView, describe};
 use millrace_engine::catalog::names::check_topic_name;
-use millrace_engine::catalog::settings::SettingType;
+use millrace_engine::catalog::settings::{Setting, SettingType};
 
-use super::{Call, Handled, RESOURCE_BROKER, RESOURCE_TOPIC, ReplyTo, decode, source_code, text};
+use super::{
+    Call, Handled, RESOURCE_BROKER, RESOURCE_BROKER_LOGGER, RESOURCE_CLIENT_METRICS,
+    RESOURCE_GROUP, RESOURCE_TOPIC, ReplyTo, decode, source_code, text,
+};
 use crate::kafka::cluster;
 use crate::kafka::config::{BrokerSetting, BrokerValue};
 use crate::kafka::errors::{ErrorCode, Failure, error_code};
@@ -45,8 +50,12 @@ pub(super) fn handle(
     reply_to.frame_of_items(results).map(Handled::Reply)
 }
 
-/// A resource that is named again, with the same settings asked for, is described once.
+/// A resource that is named again, with the same settings asked for, is described once. As with
+/// Kafka an empty list of settings asks for all.
 fn once_each(mut resources: Vec<DescribeConfigsResource>) -> Vec<DescribeConfigsResource> {
+    for resource in &mut resources {
+        resource.configuration_keys.take_if(|keys| keys.is_empty());
+    }
     let mut seen = HashSet::new();
     resources.retain(|resource| {
         let keys = resource.configuration_keys.clone();
@@ -96,6 +105,9 @@ fn settings(
                 .map(|setting| topic_setting(&setting, detail))
                 .collect())
         }
+        // What holds for all brokers unless they say otherwise can be set at run time alone, which
+        // nothing here can.
+        RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
         RESOURCE_BROKER => {
             let node = node(call, name)?;
             let all = call.config.broker_settings.iter();
@@ -104,21 +116,25 @@ fn settings(
                 .map(|setting| broker_setting(call, node, setting, detail))
                 .collect())
         }
-        other => {
-            let words = format!("resource type {other} has no settings here");
-            Err(Failure::new(ErrorCode::InvalidRequest, words))
-        }
+        // As with Kafka, a subscription that is not there has no settings, and that is no error.
+        RESOURCE_CLIENT_METRICS if !name.is_empty() => Ok(Vec::new()),
+        other => Err(Failure::new(ErrorCode::InvalidRequest, no_settings(other))),
     }
 }
 
-/// The node of that name. An empty one stands for the defaults of all nodes, which are the first's:
-/// the configuration file is the same for all.
+fn no_settings(resource_type: i8) -> String {
+    match resource_type {
+        RESOURCE_CLIENT_METRICS => "a subscription of client metrics has a name".to_owned(),
+        RESOURCE_BROKER_LOGGER => "loggers have no settings here".to_owned(),
+        RESOURCE_GROUP => "groups have no settings of their own here".to_owned(),
+        other => format!("resource type {other} has no settings here"),
+    }
+}
+
+/// The node of that name.
 fn node<'a>(call: &'a Call<'_>, name: &str) -> Result<&'a Node, Failure> {
     let mut nodes = call.sink.cluster().nodes.iter();
-    let found = match name {
-        "" => nodes.next(),
-        _ => nodes.find(|node| name.parse() == Ok(node.id)),
-    };
+    let found = nodes.find(|node| name.parse() == Ok(node.id));
     found.ok_or_else(|| Failure::new(ErrorCode::InvalidRequest, "no such broker"))
 }
 
@@ -129,19 +145,30 @@ fn topic_setting(setting: &SettingView, detail: Detail) -> DescribeConfigsResour
         .with_read_only(setting.read_only())
         .with_config_source(source_code(setting.source));
     if detail.synonyms {
-        let (inherited, from) = &setting.inherited;
-        let own = (setting.source == SettingSource::Topic)
-            .then(|| synonym(setting.name, &setting.value, setting.source));
-        let all = own
-            .into_iter()
-            .chain([synonym(setting.name, inherited, *from)]);
-        described.synonyms = all.collect();
+        described.synonyms = topic_synonyms(setting);
     }
     if detail.version >= VERSION_TYPES_MIN {
         described.config_type = type_code(setting.kind);
         described.documentation = detail.documentation.then(|| text(setting.doc));
     }
     described
+}
+
+/// The topic's own value if it has one, the broker's if that is set, and the built-in one: the
+/// first is in force.
+fn topic_synonyms(setting: &SettingView) -> Vec<DescribeConfigsSynonym> {
+    let name = synonyms::of_broker(setting.name);
+    let mut all = Vec::with_capacity(3);
+    if setting.source == SettingSource::Topic {
+        all.push(synonym(setting.name, &setting.value, setting.source));
+    }
+    let (inherited, from) = &setting.inherited;
+    if *from == SettingSource::Broker {
+        all.push(synonym(name, inherited, *from));
+    }
+    let built_in = Setting::find(setting.name).map_or("", |setting| setting.default);
+    all.push(synonym(name, built_in, SettingSource::BuiltIn));
+    all
 }
 
 fn synonym(name: &str, value: &str, source: SettingSource) -> DescribeConfigsSynonym {

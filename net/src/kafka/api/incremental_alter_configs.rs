@@ -9,7 +9,9 @@ use kafka_protocol::protocol::StrBytes;
 use millrace_engine::command::{CatalogRequest, Command, ConfigAlteration, ConfigChange};
 use millrace_engine::event::{Outcome, Refusal};
 
-use super::{Call, Handled, Items, Reply, ReplyTo, Work, check_alterable, decode, text};
+use super::{
+    Call, Handled, Items, Reply, ReplyTo, Work, check_alterable, check_once, decode, text,
+};
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -39,6 +41,7 @@ pub(super) fn handle(
 
 fn judge(resource: &AlterConfigsResource) -> Result<ConfigAlteration, Failure> {
     check_alterable(resource.resource_type)?;
+    check_once(resource.configs.iter().map(|config| config.name.as_str()))?;
     let changes: Result<_, Failure> = resource.configs.iter().map(change).collect();
     Ok(ConfigAlteration {
         topic: resource.resource_name.to_string(),
@@ -51,7 +54,7 @@ fn change(config: &AlterableConfig) -> Result<ConfigChange, Failure> {
     let value = || {
         let value = config.value.as_ref().map(|value| value.to_string());
         let words = format!("{name} has no value");
-        value.ok_or_else(|| Failure::new(ErrorCode::InvalidConfig, words))
+        value.ok_or_else(|| Failure::new(ErrorCode::InvalidRequest, words))
     };
     Ok(match config.config_operation {
         0 => {

@@ -4,15 +4,14 @@
 use kafka_protocol::messages::list_config_resources_response::ConfigResource;
 use kafka_protocol::messages::{ListConfigResourcesRequest, ListConfigResourcesResponse};
 
-use super::{Call, Handled, RESOURCE_BROKER, RESOURCE_TOPIC, ReplyTo, decode, text};
+use super::{
+    Call, Handled, RESOURCE_BROKER, RESOURCE_BROKER_LOGGER, RESOURCE_CLIENT_METRICS,
+    RESOURCE_GROUP, RESOURCE_TOPIC, ReplyTo, decode, text,
+};
 use crate::kafka::errors::ErrorCode;
 use crate::kafka::frame::Request;
 use crate::session::{CommandSink, ProtocolViolation};
 
-/// Kafka's numbers of what else it knows settings of: none of these has any here.
-const RESOURCE_BROKER_LOGGER: i8 = 8;
-const RESOURCE_CLIENT_METRICS: i8 = 16;
-const RESOURCE_GROUP: i8 = 32;
 /// What can be asked for in version 1; an empty list stands for all of it.
 const KNOWN: [i8; 5] = [
     RESOURCE_TOPIC,

@@ -45,6 +45,7 @@ mod transactions;
 pub(crate) use api_versions::unknown_version;
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use kafka_protocol::messages::TopicName;
@@ -531,6 +532,10 @@ impl<Item> Items<Item> {
 /// Kafka's numbers of what settings belong to.
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
+const RESOURCE_BROKER_LOGGER: i8 = 8;
+const RESOURCE_CLIENT_METRICS: i8 = 16;
+const RESOURCE_GROUP: i8 = 32;
+
 /// Whether a resource has settings that a client may change.
 fn check_alterable(resource_type: i8) -> Result<(), Failure> {
     match resource_type {
@@ -541,6 +546,18 @@ fn check_alterable(resource_type: i8) -> Result<(), Failure> {
         }
         other => {
             let words = format!("resource type {other} has no settings here");
+            Err(Failure::new(ErrorCode::InvalidRequest, words))
+        }
+    }
+}
+
+/// Whether a change names each setting once, which Kafka asks for.
+fn check_once<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    match names.find(|name| !seen.insert(*name)) {
+        None => Ok(()),
+        Some(name) => {
+            let words = format!("{name} is named twice");
             Err(Failure::new(ErrorCode::InvalidRequest, words))
         }
     }
