@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schedule::Burst;
 use crate::sizes::Sizes;
+use crate::spin::SpinMode;
 
 /// What leads on from `millrace bench` alone.
 pub(crate) const EXAMPLES: &str = "\
@@ -112,6 +113,10 @@ pub(crate) struct LoadArgs {
     /// Generator threads, each with a ring of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: u32,
+    /// Whether those threads look for work without ever sleeping, which takes a core each and the
+    /// time of waking out of every latency
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) spin: SpinMode,
     /// Consuming connections; by default as many as producing ones, at most one per partition
     #[arg(long, value_name = "N")]
     pub(crate) consumers: Option<u32>,

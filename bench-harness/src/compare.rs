@@ -211,9 +211,12 @@ impl Comparison {
     /// What the results do not have in common, though they should to be held against each other.
     pub(crate) fn differences(&self) -> Vec<String> {
         type Fact = (&'static str, fn(&Report) -> String);
-        let facts: [Fact; 5] = [
+        let facts: [Fact; 6] = [
             ("scenario", |r| r.scenario.title()),
             ("load", |r| r.scenario.shape()),
+            ("generator that spins", |r| {
+                r.scenario.spin.is_on.to_string()
+            }),
             ("processor", |r| r.machine.cpu_model.clone()),
             ("kernel", |r| r.machine.kernel.clone()),
             ("commit", |r| r.commit.clone()),

@@ -13,7 +13,7 @@
 //!   its connections, over [`transport`] (the only file that knows the ring) and [`client`] (the
 //!   protocols).
 //! * [`schedule`], [`sizes`], [`payload`], [`recorder`], [`live`], [`verify`]: when, how much,
-//!   what, how long, and whether.
+//!   what, how long, and whether; [`spin`]: asleep or awake between.
 //! * [`disk`]: the floor, without a broker.
 //! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what; [`control`] and
 //!   [`stages`]: what a child says itself; [`interrupt`]: when to stop.
@@ -46,6 +46,7 @@ mod search;
 mod setup;
 mod sink;
 mod sizes;
+mod spin;
 mod stages;
 mod table;
 mod transport;

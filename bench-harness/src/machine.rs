@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,7 @@ impl Machine {
         let uname = rustix::system::uname();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get());
+        let cpus = thread::available_parallelism().map_or(0, |cpus| cpus.get());
         Self {
             kernel: uname.release().to_string_lossy().into_owned(),
             cpu_model: field(&cpuinfo, "model name")
@@ -31,6 +33,47 @@ impl Machine {
             cpus,
             memory_bytes: kib_field(&meminfo, "MemTotal").unwrap_or(0),
         }
+    }
+}
+
+/// Time of all cores together, in clock ticks since the machine started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CoreTimes {
+    idle: u64,
+    all: u64,
+    cores: usize,
+}
+
+impl CoreTimes {
+    /// How many of the cores that this process may use are idle, judged by `time` from now on.
+    pub(crate) fn watch_idle(time: Duration) -> Option<f64> {
+        let before = Self::read()?;
+        thread::sleep(time);
+        let after = Self::read()?;
+        // The kernel's idle time may step back where a core came or went.
+        let idle = after.idle.saturating_sub(before.idle);
+        let all = after.all.saturating_sub(before.all);
+        let own = thread::available_parallelism().ok()?.get();
+        (all > 0).then(|| (idle as f64 / all as f64 * after.cores as f64).min(own as f64))
+    }
+
+    fn read() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// Reads the sum of `/proc/stat`: user, nice, system, idle, iowait and what else took time.
+    fn parse(stat: &str) -> Option<Self> {
+        let sum = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks = sum.split_ascii_whitespace().map(str::parse);
+        let ticks = ticks.collect::<Result<Vec<u64>, _>>().ok()?;
+        let names = stat.lines().filter_map(|line| line.strip_prefix("cpu"));
+        Some(Self {
+            // A core that waits for a disk has time for others.
+            idle: ticks.get(3)? + ticks.get(4)?,
+            // Guests' time, at the end, is in user's already.
+            all: ticks.iter().take(8).sum(),
+            cores: names.filter(|name| !name.starts_with(' ')).count(),
+        })
     }
 }
 
@@ -223,6 +266,20 @@ mod tests {
         let stat = "7 (a) b) R 1 2 3 4 5 6 7 8 9 10 200 50 0 0 20";
         let per_s = rustix::param::clock_ticks_per_second() as f64;
         assert_eq!(parse_stat(stat), Some((200.0 / per_s, 50.0 / per_s)));
+    }
+
+    #[test]
+    fn time_and_number_of_cores_are_read() {
+        let stat = "cpu  10 1 5 70 4 1 2 3 9 0\ncpu0 5 0 0 0 0 0 0 0 0 0\ncpu1 5 1 5\nintr 7\n";
+        let times = CoreTimes {
+            idle: 74,
+            all: 96,
+            cores: 2,
+        };
+        assert_eq!(CoreTimes::parse(stat), Some(times));
+        assert_eq!(CoreTimes::parse("cpu  1 2 3\n"), None);
+        let idle = CoreTimes::watch_idle(Duration::from_millis(50)).expect("Linux tells");
+        assert!((0.0..=4096.0).contains(&idle), "{idle}");
     }
 
     #[test]

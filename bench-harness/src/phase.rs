@@ -35,6 +35,8 @@ pub(crate) struct PhasePlan {
     pub(crate) producers: Vec<ProducerPlan>,
     pub(crate) consumers: Vec<ConsumerPlan>,
     pub(crate) threads: usize,
+    /// Whether the threads look for work without ever sleeping.
+    pub(crate) spins: bool,
     /// Cores for the threads, in turn; empty leaves them to the kernel.
     pub(crate) cores: Vec<usize>,
     pub(crate) streams: u32,
@@ -314,6 +316,7 @@ fn share(plan: PhasePlan) -> Vec<WorkerPlan> {
         .map(|thread| WorkerPlan {
             producers: Vec::new(),
             consumers: Vec::new(),
+            spins: plan.spins,
             core: plan.cores.get(thread % plan.cores.len().max(1)).copied(),
             streams: plan.streams,
             groups: plan.groups,

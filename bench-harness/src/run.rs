@@ -22,6 +22,7 @@ use crate::schedule::Clock;
 use crate::search::{FindMax, Probe, Search};
 use crate::setup::{self, Topic};
 use crate::sink::{Behaviour, Sink};
+use crate::spin::BrokerCores;
 use crate::stages::{Stage, Stages};
 use crate::table::{micros_text, rate_text};
 use crate::verify::{self, Ledger, Verdict};
@@ -30,6 +31,12 @@ use crate::verify::{self, Ledger, Verdict};
 pub(crate) fn run(scenario: Scenario, child: &ChildArgs) -> anyhow::Result<Report> {
     let interrupts = Interrupts::listen().context("cannot listen for stop signals")?;
     let mut peer = Peer::find(&scenario.target, child, &interrupts)?;
+    let threads = usize::try_from(scenario.threads)?;
+    let spin = scenario
+        .spin
+        .clone()
+        .decided(threads, peer.cores(&scenario.target));
+    let scenario = Scenario { spin, ..scenario };
     let (scenario, mut outcome) = match scenario.find_max_p99_ms {
         None => {
             let run = Run::prepare(&scenario, &peer, &interrupts)?;
@@ -128,6 +135,24 @@ impl Peer {
             broker: Some(broker),
             storage: Some(storage),
         })
+    }
+
+    /// Cores of this machine that the peer takes.
+    fn cores(&self, target: &Target) -> BrokerCores {
+        match target {
+            // One shard a core, of which there is one at least.
+            Target::Child => BrokerCores::Known(self.shards().max(1)),
+            Target::Sink => BrokerCores::Known(1),
+            Target::External(_) => BrokerCores::of_foreign(self.address),
+        }
+    }
+
+    /// Shards of a child broker, as far as it tells them.
+    fn shards(&self) -> usize {
+        let metrics = self.broker.as_ref().and_then(|b| b.ask("/metrics.json"));
+        let metrics = metrics.unwrap_or_default();
+        let names = metrics.as_object().into_iter().flatten();
+        names.filter(|(name, _)| name.starts_with("shard-")).count()
     }
 
     /// What a child broker has used since it was ready; `None` for others and for a dead child.

@@ -15,6 +15,7 @@ use crate::producer::{Load, ProducerPlan};
 use crate::schedule::Burst;
 use crate::setup::Topic;
 use crate::sizes::Sizes;
+use crate::spin::Spin;
 
 /// Largest `--size` and `--batch`: a request must fit into a frame.
 const BATCH_BYTES_MAX: u64 = 64 << 20;
@@ -81,6 +82,9 @@ pub(crate) struct Scenario {
     pub(crate) partitions: u32,
     pub(crate) acks: i16,
     pub(crate) threads: u32,
+    /// Off in files that were written before threads could spin.
+    #[serde(default)]
+    pub(crate) spin: Spin,
     /// Of each group.
     pub(crate) consumers: u32,
     /// Groups of consumers.
@@ -155,6 +159,7 @@ impl Scenario {
             partitions: args.partitions,
             acks: args.acks.code(),
             threads: args.threads,
+            spin: Spin::asked(args.spin),
             consumers: args
                 .consumers
                 .unwrap_or(args.connections.min(args.partitions)),
@@ -397,6 +402,7 @@ impl Scenario {
             producers: Vec::new(),
             consumers: Vec::new(),
             threads: usize::try_from(self.threads).expect("32 bits fit"),
+            spins: self.spin.is_on,
             cores: self.generator_cores.clone(),
             streams: self.connections,
             groups: self.groups(),

@@ -132,7 +132,10 @@ impl Report {
         let (cpu_s, user_s, system_s) = (own.cpu_s(), own.cpu_user_s, own.cpu_system_s);
         put(
             out,
-            format_args!("generator  {cpu_s:.2} s CPU ({user_s:.2} user + {system_s:.2} system)"),
+            format_args!(
+                "generator  {cpu_s:.2} s CPU ({user_s:.2} user + {system_s:.2} system); {}",
+                self.scenario.spin.line()
+            ),
         );
     }
 

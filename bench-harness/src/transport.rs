@@ -9,7 +9,8 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -19,6 +20,11 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::buf::fixed::{FixedBuf, FixedBufRegistry};
 use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
+
+thread_local! {
+    /// What this thread's ring has completed for somebody, but for the spinner itself.
+    static COMPLETIONS: Cell<u64> = const { Cell::new(0) };
+}
 
 /// Bytes that a fresh receive buffer holds.
 const READ_BYTES_MIN: usize = 64 << 10;
@@ -35,6 +41,52 @@ pub(crate) fn spawn<T: 'static>(
     task: impl Future<Output = T> + 'static,
 ) -> tokio::task::JoinHandle<T> {
     tokio_uring::spawn(task)
+}
+
+/// Keeps this thread awake: while it spins, the thread asks its ring for what has come instead of
+/// sleeping until something does.
+pub(crate) struct Spinner {
+    is_over: Rc<Cell<bool>>,
+    task: tokio::task::JoinHandle<Duration>,
+}
+
+impl Spinner {
+    pub(crate) fn start() -> Self {
+        let is_over = Rc::new(Cell::new(false));
+        Self {
+            is_over: is_over.clone(),
+            task: spawn(spin(is_over)),
+        }
+    }
+
+    /// Lets the thread sleep again; returns for how long it spun in vain.
+    pub(crate) async fn stop(self) -> Duration {
+        self.is_over.set(true);
+        self.task.await.expect("a spinning task does not panic")
+    }
+}
+
+async fn spin(is_over: Rc<Cell<bool>>) -> Duration {
+    let mut in_vain = Duration::ZERO;
+    let (mut looked_at, mut completed) = (Instant::now(), COMPLETIONS.get());
+    while !is_over.get() {
+        // The broker's thread, or the kernel's that ends its commit, may want this very core.
+        std::thread::yield_now();
+        // Completes at once, and not before what the thread has asked of its ring was submitted and
+        // what the ring has completed was taken: tokio does neither for a task that only yields.
+        tokio_uring::no_op().await.expect("a ring takes a no-op");
+        let (now, sum) = (Instant::now(), COMPLETIONS.get());
+        if sum == completed {
+            in_vain += now - looked_at;
+        }
+        (looked_at, completed) = (now, sum);
+    }
+    in_vain
+}
+
+/// Notes that the ring completed something for somebody.
+fn note_completion() {
+    COMPLETIONS.set(COMPLETIONS.get() + 1);
 }
 
 /// A TCP connection.
@@ -56,6 +108,7 @@ impl Stream {
     /// Writes all of `bytes` and gives the buffer back, empty.
     pub(crate) async fn write(&self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
         let (result, mut bytes) = self.inner.write_all(bytes).await;
+        note_completion();
         result?;
         bytes.clear();
         Ok(bytes)
@@ -67,6 +120,7 @@ impl Stream {
         let data = std::mem::take(&mut buffer.data);
         let filled = data.len();
         let (result, slice) = self.inner.read(data.slice(filled..)).await;
+        note_completion();
         buffer.data = slice.into_inner();
         result
     }
@@ -150,6 +204,7 @@ impl Timer {
             "the last sleep was not given up"
         );
         let (result, buffer) = self.file.read_at(buffer, 0).await;
+        note_completion();
         self.buffer.set(buffer);
         result.map(|_| ())
     }
@@ -262,7 +317,6 @@ impl DirectFile {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::time::Instant;
 
     use super::*;
 
@@ -299,6 +353,27 @@ mod tests {
             assert_eq!(stream.read(&mut buffer).await.expect("closed"), 0);
         });
         assert_eq!(echo.join().expect("the echo ends"), 0);
+    }
+
+    #[test]
+    fn a_spinning_thread_still_works_and_knows_what_was_in_vain() {
+        let spun = run(async {
+            let spinner = Spinner::start();
+            let timer = Timer::new().expect("a timer");
+            for _ in 0..5 {
+                timer.sleep(2_000_000).await.expect("slept");
+            }
+            // Work, which no look is.
+            let until = Instant::now() + Duration::from_millis(100);
+            while Instant::now() < until {}
+            timer.sleep(1).await.expect("slept");
+            let started = Instant::now();
+            let spun = spinner.stop().await;
+            assert!(started.elapsed() < Duration::from_secs(1), "it stops");
+            spun
+        });
+        assert!(spun >= Duration::from_millis(5), "{spun:?}");
+        assert!(spun < Duration::from_secs(1), "{spun:?}");
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) struct Start {
 pub(crate) struct WorkerPlan {
     pub(crate) producers: Vec<ProducerPlan>,
     pub(crate) consumers: Vec<ConsumerPlan>,
+    /// Never sleep from the start to the end.
+    pub(crate) spins: bool,
     /// Core to run on, if one was chosen.
     pub(crate) core: Option<usize>,
     /// Streams of the whole run.
@@ -73,7 +75,8 @@ pub(crate) struct WorkerResult {
     pub(crate) recorder: Recorder,
     /// By group.
     pub(crate) sightings: Vec<Sighting>,
-    /// CPU seconds by elapsed seconds of this thread, from the start on.
+    /// Share of the time, from the start on, in which this thread worked: that it had the CPU, or,
+    /// where it spins, that it had something to do.
     pub(crate) busy: f64,
     /// By stream number, for the streams of this thread.
     pub(crate) ledgers: Vec<(u32, Ledger)>,
@@ -106,6 +109,7 @@ async fn run_connections(plan: WorkerPlan, wires: Wires) -> WorkerResult {
         busy: 0.0,
         ledgers: Vec::new(),
     };
+    let spins = plan.spins;
     let connections = connect(plan).await;
     let (producers, consumers) = match connections {
         Ok(connections) => connections,
@@ -127,6 +131,7 @@ async fn run_connections(plan: WorkerPlan, wires: Wires) -> WorkerResult {
         sightings: RefCell::new(unseen),
     });
     let busy = Busy::start();
+    let spinner = spins.then(transport::Spinner::start);
     let mut producing = Vec::new();
     for producer in producers {
         let (desk, stage, notes) = (desk.clone(), wires.stage.clone(), wires.notes.clone());
@@ -155,10 +160,14 @@ async fn run_connections(plan: WorkerPlan, wires: Wires) -> WorkerResult {
     for task in consuming {
         task.await.expect("a consumer task does not panic");
     }
+    let spun = match spinner {
+        Some(spinner) => Some(spinner.stop().await),
+        None => None,
+    };
     WorkerResult {
         recorder: desk.recorder.replace(Recorder::new()),
         sightings: desk.sightings.take(),
-        busy: busy.share(),
+        busy: busy.share(spun),
         ledgers,
     }
 }
@@ -177,9 +186,15 @@ impl Busy {
         }
     }
 
-    fn share(&self) -> f64 {
-        let cpu = thread_cpu().saturating_sub(self.cpu);
-        cpu.as_secs_f64() / self.since.elapsed().as_secs_f64()
+    /// The share of the time that was worked. A thread that never slept, but spun in vain for
+    /// `spun`, worked for the rest.
+    fn share(&self, spun: Option<Duration>) -> f64 {
+        let elapsed = self.since.elapsed();
+        let worked = match spun {
+            Some(spun) => elapsed.saturating_sub(spun),
+            None => thread_cpu().saturating_sub(self.cpu),
+        };
+        worked.as_secs_f64() / elapsed.as_secs_f64()
     }
 }
 

@@ -542,7 +542,11 @@ fn scenario_facts(report: &Report) -> Vec<(String, String)> {
         ),
         fact(
             "generator threads",
-            format!("{}, cores {cores}", scenario.threads),
+            format!(
+                "{}, cores {cores}; {}",
+                scenario.threads,
+                scenario.spin.line()
+            ),
         ),
         fact(
             "broker cores",

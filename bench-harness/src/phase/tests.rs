@@ -47,6 +47,7 @@ fn phase(load: Load, topic: &Topic, duration: Duration) -> PhasePlan {
         producers: vec![producer],
         consumers: Vec::new(),
         threads: 1,
+        spins: false,
         cores: Vec::new(),
         streams: 1,
         groups: 1,
@@ -73,6 +74,21 @@ fn run_against_sink(behaviour: Behaviour, load: Load, duration: Duration) -> Pha
     let sink = Sink::start(behaviour).expect("a free port");
     let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
     run(phase(load, &topic, duration), Clock::start(), &interrupts()).expect("started")
+}
+
+/// Spinning changes when a thread looks, and nothing else.
+#[test]
+fn a_spinning_thread_sends_and_reads_everything_and_is_not_called_busy() {
+    let sink = Sink::start(Behaviour::default()).expect("a free port");
+    let topic = setup::prepare(sink.address, "t", 2).expect("prepared");
+    let plan = PhasePlan {
+        spins: true,
+        ..phase(load(Some(200)), &topic, Duration::from_secs(1))
+    };
+    let result = run(plan, Clock::start(), &interrupts()).expect("started");
+    assert_eq!(result.failures, Vec::<String>::new());
+    assert_eq!(result.ledgers[0].acknowledged(), 200);
+    assert!(result.busy[0] < 0.9, "{:?}", result.busy);
 }
 
 /// A stall of S at a rate of R delays S x R messages, by S at first and evenly less after: of all
