@@ -1,6 +1,7 @@
 //! `millrace bench` against `millrace serve`, as scripts run them: what is measured must be whole,
 //! verified and in the file.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -226,5 +227,51 @@ fn a_run_that_is_stopped_early_tells_what_it_has() {
     assert!(
         table.contains("STOPPED EARLY") && table.contains("msg/s"),
         "{table}"
+    );
+}
+
+#[test]
+fn a_group_forms_and_forms_again() {
+    let line = "groups --members 7 --rounds 3 --cores 0 --json report.json";
+    let (directory, output) = bench_alone("bench-groups", line);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("a group of 7 members"));
+    let report = std::fs::read_to_string(directory.join("report.json")).expect("a report");
+    let report: Value = serde_json::from_str(&report).expect("the report is JSON");
+    assert_eq!(report["rejoin"]["count"], 3);
+    assert!(report["first_join_ms"].as_f64() > Some(0.0));
+}
+
+/// What a broker uses is known of any whose process is.
+#[test]
+fn a_broker_that_runs_anyway_is_measured_by_its_process() {
+    let directory = directory("bench-watched");
+    let mut broker = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .current_dir(&directory)
+        .args(["serve", "--kafka", "127.0.0.1:0", "--cores", "0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut ready = String::new();
+    let output = broker.stdout.take().expect("piped");
+    let read = BufReader::new(output).read_line(&mut ready);
+    read.expect("a line");
+    let words = ready.split_ascii_whitespace();
+    let address = words.filter_map(|word| word.strip_prefix("kafka=")).next();
+    let (address, pid) = (address.expect("a ready line"), broker.id());
+    let line = format!(
+        "produce --target {address} --target-pid {pid} --warmup 0s --duration 500ms --json r.json"
+    );
+    let (results, output) = bench_alone("bench-watched-load", &line);
+    broker.kill().expect("it still runs");
+    broker.wait().expect("it ends");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report = std::fs::read_to_string(results.join("r.json")).expect("a report");
+    let report: Value = serde_json::from_str(&report).expect("the report is JSON");
+    assert!(report["broker"]["usage"]["memory_peak_bytes"].as_u64() > Some(0));
+    assert_eq!(
+        report["scenario"]["spin"]["is_on"], false,
+        "its needs are not known"
     );
 }

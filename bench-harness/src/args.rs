@@ -45,6 +45,8 @@ pub(crate) enum BenchCommand {
     Run(RunArgs),
     /// Put result files side by side, with ratios to the first
     Compare(CompareArgs),
+    /// Let a consumer group form, and form again, and measure how long that takes
+    Groups(GroupsArgs),
     /// Measure the disk alone: durable commits and sequential reads as the broker does them
     Disk(DiskArgs),
 }
@@ -80,6 +82,10 @@ pub(crate) struct LoadArgs {
     /// The bound of --find-max, on acknowledgements or, end to end, on arrivals
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration)]
     pub(crate) p99_max: Duration,
+    /// Process of the broker at --target, on this machine: its CPU time, memory and bytes written
+    /// are reported as a child's are
+    #[arg(long, value_name = "PID", requires = "target")]
+    pub(crate) target_pid: Option<u32>,
     /// Producing connections
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) connections: u32,
@@ -161,6 +167,24 @@ pub(crate) struct ConsumeArgs {
     pub(crate) backlog: Option<u64>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GroupsArgs {
+    /// Broker to drive; without it this executable's own `serve` is started as a child
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) target: Option<String>,
+    /// Members of the group, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) members: u32,
+    /// How often all members join again
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) rounds: u32,
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) child: ChildArgs,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -14,7 +14,7 @@
 //!   protocols).
 //! * [`schedule`], [`sizes`], [`payload`], [`recorder`], [`live`], [`verify`]: when, how much,
 //!   what, how long, and whether; [`spin`]: asleep or awake between.
-//! * [`disk`]: the floor, without a broker.
+//! * [`disk`]: the floor, without a broker; [`groups`]: how long a group takes to form.
 //! * [`child`], [`sink`], [`machine`], [`setup`]: whom to drive, and on what; [`control`] and
 //!   [`stages`]: what a child says itself; [`interrupt`]: when to stop.
 
@@ -28,6 +28,7 @@ mod control;
 #[doc(hidden)]
 pub mod cost;
 mod disk;
+mod groups;
 mod html;
 mod interrupt;
 mod live;
@@ -97,6 +98,12 @@ fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
             write_json(&report, args.json.as_deref())?;
             return Ok(ExitCode::SUCCESS);
         }
+        BenchCommand::Groups(args) => {
+            let report = groups::run(&args)?;
+            print!("{}", report.table());
+            write_json(&report, args.json.as_deref())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         BenchCommand::Run(args) => {
             let file = scenario_file::read(&args)?;
             let (scenario, load) = load_of(file.command)?;
@@ -109,7 +116,7 @@ fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
         }
         load => load_of(load)?,
     };
-    let report = run::run(scenario, &load.child)?;
+    let report = run::run(scenario, &load)?;
     // The table first: a report that cannot be written must not swallow it.
     print!("{}", report.table());
     write_reports(&report, &load)?;
@@ -126,8 +133,11 @@ fn load_of(command: BenchCommand) -> anyhow::Result<(Scenario, LoadArgs)> {
         BenchCommand::Produce(load) => (Scenario::of(Kind::Produce, &load)?, load),
         BenchCommand::E2e(load) => (Scenario::of(Kind::EndToEnd, &load)?, load),
         BenchCommand::Consume(args) => (Scenario::of_consume(&args)?, args.load),
-        BenchCommand::Run(_) | BenchCommand::Compare(_) | BenchCommand::Disk(_) => {
-            unreachable!("these verbs drive no broker of their own")
+        BenchCommand::Run(_)
+        | BenchCommand::Compare(_)
+        | BenchCommand::Disk(_)
+        | BenchCommand::Groups(_) => {
+            unreachable!("these verbs have no scenario of their own")
         }
     })
 }

@@ -40,7 +40,7 @@ pub(crate) struct Report {
     pub(crate) finished_at_ms: u64,
     pub(crate) scenario: Scenario,
     pub(crate) machine: Machine,
-    /// Of the child broker; nothing is known about another's.
+    /// Of a child broker; nothing is known about another's.
     pub(crate) storage: Option<Storage>,
     /// `None` if the broker is not ours to know.
     pub(crate) durable: Option<bool>,
@@ -113,7 +113,7 @@ pub(crate) struct RefusedReport {
     pub(crate) count: u64,
 }
 
-/// What a child broker spent on the measured phase.
+/// What a broker whose process is known spent on the measured phase.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct BrokerReport {
     pub(crate) usage: Usage,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use crate::args::ChildArgs;
+use crate::args::{ChildArgs, LoadArgs};
 use crate::child::{self, Broker, ChildPlan};
 use crate::interrupt::Interrupts;
 use crate::machine::{Storage, Usage};
@@ -28,9 +28,12 @@ use crate::table::{micros_text, rate_text};
 use crate::verify::{self, Ledger, Verdict};
 
 /// Runs a scenario from the broker's start to its stop.
-pub(crate) fn run(scenario: Scenario, child: &ChildArgs) -> anyhow::Result<Report> {
+pub(crate) fn run(scenario: Scenario, load: &LoadArgs) -> anyhow::Result<Report> {
     let interrupts = Interrupts::listen().context("cannot listen for stop signals")?;
-    let mut peer = Peer::find(&scenario.target, child, &interrupts)?;
+    let mut peer = Peer::find(&scenario.target, &load.child, &interrupts)?;
+    if let Some(pid) = load.target_pid {
+        peer.watch(pid)?;
+    }
     let threads = usize::try_from(scenario.threads)?;
     let spin = scenario
         .spin
@@ -45,10 +48,11 @@ pub(crate) fn run(scenario: Scenario, child: &ChildArgs) -> anyhow::Result<Repor
         }
         Some(p99_max_ms) => find_max(&scenario, p99_max_ms, &peer, &interrupts)?,
     };
-    if let Some(Err(error)) = peer.broker.take().map(Broker::stop) {
+    let storage = peer.storage.take();
+    if let Err(error) = peer.stop() {
         outcome.result.failures.push(format!("{error:#}"));
     }
-    Ok(Report::new(scenario, peer.storage, outcome))
+    Ok(Report::new(scenario, storage, outcome))
 }
 
 /// What a run brought, before it is put into words.
@@ -80,14 +84,27 @@ pub(crate) struct Filled {
 }
 
 /// What answers, for the length of a run.
-struct Peer {
+pub(crate) struct Peer {
     address: SocketAddr,
     broker: Option<Broker>,
+    watched: Option<Watched>,
     storage: Option<Storage>,
 }
 
+/// A broker's process that somebody else started.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    pid: u32,
+    /// What it had used before the run.
+    before: Usage,
+}
+
 impl Peer {
-    fn find(target: &Target, child: &ChildArgs, interrupts: &Interrupts) -> anyhow::Result<Self> {
+    pub(crate) fn find(
+        target: &Target,
+        child: &ChildArgs,
+        interrupts: &Interrupts,
+    ) -> anyhow::Result<Self> {
         let address = match target {
             Target::Child => return Self::start_child(child, interrupts),
             Target::External(target) => setup::resolve(target)?,
@@ -99,8 +116,25 @@ impl Peer {
         Ok(Self {
             address,
             broker: None,
+            watched: None,
             storage: None,
         })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes what process `pid` uses for what the broker uses.
+    fn watch(&mut self, pid: u32) -> anyhow::Result<()> {
+        let before = Usage::of(Some(pid)).context("--target-pid")?;
+        self.watched = Some(Watched { pid, before });
+        Ok(())
+    }
+
+    /// Ends what was started for the run; fails if a child does not stop cleanly.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.broker.map_or(Ok(()), Broker::stop)
     }
 
     fn start_child(child: &ChildArgs, interrupts: &Interrupts) -> anyhow::Result<Self> {
@@ -133,6 +167,7 @@ impl Peer {
         Ok(Self {
             address: broker.address,
             broker: Some(broker),
+            watched: None,
             storage: Some(storage),
         })
     }
@@ -155,8 +190,12 @@ impl Peer {
         names.filter(|(name, _)| name.starts_with("shard-")).count()
     }
 
-    /// What a child broker has used since it was ready; `None` for others and for a dead child.
+    /// What a broker whose process is known has used since it was ready, or since the run began;
+    /// `None` for others and for one that has ended.
     fn usage(&self) -> Option<Usage> {
+        if let Some(Watched { pid, before }) = self.watched {
+            return Some(Usage::of(Some(pid)).ok()?.since(&before));
+        }
         let broker = self.broker.as_ref()?;
         broker.usage().ok()
     }

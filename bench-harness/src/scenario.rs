@@ -110,6 +110,17 @@ pub(crate) enum Target {
     External(String),
 }
 
+impl Target {
+    /// What `--target` says.
+    pub(crate) fn of(target: Option<&str>) -> Self {
+        match target {
+            None => Self::Child,
+            Some("sink") => Self::Sink,
+            Some(target) => Self::External(target.to_owned()),
+        }
+    }
+}
+
 impl Scenario {
     /// `bench produce` or `bench e2e`.
     pub(crate) fn of(kind: Kind, args: &LoadArgs) -> anyhow::Result<Self> {
@@ -129,11 +140,7 @@ impl Scenario {
 
     fn new(kind: Kind, backlog_messages: u64, args: &LoadArgs) -> anyhow::Result<Self> {
         let run = fresh_run();
-        let target = match args.target.as_deref() {
-            None => Target::Child,
-            Some("sink") => Target::Sink,
-            Some(target) => Target::External(target.to_owned()),
-        };
+        let target = Target::of(args.target.as_deref());
         let scenario = Self {
             kind,
             file: None,
@@ -433,7 +440,7 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 /// A number that no other run in reach is likely to have.
-fn fresh_run() -> u32 {
+pub(crate) fn fresh_run() -> u32 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -216,7 +216,10 @@ impl Shared {
             Some(RequestKind::ListOffsets) => self.list_offsets(&mut request, out)?,
             Some(RequestKind::ApiVersions) => api_versions(out),
             Some(RequestKind::Fetch) => self.fetch(&mut request, out)?,
-            None => {
+            None
+            | Some(
+                RequestKind::FindCoordinator | RequestKind::JoinGroup | RequestKind::SyncGroup,
+            ) => {
                 put_i16(out, UNSUPPORTED_VERSION);
                 true
             }

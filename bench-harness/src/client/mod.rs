@@ -93,6 +93,23 @@ pub(crate) struct FetchLimits {
     pub(crate) partition_bytes_max: u32,
 }
 
+/// Who speaks in a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupMember<'a> {
+    pub(crate) group: &'a str,
+    /// What the coordinator called it; empty before it has.
+    pub(crate) id: &'a str,
+}
+
+/// A member's place in a generation of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Joined {
+    pub(crate) generation: i32,
+    pub(crate) id: String,
+    /// All members, if this one is to give out the shares; empty otherwise.
+    pub(crate) members: Vec<String>,
+}
+
 /// A server that leads partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -132,6 +149,12 @@ pub(crate) enum Reply<'a> {
     Ends(Vec<(u32, Result<u64, Refusal>)>),
     /// Offset of an append's first message.
     Appended(Result<u64, Refusal>),
+    /// Who coordinates the group.
+    Coordinator(Result<Node, Refusal>),
+    /// The member's generation has begun.
+    Joined(Result<Joined, Refusal>),
+    /// Whether the member got a share.
+    Synced(Result<bool, Refusal>),
     /// Messages.
     Fetched(Result<Vec<FetchedPartition<'a>>, Refusal>),
 }
@@ -190,6 +213,34 @@ impl Client {
     pub(crate) fn fetch(&mut self, out: &mut Vec<u8>, cursors: &[Cursor], limits: FetchLimits) {
         match self {
             Self::Kafka(client) => client.fetch(out, cursors, limits),
+        }
+    }
+
+    /// Asks who coordinates `group`.
+    pub(crate) fn find_coordinator(&mut self, out: &mut Vec<u8>, group: &str) {
+        match self {
+            Self::Kafka(client) => client.find_coordinator(out, group),
+        }
+    }
+
+    /// Joins a group; what it asks for differs from one `round` to the next, so that each begins
+    /// a generation.
+    pub(crate) fn join_group(&mut self, out: &mut Vec<u8>, member: &GroupMember<'_>, round: u32) {
+        match self {
+            Self::Kafka(client) => client.join_group(out, member, round),
+        }
+    }
+
+    /// Asks for the member's share; a leader gives one to each of `members`.
+    pub(crate) fn sync_group(
+        &mut self,
+        out: &mut Vec<u8>,
+        member: &GroupMember<'_>,
+        generation: i32,
+        members: &[String],
+    ) {
+        match self {
+            Self::Kafka(client) => client.sync_group(out, member, generation, members),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A Kafka client of one topic, by hand: the six requests that a load generator needs, each in one
+//! A Kafka client of one topic, by hand: the requests that a load generator needs, each in one
 //! version that every broker since Kafka 2.1 serves, all of the encodings without tagged fields.
 //!
 //! | request     | key | version |
@@ -9,10 +9,19 @@
 //! | Metadata    |   3 |       4 |
 //! | ApiVersions |  18 |       0 |
 //! | CreateTopics|  19 |       2 |
+//!
+//! A member of a group ([`groups`]) needs three more, which only it asks the broker to serve:
+//!
+//! | request         | key | version |
+//! |-----------------|----:|--------:|
+//! | FindCoordinator |  10 |       1 |
+//! | JoinGroup       |  11 |       3 |
+//! | SyncGroup       |  14 |       2 |
 
 pub(crate) mod batch;
 mod codec;
 pub(crate) mod errors;
+mod groups;
 mod replies;
 pub(crate) mod wire;
 
@@ -47,9 +56,13 @@ pub(crate) enum RequestKind {
     Metadata,
     ApiVersions,
     CreateTopics,
+    FindCoordinator,
+    JoinGroup,
+    SyncGroup,
 }
 
 impl RequestKind {
+    /// What every broker that is driven has to serve.
     pub(crate) const ALL: [Self; 6] = [
         Self::Produce,
         Self::Fetch,
@@ -67,6 +80,9 @@ impl RequestKind {
             Self::Metadata => 3,
             Self::ApiVersions => 18,
             Self::CreateTopics => 19,
+            Self::FindCoordinator => 10,
+            Self::JoinGroup => 11,
+            Self::SyncGroup => 14,
         }
     }
 
@@ -78,6 +94,9 @@ impl RequestKind {
             Self::Metadata => 4,
             Self::ApiVersions => 0,
             Self::CreateTopics => 2,
+            Self::FindCoordinator => 1,
+            Self::JoinGroup => 3,
+            Self::SyncGroup => 2,
         }
     }
 
@@ -89,6 +108,9 @@ impl RequestKind {
             Self::Metadata => "Metadata",
             Self::ApiVersions => "ApiVersions",
             Self::CreateTopics => "CreateTopics",
+            Self::FindCoordinator => "FindCoordinator",
+            Self::JoinGroup => "JoinGroup",
+            Self::SyncGroup => "SyncGroup",
         }
     }
 }

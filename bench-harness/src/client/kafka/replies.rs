@@ -1,7 +1,7 @@
 //! Reply bodies, each in the one version that [`RequestKind::version`] names.
 
 use super::wire::{Reader, WireError};
-use super::{RequestKind, refusal};
+use super::{RequestKind, groups, refusal};
 use crate::client::{ClientError, FetchedPartition, Node, Refusal, Reply, Topology};
 
 /// Partitions believed in one reply; more is a broken peer, not a topic.
@@ -21,6 +21,9 @@ pub(crate) fn decode<'a>(
         RequestKind::ListOffsets => list_offsets(&mut body),
         RequestKind::Metadata => metadata(&mut body),
         RequestKind::CreateTopics => create_topics(&mut body),
+        RequestKind::FindCoordinator => groups::coordinator(&mut body),
+        RequestKind::JoinGroup => groups::joined(&mut body),
+        RequestKind::SyncGroup => groups::synced(&mut body),
         RequestKind::ApiVersions => unreachable!("decoded above"),
     };
     reply.map_err(|reason| malformed(kind, reason))

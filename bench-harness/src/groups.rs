@@ -1,0 +1,238 @@
+//! `bench groups`: how long a consumer group takes to form, and to form again.
+//!
+//! Every member has a connection of its own and does what a client does in a rebalance: it joins,
+//! waits for its generation, and asks for its share, which the leader has given out. A round's time
+//! is that from the first join to the last share. Members of a real group hear of a rebalance by
+//! their next heartbeat; here all join at once, so a round is the broker's time and not theirs. The
+//! first round holds what the broker waits for more members; the following ones hold no such wait.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde::Serialize;
+
+use crate::args::GroupsArgs;
+use crate::client::{Client, GroupMember, Node, Reply};
+use crate::connection::Connection;
+use crate::interrupt::Interrupts;
+use crate::machine::Machine;
+use crate::recorder::Latency;
+use crate::report::LatencyReport;
+use crate::run::Peer;
+use crate::scenario::{Target, fresh_run};
+use crate::setup;
+use crate::table::{duration_text, micros_text};
+use crate::transport;
+
+const SCHEMA_VERSION: u32 = 1;
+const MEMBERS_MAX: u32 = 10_000;
+/// How often and how long a fresh broker's coordinator is awaited.
+const COORDINATOR_RETRY: Duration = Duration::from_millis(100);
+const COORDINATOR_RETRIES_MAX: u32 = 150;
+
+/// How long the rounds took.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct GroupsReport {
+    schema_version: u32,
+    tool: &'static str,
+    tool_version: &'static str,
+    commit: &'static str,
+    machine: Machine,
+    target: Target,
+    members: u32,
+    rounds: u32,
+    /// The first join of all, with the broker's wait for more members.
+    first_join_ms: f64,
+    /// Of all members that the group has already.
+    rejoin: LatencyReport,
+}
+
+/// Forms a group, and forms it anew as often as asked.
+pub(crate) fn run(args: &GroupsArgs) -> anyhow::Result<GroupsReport> {
+    ensure!(
+        (1..=MEMBERS_MAX).contains(&args.members),
+        "--members must be 1 to {MEMBERS_MAX}"
+    );
+    ensure!(args.rounds > 0, "--rounds must be more than 0");
+    let interrupts = Interrupts::listen().context("cannot listen for stop signals")?;
+    let target = Target::of(args.target.as_deref());
+    ensure!(
+        target != Target::Sink,
+        "the sink discards what it gets: it has no groups"
+    );
+    let peer = Peer::find(&target, &args.child, &interrupts)?;
+    let run = fresh_run();
+    let group = format!("millrace-bench-{run:08x}");
+    setup::prepare(peer.address(), &group, args.members)?;
+    let (first, rejoins) = transport::run(rounds(peer.address(), &group, args))?;
+    peer.stop()?;
+    let mut latency = Latency::new();
+    for rejoin in rejoins {
+        latency.record(u64::try_from(rejoin.as_nanos())?, 1);
+    }
+    Ok(GroupsReport {
+        schema_version: SCHEMA_VERSION,
+        tool: "millrace bench groups",
+        tool_version: env!("CARGO_PKG_VERSION"),
+        commit: env!("MILLRACE_COMMIT"),
+        machine: Machine::describe(),
+        target,
+        members: args.members,
+        rounds: args.rounds,
+        first_join_ms: first.as_secs_f64() * 1e3,
+        rejoin: LatencyReport::of(&latency).context("no round was measured")?,
+    })
+}
+
+impl GroupsReport {
+    /// The table for people.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        let rejoin = &self.rejoin;
+        let first = duration_text((self.first_join_ms * 1e6) as u64);
+        writeln!(
+            out,
+            "\na group of {} members\nfirst join   {first:>10}\nagain        {:>10} p50{:>12} \
+             p99{:>12} max, {} times",
+            self.members,
+            micros_text(rejoin.p50_us),
+            micros_text(rejoin.p99_us),
+            micros_text(rejoin.max_us),
+            self.rounds
+        )
+        .expect("a string takes everything");
+        out
+    }
+}
+
+/// A member between rounds.
+struct Member {
+    connection: Connection,
+    /// What the coordinator called it; empty before the first round.
+    id: String,
+}
+
+/// Times of the first round and of the others.
+async fn rounds(
+    address: SocketAddr,
+    group: &str,
+    args: &GroupsArgs,
+) -> anyhow::Result<(Duration, Vec<Duration>)> {
+    let coordinator = coordinator(address, group).await?;
+    let mut members = Vec::new();
+    for _ in 0..args.members {
+        members.push(Member {
+            connection: Connection::open(coordinator, Client::kafka(group, -1)).await?,
+            id: String::new(),
+        });
+    }
+    let group: Rc<str> = group.into();
+    let mut times = Vec::new();
+    for round in 0..=args.rounds {
+        let since = Instant::now();
+        members = take_round(members, &group, round).await?;
+        times.push(since.elapsed());
+    }
+    let rejoins = times.split_off(1);
+    Ok((times[0], rejoins))
+}
+
+/// Has all members join at once, and returns them when each has its share.
+async fn take_round(
+    members: Vec<Member>,
+    group: &Rc<str>,
+    round: u32,
+) -> anyhow::Result<Vec<Member>> {
+    let count = members.len();
+    let leaders = Rc::new(RefCell::new(0));
+    let mut tasks = Vec::new();
+    for mut member in members {
+        let (group, leaders) = (group.clone(), leaders.clone());
+        tasks.push(transport::spawn(async move {
+            let leads = member.rejoin(&group, round, count).await?;
+            *leaders.borrow_mut() += u32::from(leads);
+            anyhow::Ok(member)
+        }));
+    }
+    let mut members = Vec::new();
+    for task in tasks {
+        members.push(task.await.expect("a member's task does not panic")?);
+    }
+    let leaders = *leaders.borrow();
+    ensure!(leaders == 1, "the group has {leaders} leaders");
+    Ok(members)
+}
+
+impl Member {
+    /// Joins, and takes its share; whether it is the leader, who must see all `count` members.
+    async fn rejoin(&mut self, group: &str, round: u32, count: usize) -> anyhow::Result<bool> {
+        let mut out = Vec::new();
+        let member = GroupMember {
+            group,
+            id: &self.id,
+        };
+        let client = &mut self.connection.client;
+        client.join_group(&mut out, &member, round);
+        let joined = self.connection.exchange(out, |reply| match reply {
+            Reply::Joined(joined) => Some(joined),
+            _ => None,
+        });
+        let joined = match joined.await? {
+            Ok(joined) => joined,
+            Err(refusal) => bail!("a member may not join: {refusal}"),
+        };
+        let leads = !joined.members.is_empty();
+        let seen = joined.members.len();
+        ensure!(
+            !leads || seen == count,
+            "a generation has {seen} of {count} members: they did not join at once"
+        );
+        self.id = joined.id;
+        let member = GroupMember {
+            group,
+            id: &self.id,
+        };
+        let mut out = Vec::new();
+        let client = &mut self.connection.client;
+        client.sync_group(&mut out, &member, joined.generation, &joined.members);
+        let synced = self.connection.exchange(out, |reply| match reply {
+            Reply::Synced(synced) => Some(synced),
+            _ => None,
+        });
+        match synced.await? {
+            Ok(has_share) => ensure!(has_share, "a member got no share"),
+            Err(refusal) => bail!("a member gets no share: {refusal}"),
+        }
+        Ok(leads)
+    }
+}
+
+/// Who coordinates the group: a broker may have to make itself ready for groups first.
+async fn coordinator(address: SocketAddr, group: &str) -> anyhow::Result<SocketAddr> {
+    let mut connection = Connection::open(address, Client::kafka(group, -1)).await?;
+    let mut reason = String::new();
+    for _ in 0..COORDINATOR_RETRIES_MAX {
+        let mut out = Vec::new();
+        connection.client.find_coordinator(&mut out, group);
+        let found = connection.exchange(out, |reply| match reply {
+            Reply::Coordinator(found) => Some(found),
+            _ => None,
+        });
+        match found.await? {
+            Ok(node) => return address_of(&node),
+            Err(refusal) => reason = refusal.to_string(),
+        }
+        tokio::time::sleep(COORDINATOR_RETRY).await;
+    }
+    bail!("group {group:?} has no coordinator: {reason}")
+}
+
+fn address_of(node: &Node) -> anyhow::Result<SocketAddr> {
+    let addresses = (node.host.as_str(), node.port).to_socket_addrs();
+    let address = addresses.ok().and_then(|mut addresses| addresses.next());
+    address.with_context(|| format!("node {} has no address", node.id))
+}
