@@ -5,11 +5,13 @@
 //! [`Stream::close`] then ends what is still in the kernel.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::time::{
@@ -22,8 +24,12 @@ use tokio_uring::fs::File;
 use tokio_uring::net::TcpStream;
 
 thread_local! {
-    /// What this thread's ring has completed for somebody, but for the spinner itself.
+    /// What this thread's ring has completed for somebody, but for the spinner itself; and sleepers
+    /// that the spinner woke.
     static COMPLETIONS: Cell<u64> = const { Cell::new(0) };
+    /// Whom this thread's spinner wakes, by when and by number; `None` where it has none.
+    static SLEEPERS: RefCell<Option<BTreeMap<(Instant, u64), Waker>>> =
+        const { RefCell::new(None) };
 }
 
 /// Bytes that a fresh receive buffer holds.
@@ -52,6 +58,7 @@ pub(crate) struct Spinner {
 
 impl Spinner {
     pub(crate) fn start() -> Self {
+        SLEEPERS.set(Some(BTreeMap::new()));
         let is_over = Rc::new(Cell::new(false));
         Self {
             is_over: is_over.clone(),
@@ -59,9 +66,10 @@ impl Spinner {
         }
     }
 
-    /// Lets the thread sleep again; returns for how long it spun in vain.
+    /// Lets the thread sleep again; returns for how long it spun in vain. Nobody may sleep then.
     pub(crate) async fn stop(self) -> Duration {
         self.is_over.set(true);
+        SLEEPERS.set(None);
         self.task.await.expect("a spinning task does not panic")
     }
 }
@@ -80,8 +88,37 @@ async fn spin(is_over: Rc<Cell<bool>>) -> Duration {
             in_vain += now - looked_at;
         }
         (looked_at, completed) = (now, sum);
+        wake_sleepers(now);
     }
     in_vain
+}
+
+fn wake_sleepers(now: Instant) {
+    SLEEPERS.with_borrow_mut(|sleepers| {
+        let Some(sleepers) = sleepers else { return };
+        while let Some(first) = sleepers.first_entry().filter(|first| first.key().0 <= now) {
+            note_completion();
+            first.remove().wake();
+        }
+    });
+}
+
+/// Waits until the spinner sees that it is time.
+async fn sleep_beside_spinner(until: Instant, number: u64) {
+    std::future::poll_fn(|context| {
+        if Instant::now() >= until {
+            return Poll::Ready(());
+        }
+        SLEEPERS.with_borrow_mut(|sleepers| {
+            let sleepers = sleepers
+                .as_mut()
+                .expect("the spinner outlives its sleepers");
+            // One that is given up stays, and wakes its task for nothing once.
+            sleepers.insert((until, number), context.waker().clone());
+        });
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Notes that the ring completed something for somebody.
@@ -176,6 +213,8 @@ impl ReadBuffer {
 /// Wakes one task at a time of the monotonic clock, to the clock's own precision: the timers of
 /// tokio round to milliseconds, which is longer than an acknowledgement takes.
 pub(crate) struct Timer {
+    /// Different from those of others; the descriptor's own.
+    number: u64,
     fd: OwnedFd,
     /// The same timer, as the ring reads it.
     file: File,
@@ -187,6 +226,7 @@ impl Timer {
         let fd = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
         let file = File::from_std(std::fs::File::from(fd.try_clone()?));
         Ok(Self {
+            number: u64::try_from(fd.as_raw_fd()).expect("an open descriptor is not negative"),
             fd,
             file,
             buffer: Cell::new(vec![0; EXPIRATIONS_BYTES]),
@@ -196,6 +236,11 @@ impl Timer {
     /// Returns after `wait_ns`. A sleep that was given up must be the timer's last one: its read
     /// would take the next one's wake-up.
     pub(crate) async fn sleep(&self, wait_ns: u64) -> io::Result<()> {
+        if SLEEPERS.with_borrow(Option::is_some) {
+            let until = Instant::now() + Duration::from_nanos(wait_ns);
+            sleep_beside_spinner(until, self.number).await;
+            return Ok(());
+        }
         self.set(wait_ns)?;
         let buffer = self.buffer.take();
         assert_eq!(
@@ -361,7 +406,9 @@ mod tests {
             let spinner = Spinner::start();
             let timer = Timer::new().expect("a timer");
             for _ in 0..5 {
+                let start = Instant::now();
                 timer.sleep(2_000_000).await.expect("slept");
+                assert!(start.elapsed() >= Duration::from_millis(2), "never early");
             }
             // Work, which no look is.
             let until = Instant::now() + Duration::from_millis(100);
