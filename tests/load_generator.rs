@@ -87,6 +87,22 @@ fn a_backlog_over_many_partitions_is_read_whole() {
 }
 
 #[test]
+fn a_backlog_is_caught_up_with_while_producers_go_on() {
+    let line = "consume --backlog 4MiB --meanwhile 2000 --connections 2 --partitions 4 --size 512 \
+                --fan-out 2";
+    let arguments: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (output, report) = bench("bench-meanwhile", &arguments);
+    assert_clean(&output, &report);
+    let verdict = &report["verification"];
+    let sent = verdict["sent"].as_u64().expect("a number");
+    assert!(sent > 8_192, "{sent}: producers went on");
+    assert_eq!(verdict["delivered"].as_u64(), Some(2 * sent));
+    // Of those that were sent meanwhile, to each group; the backlog's age says nothing.
+    let fresh = report["delivery_latency"]["count"].as_u64();
+    assert_eq!(fresh, Some(2 * (sent - 8_192)));
+}
+
+#[test]
 fn a_closed_loop_is_read_back() {
     let line = "produce --connections 2 --partitions 2 --warmup 100ms --duration 500ms";
     let arguments: Vec<&str> = line.split(' ').collect();

@@ -165,6 +165,10 @@ pub(crate) struct ConsumeArgs {
     /// not apply
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) backlog: Option<u64>,
+    /// Go on producing so many messages per second while the backlog is read, until the consumers
+    /// have caught up
+    #[arg(long, value_name = "PER_S", requires = "backlog", value_parser = at_least_one)]
+    pub(crate) meanwhile: Option<u64>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
@@ -272,6 +276,15 @@ impl FromStr for CoreList {
         });
         cores.collect::<Result<_, _>>().map(Self)
     }
+}
+
+fn at_least_one(text: &str) -> Result<u64, String> {
+    let number = text.parse();
+    let number = number.map_err(|_| "a whole number is wanted".to_owned())?;
+    if number == 0 {
+        return Err("must be more than 0".to_owned());
+    }
+    Ok(number)
 }
 
 /// A burst's part of its period: `100ms/1s`.

@@ -23,6 +23,8 @@ use crate::worker::{self, Note, Stage, Start, Wires, WorkerPlan, WorkerResult};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between "all connected" and message 0, so that every thread is ready for it.
 const START_AFTER_NS: u64 = 20_000_000;
+/// Consumers that are still behind after so long will stay so.
+const CATCH_UP_NS_MAX: u64 = 600 * SECOND_NS;
 /// Consumers that receive nothing for so long have received all there is.
 const QUIET_NS_MAX: u64 = 10 * SECOND_NS;
 /// The same when some messages' fate is unknown, so that no exact end can be awaited.
@@ -48,6 +50,8 @@ pub(crate) struct PhasePlan {
     pub(crate) duration_ns: Option<u64>,
     /// Messages that each group is to receive beside those of this phase.
     pub(crate) backlog: u64,
+    /// Producers without an end of their own stop when no group is behind by more.
+    pub(crate) lag_messages_max: Option<u64>,
     /// More than the backlog may come: messages that were refused or not answered.
     pub(crate) uncertain: bool,
 }
@@ -71,6 +75,18 @@ pub(crate) struct PhaseResult {
 }
 
 impl PhaseResult {
+    /// Adds what the streams of an earlier phase have sent; this one's streams are others.
+    pub(crate) fn take_ledgers_of(&mut self, earlier: &Self) {
+        let streams = self.ledgers.len().max(earlier.ledgers.len());
+        self.ledgers.resize(streams, Ledger::default());
+        for (ledger, before) in self.ledgers.iter_mut().zip(&earlier.ledgers) {
+            if before.sent > 0 {
+                assert_eq!(ledger.sent, 0, "a stream sends in one phase");
+                *ledger = before.clone();
+            }
+        }
+    }
+
     /// Whether another phase may follow.
     pub(crate) fn goes_on(&self) -> bool {
         !self.interrupted && self.failures.is_empty()
@@ -98,6 +114,7 @@ struct Watched {
     producers: usize,
     consumers: usize,
     backlog: u64,
+    lag_messages_max: Option<u64>,
     uncertain: bool,
     streams: u32,
     groups: usize,
@@ -116,6 +133,7 @@ impl Watched {
         let (note_sender, notes) = mpsc::channel();
         let (name, streams, groups) = (plan.name, plan.streams, plan.groups);
         let (backlog, uncertain) = (plan.backlog, plan.uncertain);
+        let lag_messages_max = plan.lag_messages_max;
         let (producers, consumers) = (plan.producers.len(), plan.consumers.len());
         let (warmup_ns, duration_ns) = (plan.warmup_ns, plan.duration_ns);
         let (mut threads, mut lives, mut starts) = (Vec::new(), Vec::new(), Vec::new());
@@ -168,6 +186,7 @@ impl Watched {
             producers,
             consumers,
             backlog,
+            lag_messages_max,
             uncertain,
             streams,
             groups,
@@ -203,6 +222,7 @@ impl Watched {
                 quiet_since = (delivered, now_ns);
             }
             let quiet_ns = now_ns - quiet_since.1;
+            self.stop_if_caught_up(delivered, now_ns);
             if producers_left == 0 && self.have_consumers_all(delivered, quiet_ns) {
                 break;
             }
@@ -231,12 +251,35 @@ impl Watched {
         ended
     }
 
+    /// Ends producers that go on until consumers have caught up, or are not going to.
+    fn stop_if_caught_up(&mut self, delivered: u64, now_ns: u64) {
+        let Some(lag_messages_max) = self.lag_messages_max else {
+            return;
+        };
+        if self.expected() <= delivered + lag_messages_max {
+            self.lag_messages_max = None;
+            self.raise(Stage::Stop);
+        } else if now_ns > self.start.start_ns + CATCH_UP_NS_MAX {
+            self.lag_messages_max = None;
+            let minutes = CATCH_UP_NS_MAX / SECOND_NS / 60;
+            self.failures.push(format!(
+                "consumers did not catch up within {minutes} minutes"
+            ));
+            self.raise(Stage::Stop);
+        }
+    }
+
+    /// Messages that all groups together are to receive, as far as is known now.
+    fn expected(&self) -> u64 {
+        let groups = u64::try_from(self.groups).expect("64-bit targets only");
+        (self.sum(|live| &live.acked) + self.backlog) * groups
+    }
+
     fn have_consumers_all(&self, delivered: u64, quiet_ns: u64) -> bool {
         if self.consumers == 0 || (self.interrupted && quiet_ns > QUIET_UNCERTAIN_NS_MAX) {
             return true;
         }
-        let groups = u64::try_from(self.groups).expect("64-bit targets only");
-        let expected = (self.sum(|live| &live.acked) + self.backlog) * groups;
+        let expected = self.expected();
         let refused = self.sum(|live| &live.refused) > 0;
         let uncertain = self.uncertain || refused || !self.failures.is_empty();
         let quiet_ns_max = if uncertain {

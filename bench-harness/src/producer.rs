@@ -59,6 +59,7 @@ pub(crate) struct Load {
     pub(crate) linger_ns: u64,
     /// Messages that each stream sends; `None` sends until the phase's end.
     pub(crate) messages_max: Option<u64>,
+    /// Of the phase.
     pub(crate) streams: u32,
 }
 
@@ -198,7 +199,9 @@ impl Sending {
     fn new(plan: ProducerPlan, desk: Rc<Desk>, start: Start, client: Client) -> Self {
         let load = &plan.load;
         let schedule = load.rate_per_s.map(|rate| {
-            let even = Schedule::new(start.start_ns, rate, load.streams, plan.stream);
+            // Streams of a later phase are numbered on.
+            let place = plan.stream % load.streams;
+            let even = Schedule::new(start.start_ns, rate, load.streams, place);
             even.with_burst(load.burst)
         });
         let filler = match load.compression {

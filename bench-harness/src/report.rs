@@ -222,8 +222,9 @@ impl Report {
             sent: Rate::of(&recorder.acked, measured_s),
             received: Rate::of(&recorder.delivered, measured_s),
             ack_latency: LatencyReport::of(&recorder.ack),
-            // A backlog's age says nothing; nor does a long poll at the tail.
-            delivery_latency: LatencyReport::of(&recorder.delivery).filter(|_| !is_backlog),
+            // What was due before the phase is not recorded: a backlog's age says nothing. Nor does
+            // a long poll at the tail.
+            delivery_latency: LatencyReport::of(&recorder.delivery),
             fetch_latency: LatencyReport::of(&recorder.fetch).filter(|_| is_backlog),
             generator_lateness: LatencyReport::of(&recorder.late),
             refused: refused(recorder),

@@ -324,8 +324,9 @@ impl<'a> Run<'a> {
             return meter.finish(filled, None, written_bytes);
         }
         let mut read = self.read_all(&filled, "consume", scenario.groups())?;
-        read.recorder.accepted_bytes = filled.recorder.accepted_bytes;
-        let verdict = verdict(&filled, &read);
+        read.recorder.accepted_bytes += filled.recorder.accepted_bytes;
+        read.take_ledgers_of(&filled);
+        let verdict = verdict(&read, &read);
         let mut outcome = meter.finish(read, verdict, written_bytes)?;
         outcome.filled = Some(Filled {
             flow: filled.recorder.acked,
@@ -356,8 +357,10 @@ impl<'a> Run<'a> {
         groups: usize,
     ) -> anyhow::Result<PhaseResult> {
         let plan = PhasePlan {
+            producers: self.scenario.producers_meanwhile(&self.topic),
             consumers: self.scenario.consumers(&self.topic, groups),
             groups,
+            lag_messages_max: self.scenario.lag_messages_max(),
             backlog: sent.ledgers.iter().map(Ledger::acknowledged).sum(),
             uncertain: !sent.recorder.refused.is_empty() || sent.recorder.unanswered > 0,
             ..self.scenario.unlimited_phase(name)

@@ -27,6 +27,8 @@ const FAN_OUT_MAX: u32 = 1_000;
 /// How long one rate of a search is looked at, and run in before that.
 const PROBE_MS: u64 = 3_000;
 const PROBE_WARMUP_MS: u64 = 500;
+/// Consumers that are behind by what is produced in so long have caught up.
+const CAUGHT_UP_MS: u64 = 100;
 /// As clients do: a long poll of half a second, a mebibyte of each partition.
 const FETCH: FetchLimits = FetchLimits {
     wait_ms_max: 500,
@@ -91,6 +93,9 @@ pub(crate) struct Scenario {
     #[serde(default = "one")]
     pub(crate) fan_out: u32,
     pub(crate) backlog_messages: u64,
+    /// What is produced while a backlog is read.
+    #[serde(default)]
+    pub(crate) meanwhile_per_s: Option<u64>,
     pub(crate) verify: bool,
     pub(crate) generator_cores: Vec<usize>,
     pub(crate) broker_cores: Option<String>,
@@ -135,7 +140,15 @@ impl Scenario {
         };
         let messages = bytes.div_ceil(load.size.mean().max(1));
         ensure!(messages > 0, "--backlog must be more than 0");
-        Self::new(Kind::ConsumeBacklog, messages, load)
+        let scenario = Self::new(Kind::ConsumeBacklog, messages, load)?;
+        ensure!(
+            args.meanwhile.is_none() || scenario.acks != 0,
+            "--meanwhile needs acknowledgements: how far behind consumers are is counted by them"
+        );
+        Ok(Self {
+            meanwhile_per_s: args.meanwhile,
+            ..scenario
+        })
     }
 
     fn new(kind: Kind, backlog_messages: u64, args: &LoadArgs) -> anyhow::Result<Self> {
@@ -172,6 +185,7 @@ impl Scenario {
                 .unwrap_or(args.connections.min(args.partitions)),
             fan_out: args.fan_out,
             // Every stream sends the same number.
+            meanwhile_per_s: None,
             backlog_messages: backlog_messages.next_multiple_of(args.connections.max(1).into()),
             verify: !args.no_verify && target != Target::Sink,
             generator_cores: args.generator_cores.0.clone(),
@@ -260,6 +274,10 @@ impl Scenario {
             Kind::ConsumeBacklog => "consume a backlog",
             Kind::EndToEnd => "end to end",
         };
+        let what = match self.meanwhile_per_s {
+            Some(rate) => format!("{what} while {rate} msg/s are produced"),
+            None => what.to_owned(),
+        };
         let pace = match self.rate_per_s {
             Some(rate) if self.kind != Kind::ConsumeBacklog => {
                 format!("open loop at {rate} msg/s, latency from the intended send time")
@@ -335,6 +353,7 @@ impl Scenario {
     fn load(&self, messages_max: Option<u64>) -> Load {
         // A backlog is filled as fast as it goes.
         let is_paced = messages_max.is_none();
+        let rate_per_s = self.meanwhile_per_s.or(self.rate_per_s);
         Load {
             topic: self.topic.clone(),
             run: self.run,
@@ -344,7 +363,7 @@ impl Scenario {
             batch_bytes: usize::try_from(self.batch_bytes).expect("checked against its max"),
             depth: usize::try_from(self.depth).expect("32 bits fit"),
             acks: self.acks,
-            rate_per_s: self.rate_per_s.filter(|_| is_paced),
+            rate_per_s: rate_per_s.filter(|_| is_paced),
             burst: self.burst.filter(|_| is_paced),
             linger_ns: self.linger_ms * 1_000_000,
             messages_max,
@@ -353,14 +372,32 @@ impl Scenario {
     }
 
     pub(crate) fn producers(&self, topic: &Topic, messages_max: Option<u64>) -> Vec<ProducerPlan> {
+        self.producers_from(0, topic, messages_max)
+    }
+
+    /// Producers that go on while a backlog is read, whose messages pass for no others.
+    pub(crate) fn producers_meanwhile(&self, topic: &Topic) -> Vec<ProducerPlan> {
+        match self.meanwhile_per_s {
+            Some(_) => self.producers_from(self.connections, topic, None),
+            None => Vec::new(),
+        }
+    }
+
+    /// Producers of streams that are numbered from `first` on.
+    fn producers_from(
+        &self,
+        first: u32,
+        topic: &Topic,
+        messages_max: Option<u64>,
+    ) -> Vec<ProducerPlan> {
         let load = Arc::new(self.load(messages_max));
         (0..self.connections)
-            .map(|stream| {
-                let node = &topic.nodes[usize::try_from(stream).unwrap_or(0) % topic.nodes.len()];
+            .map(|number| {
+                let node = &topic.nodes[usize::try_from(number).unwrap_or(0) % topic.nodes.len()];
                 ProducerPlan {
                     load: load.clone(),
                     address: node.address,
-                    stream,
+                    stream: first + number,
                     partitions: node.partitions.clone(),
                 }
             })
@@ -398,6 +435,21 @@ impl Scenario {
             .collect()
     }
 
+    /// Producers of all phases: those that go on while a backlog is read are not those that built
+    /// it.
+    fn streams(&self) -> u32 {
+        match self.meanwhile_per_s {
+            Some(_) => self.connections * 2,
+            None => self.connections,
+        }
+    }
+
+    /// Messages by which consumers may be behind and have caught up: those of a moment.
+    pub(crate) fn lag_messages_max(&self) -> Option<u64> {
+        let per_s = self.meanwhile_per_s?;
+        Some((per_s * CAUGHT_UP_MS / 1_000).max(1))
+    }
+
     /// Groups that read what is sent.
     pub(crate) fn groups(&self) -> usize {
         usize::try_from(self.fan_out).expect("32 bits fit")
@@ -411,11 +463,12 @@ impl Scenario {
             threads: usize::try_from(self.threads).expect("32 bits fit"),
             spins: self.spin.is_on,
             cores: self.generator_cores.clone(),
-            streams: self.connections,
+            streams: self.streams(),
             groups: self.groups(),
             warmup_ns: self.warmup_ms * 1_000_000,
             duration_ns: Some(self.duration_ms * 1_000_000),
             backlog: 0,
+            lag_messages_max: None,
             uncertain: false,
         }
     }

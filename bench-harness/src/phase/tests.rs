@@ -54,6 +54,7 @@ fn phase(load: Load, topic: &Topic, duration: Duration) -> PhasePlan {
         warmup_ns: 0,
         duration_ns: Some(u64::try_from(duration.as_nanos()).expect("short")),
         backlog: 0,
+        lag_messages_max: None,
         uncertain: false,
     }
 }
