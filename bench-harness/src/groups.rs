@@ -123,6 +123,7 @@ async fn rounds(
     args: &GroupsArgs,
 ) -> anyhow::Result<(Duration, Vec<Duration>)> {
     let coordinator = coordinator(address, group).await?;
+    await_coordinator(coordinator, group).await?;
     let mut members = Vec::new();
     for _ in 0..args.members {
         members.push(Member {
@@ -229,6 +230,36 @@ async fn coordinator(address: SocketAddr, group: &str) -> anyhow::Result<SocketA
         tokio::time::sleep(COORDINATOR_RETRY).await;
     }
     bail!("group {group:?} has no coordinator: {reason}")
+}
+
+/// Waits until the coordinator takes the group on: one that was only just made does not yet. It is
+/// asked for the share of a member that is none, which changes nothing.
+async fn await_coordinator(address: SocketAddr, group: &str) -> anyhow::Result<()> {
+    const NOT_READY: [&str; 3] = [
+        "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE",
+        "NOT_COORDINATOR",
+    ];
+    let mut connection = Connection::open(address, Client::kafka(group, -1)).await?;
+    let nobody = GroupMember {
+        group,
+        id: "nobody",
+    };
+    let mut reason = "";
+    for _ in 0..COORDINATOR_RETRIES_MAX {
+        let mut out = Vec::new();
+        connection.client.sync_group(&mut out, &nobody, 1, &[]);
+        let synced = connection.exchange(out, |reply| match reply {
+            Reply::Synced(synced) => Some(synced),
+            _ => None,
+        });
+        match synced.await? {
+            Err(refusal) if NOT_READY.contains(&refusal.name) => reason = refusal.name,
+            _ => return Ok(()),
+        }
+        tokio::time::sleep(COORDINATOR_RETRY).await;
+    }
+    bail!("the coordinator of group {group:?} does not take it on: {reason}")
 }
 
 fn address_of(node: &Node) -> anyhow::Result<SocketAddr> {

@@ -51,7 +51,7 @@ began_ms() {
     local ticks
     ticks=$(sed 's/.*) //' "/proc/$1/stat" | cut -d' ' -f20)
     awk -v now="$(now_ms)" -v up="$(cut -d' ' -f1 /proc/uptime)" -v ticks="$ticks" \
-        -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%d\n", now - up * 1000 + ticks * 1000 / hz }'
+        -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.0f\n", now - up * 1000 + ticks * 1000 / hz }'
 }
 
 # start BROKER: on $directory; sets pid, address and start_ms, the time from the process's first
