@@ -74,13 +74,16 @@ class Tables:
         for broker in (DEFAULT, FLUSH):
             if values[OURS] is not None and values[broker]:
                 ratios[broker] = values[OURS] / values[broker]
+        # A rate above a broker's peak was not asked of it: there is nothing to be held against.
+        left_out = {b for b in (DEFAULT, FLUSH) if "ack-at" in what and (b, what) not in self.runs}
+        targets = {b: bound for b, bound in targets.items() if b not in left_out}
         for broker, bound in targets.items():
             ratio = ratios.get(broker)
             missed |= ratio is None or (ratio > bound if at_most else ratio < bound)
         sign = "<=" if at_most else ">="
         words = {DEFAULT: "Kafka", FLUSH: "flush=1"}
         target = ", ".join(f"{sign} {bound:g} x {words[b]}" for b, bound in targets.items())
-        cells = [number(values[broker]) for broker in BROKERS]
+        cells = ["cannot" if b in left_out else number(v) for b, v in values.items()]
         cells += [number(ratios.get(broker)) for broker in (DEFAULT, FLUSH)]
         met = "-" if not targets else "NO" if missed else "yes"
         print(f"| {label} | {' | '.join(cells)} | {target or '-'} | {met} |")
