@@ -116,6 +116,9 @@ pub(crate) struct LoadArgs {
     /// What an acknowledgement waits for
     #[arg(long, value_name = "ACKS", default_value = "all")]
     pub(crate) acks: Acks,
+    /// Send as an idempotent producer: the broker checks that nothing is doubled or out of order
+    #[arg(long)]
+    pub(crate) idempotent: bool,
     /// Generator threads, each with a ring of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: u32,

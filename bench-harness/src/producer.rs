@@ -52,6 +52,8 @@ pub(crate) struct Load {
     /// Requests on their way per connection.
     pub(crate) depth: usize,
     pub(crate) acks: i16,
+    /// Whether batches carry their producer's identity and their place in its order.
+    pub(crate) idempotent: bool,
     /// Messages per second over all streams; `None` is a closed loop.
     pub(crate) rate_per_s: Option<u64>,
     pub(crate) burst: Option<Burst>,
@@ -124,7 +126,18 @@ impl Producer {
             "a producer has somewhere to write"
         );
         let client = Client::kafka(&plan.load.topic, plan.load.acks);
-        let connection = Connection::open(plan.address, client).await?;
+        let mut connection = Connection::open(plan.address, client).await?;
+        if plan.load.idempotent {
+            let mut out = Vec::new();
+            connection.client.identify(&mut out);
+            let identified = connection.exchange(out, |reply| match reply {
+                Reply::Identified(identified) => Some(identified),
+                _ => None,
+            });
+            if let Err(refusal) = identified.await? {
+                bail!("the broker refused to name an idempotent producer: {refusal}");
+            }
+        }
         Ok(Self { plan, connection })
     }
 

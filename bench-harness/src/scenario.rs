@@ -83,6 +83,8 @@ pub(crate) struct Scenario {
     pub(crate) topic: String,
     pub(crate) partitions: u32,
     pub(crate) acks: i16,
+    #[serde(default)]
+    pub(crate) idempotent: bool,
     pub(crate) threads: u32,
     /// Off in files that were written before threads could spin.
     #[serde(default)]
@@ -178,6 +180,7 @@ impl Scenario {
                 .unwrap_or_else(|| format!("millrace-bench-{run:08x}")),
             partitions: args.partitions,
             acks: args.acks.code(),
+            idempotent: args.idempotent,
             threads: args.threads,
             spin: Spin::asked(args.spin),
             consumers: args
@@ -234,6 +237,10 @@ impl Scenario {
         ensure!(
             self.target != Target::Sink || self.kind == Kind::Produce,
             "the sink discards what it gets: it can only be produced to"
+        );
+        ensure!(
+            !self.idempotent || (self.acks == -1 && self.target != Target::Sink),
+            "--idempotent needs a broker and --acks all"
         );
         self.check_shape()
     }
@@ -301,8 +308,11 @@ impl Scenario {
             self.connections,
             self.depth,
             self.partitions,
-            self.acks,
+            self.acks_name(),
         );
+        if self.idempotent {
+            shape += ", idempotent";
+        }
         if let Some(keys) = self.keys {
             shape += &format!(", {keys} keys");
         }
@@ -321,6 +331,14 @@ impl Scenario {
             shape += &format!(", read by {} groups", self.fan_out);
         }
         shape
+    }
+
+    /// What an acknowledgement waits for, as the flag has it.
+    pub(crate) fn acks_name(&self) -> String {
+        match self.acks {
+            -1 => "all".to_owned(),
+            acks => acks.to_string(),
+        }
     }
 
     /// This scenario at one rate of a search.
@@ -363,6 +381,7 @@ impl Scenario {
             batch_bytes: usize::try_from(self.batch_bytes).expect("checked against its max"),
             depth: usize::try_from(self.depth).expect("32 bits fit"),
             acks: self.acks,
+            idempotent: self.idempotent,
             rate_per_s: rate_per_s.filter(|_| is_paced),
             burst: self.burst.filter(|_| is_paced),
             linger_ns: self.linger_ms * 1_000_000,

@@ -218,7 +218,10 @@ impl Shared {
             Some(RequestKind::Fetch) => self.fetch(&mut request, out)?,
             None
             | Some(
-                RequestKind::FindCoordinator | RequestKind::JoinGroup | RequestKind::SyncGroup,
+                RequestKind::FindCoordinator
+                | RequestKind::JoinGroup
+                | RequestKind::SyncGroup
+                | RequestKind::InitProducerId,
             ) => {
                 put_i16(out, UNSUPPORTED_VERSION);
                 true

@@ -28,6 +28,53 @@ pub(crate) struct Stage {
     pub(crate) histogram: Vec<[u64; 2]>,
 }
 
+impl Stage {
+    /// From when to when, in words, of a stage that this broker is known to have.
+    pub(crate) fn meaning(&self) -> Option<&'static str> {
+        let meanings = [
+            (
+                "turn",
+                "one round of a shard's thread: whatever comes meanwhile waits for its end",
+            ),
+            (
+                "append",
+                "a batch's submission at its connection's shard, to its acknowledgement there",
+            ),
+            (
+                "group_open",
+                "a commit group's first batch, to its way to the disk",
+            ),
+            (
+                "group_commit",
+                "a group's way to the disk, until it is durable",
+            ),
+            (
+                "fetch",
+                "a fetch's submission, to its answer: at the tail mostly the wait for news",
+            ),
+            (
+                "mesh",
+                "a request's way to another shard, to its end's return",
+            ),
+            (
+                "log_stall",
+                "producers are not read, until the log takes batches again",
+            ),
+            ("group_bytes", "bytes of one group: of one write to the log"),
+            (
+                "group_entries",
+                "batches, and the broker's own notes, in one group",
+            ),
+            (
+                "groups_in_flight",
+                "groups on their way to the disk when one of them became durable",
+            ),
+        ];
+        let found = meanings.iter().find(|(name, _)| *name == self.name);
+        found.map(|(_, meaning)| *meaning)
+    }
+}
+
 /// Everything recorded since the broker started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Stages {

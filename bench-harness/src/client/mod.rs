@@ -149,6 +149,8 @@ pub(crate) enum Reply<'a> {
     Ends(Vec<(u32, Result<u64, Refusal>)>),
     /// Offset of an append's first message.
     Appended(Result<u64, Refusal>),
+    /// The producer has an identity.
+    Identified(Result<(), Refusal>),
     /// Who coordinates the group.
     Coordinator(Result<Node, Refusal>),
     /// The member's generation has begun.
@@ -213,6 +215,13 @@ impl Client {
     pub(crate) fn fetch(&mut self, out: &mut Vec<u8>, cursors: &[Cursor], limits: FetchLimits) {
         match self {
             Self::Kafka(client) => client.fetch(out, cursors, limits),
+        }
+    }
+
+    /// Asks for an identity, by which the broker knows a producer's batches and their order.
+    pub(crate) fn identify(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Self::Kafka(client) => client.identify(out),
         }
     }
 

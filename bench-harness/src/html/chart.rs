@@ -10,7 +10,8 @@ const WIDTH: f64 = 720.0;
 const WIDE: f64 = 1_320.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 92.0;
-const RIGHT: f64 = 18.0;
+/// Half of the last label of an axis must fit in.
+const RIGHT: f64 = 34.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 60.0;
 /// Points of a line that are marked one by one, with their values to hover over.

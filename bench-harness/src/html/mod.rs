@@ -294,7 +294,8 @@ impl Page {
         self.section("Where the time and the memory go");
         if let Some(stages) = plots::stages(report) {
             let about = "Bar: median to p99; thin line: to p99.9; dot: maximum. All shards \
-                         together, warm-up included in the broker's own.";
+                         together, warm-up included in the broker's own. Less than 1 \u{b5}s is drawn \
+                         as 1 \u{b5}s: what begins and ends in one turn takes no time.";
             self.figure_of(
                 "The broker's stages below the client's view",
                 about,
@@ -352,7 +353,17 @@ impl Page {
         if rows.is_empty() {
             return;
         }
-        self.raw("<details><summary>Every stage of every shard</summary>");
+        let mut meanings: Vec<(String, String)> = Vec::new();
+        for stage in report.broker.iter().flat_map(|broker| &broker.stages) {
+            let is_new = meanings.iter().all(|(name, _)| *name != stage.name);
+            if let Some(meaning) = stage.meaning().filter(|_| is_new) {
+                meanings.push(fact(&stage.name, meaning));
+            }
+        }
+        self.raw("<details><summary>Every stage of every shard, and what they are</summary>");
+        if !meanings.is_empty() {
+            self.card_of_facts("From when to when", &meanings);
+        }
         self.table(&["stage", "count", "p50", "p99", "p99.9", "max"], &rows);
         self.raw("</details>\n");
     }
@@ -532,7 +543,8 @@ fn scenario_facts(report: &Report) -> Vec<(String, String)> {
             format!("{} x {}", scenario.connections, scenario.depth),
         ),
         fact("partitions", scenario.partitions),
-        fact("acks", scenario.acks),
+        fact("acks", scenario.acks_name()),
+        fact("idempotent", if scenario.idempotent { "yes" } else { "no" }),
         fact(
             "consumers",
             format!(

@@ -16,6 +16,9 @@ const POINTS_MAX: usize = 600;
 const POINTS_PER_DECADE: f64 = 60.0;
 /// Bars of a histogram to each tenfold of the axis.
 const BARS_PER_DECADE: f64 = 24.0;
+/// Shorter stages are drawn so long: one that begins and ends in the same turn took no time, and
+/// has no place on a logarithmic axis.
+const STAGE_US_MIN: f64 = 1.0;
 /// Shares of messages that the percentile axis names.
 const NAMED_SHARES: [(f64, &str); 7] = [
     (1.0, "0%"),
@@ -256,7 +259,8 @@ pub(super) fn stages(report: &Report) -> Option<String> {
     let row = |name: &str, colour, histogram: &[[u64; 2]]| Range {
         name: name.to_owned(),
         colour,
-        figures: [0.5, 0.99, 0.999, 1.0].map(|q| quantile_of(histogram, q).max(1) as f64 / 1e3),
+        figures: [0.5, 0.99, 0.999, 1.0]
+            .map(|q| (quantile_of(histogram, q) as f64 / 1e3).max(STAGE_US_MIN)),
     };
     let mut rows = Vec::new();
     let client = [

@@ -27,6 +27,7 @@ fn load(rate_per_s: Option<u64>) -> Load {
         batch_bytes: 16 << 10,
         depth: 4,
         acks: -1,
+        idempotent: false,
         rate_per_s,
         burst: None,
         linger_ns: 0,

@@ -11,9 +11,9 @@
 //! |     23 |     4 | i32  | last offset delta      | records - 1                          |
 //! |     27 |     8 | i64  | base timestamp, ms     | when the batch was made              |
 //! |     35 |     8 | i64  | max timestamp, ms      | the same                             |
-//! |     43 |     8 | i64  | producer id            | -1: not idempotent                   |
-//! |     51 |     2 | i16  | producer epoch         | -1                                   |
-//! |     53 |     4 | i32  | base sequence          | -1                                   |
+//! |     43 |     8 | i64  | producer id            | -1 without an identity               |
+//! |     51 |     2 | i16  | producer epoch         | -1 without                           |
+//! |     53 |     4 | i32  | base sequence          | -1 without                           |
 //! |     57 |     4 | i32  | records                | count                                |
 //!
 //! A record: varint length, i8 attributes, varint timestamp delta, varint offset delta, varint key
@@ -55,10 +55,37 @@ pub(crate) enum BatchError {
     Record(#[from] WireError),
 }
 
+/// Who sends a batch, and which of the producer's records to that partition is its first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) producer_id: i64,
+    pub(crate) producer_epoch: i16,
+    pub(crate) base_sequence: i32,
+}
+
+impl Identity {
+    /// Of a producer that is not idempotent.
+    pub(crate) const NONE: Self = Self {
+        producer_id: -1,
+        producer_epoch: -1,
+        base_sequence: -1,
+    };
+
+    /// As it is after `records` more; sequences begin again where they end.
+    pub(crate) fn after(self, records: u32) -> Self {
+        let sequence = (i64::from(self.base_sequence) + i64::from(records)) % (1 << 31);
+        Self {
+            base_sequence: i32::try_from(sequence).expect("31 bits"),
+            ..self
+        }
+    }
+}
+
 /// Appends one batch; `fill` puts the record with the given number into its slot.
 pub(crate) fn put_batch(
     out: &mut Vec<u8>,
     append: &Append,
+    identity: Identity,
     mut fill: impl FnMut(u32, RecordSlot<'_>),
 ) {
     assert!(append.count > 0, "a batch holds records");
@@ -73,9 +100,9 @@ pub(crate) fn put_batch(
     put_i32(out, count - 1);
     put_i64(out, append.now_ms);
     put_i64(out, append.now_ms);
-    put_i64(out, -1);
-    put_i16(out, -1);
-    put_i32(out, -1);
+    put_i64(out, identity.producer_id);
+    put_i16(out, identity.producer_epoch);
+    put_i32(out, identity.base_sequence);
     put_i32(out, count);
     let records_start = out.len();
     for number in 0..append.count {
@@ -328,7 +355,7 @@ mod tests {
 
     fn encoded() -> Vec<u8> {
         let mut out = Vec::new();
-        put_batch(&mut out, &append(2), |number, slot| {
+        put_batch(&mut out, &append(2), Identity::NONE, |number, slot| {
             let value = if number == 0 { b"ab" } else { b"c." };
             slot.put(None, 2, |out| out.extend_from_slice(value));
         });
@@ -365,7 +392,7 @@ mod tests {
                 ..append(300)
             };
             let mut out = Vec::new();
-            put_batch(&mut out, &append, |number, slot| {
+            put_batch(&mut out, &append, Identity::NONE, |number, slot| {
                 let key = (number % 2 == 0).then_some(&b"a key"[..]);
                 slot.put(key, 8, |out| {
                     out.extend_from_slice(&u64::from(number).to_le_bytes())
@@ -424,7 +451,7 @@ mod tests {
     fn the_overhead_bound_holds_for_long_values() {
         let mut out = Vec::new();
         let value_bytes = 3 << 20;
-        put_batch(&mut out, &append(1), |_, slot| {
+        put_batch(&mut out, &append(1), Identity::NONE, |_, slot| {
             slot.put(Some(b"key"), value_bytes, |out| {
                 out.resize(out.len() + value_bytes, 7)
             });

@@ -10,13 +10,15 @@
 //! | ApiVersions |  18 |       0 |
 //! | CreateTopics|  19 |       2 |
 //!
-//! A member of a group ([`groups`]) needs three more, which only it asks the broker to serve:
+//! A member of a group ([`groups`]) needs three more and an idempotent producer one, which only they
+//! ask the broker to serve:
 //!
 //! | request         | key | version |
 //! |-----------------|----:|--------:|
 //! | FindCoordinator |  10 |       1 |
 //! | JoinGroup       |  11 |       3 |
 //! | SyncGroup       |  14 |       2 |
+//! | InitProducerId  |  22 |       1 |
 
 pub(crate) mod batch;
 mod codec;
@@ -25,9 +27,9 @@ mod groups;
 mod replies;
 pub(crate) mod wire;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use self::batch::RecordSlot;
+use self::batch::{Identity, RecordSlot};
 use self::wire::{
     Reader, begin_frame, end_frame, patch_i32, put_count, put_i8, put_i16, put_i32, put_i64,
     put_string,
@@ -59,6 +61,7 @@ pub(crate) enum RequestKind {
     FindCoordinator,
     JoinGroup,
     SyncGroup,
+    InitProducerId,
 }
 
 impl RequestKind {
@@ -83,6 +86,7 @@ impl RequestKind {
             Self::FindCoordinator => 10,
             Self::JoinGroup => 11,
             Self::SyncGroup => 14,
+            Self::InitProducerId => 22,
         }
     }
 
@@ -97,6 +101,7 @@ impl RequestKind {
             Self::FindCoordinator => 1,
             Self::JoinGroup => 3,
             Self::SyncGroup => 2,
+            Self::InitProducerId => 1,
         }
     }
 
@@ -111,6 +116,7 @@ impl RequestKind {
             Self::FindCoordinator => "FindCoordinator",
             Self::JoinGroup => "JoinGroup",
             Self::SyncGroup => "SyncGroup",
+            Self::InitProducerId => "InitProducerId",
         }
     }
 }
@@ -121,6 +127,9 @@ pub(crate) struct KafkaClient {
     /// 0: no reply, 1: leader, -1: all in sync.
     acks: i16,
     next_correlation: i32,
+    /// What the broker gave, with the next sequence of each partition that was written; `None`
+    /// is a producer that is not idempotent.
+    identity: Option<(Identity, HashMap<u32, Identity>)>,
     /// Requests whose replies are due, oldest first.
     outstanding: VecDeque<(i32, RequestKind)>,
 }
@@ -131,6 +140,7 @@ impl KafkaClient {
             topic: topic.to_owned(),
             acks,
             next_correlation: 0,
+            identity: None,
             outstanding: VecDeque::new(),
         }
     }
@@ -190,11 +200,30 @@ impl KafkaClient {
         put_i32(out, append.partition.cast_signed());
         put_i32(out, 0);
         let batch_start = out.len();
-        batch::put_batch(out, &append, fill);
+        let identity = self.take_identity(append.partition, append.count);
+        batch::put_batch(out, &append, identity, fill);
         let batch_bytes = out.len() - batch_start;
         patch_i32(out, batch_start - 4, batch_bytes);
         end_frame(out, start);
         batch_bytes
+    }
+
+    /// Asks for an identity, with which every batch is then sent; answered by
+    /// [`Reply::Identified`].
+    pub(crate) fn identify(&mut self, out: &mut Vec<u8>) {
+        let start = self.begin(out, RequestKind::InitProducerId);
+        put_i16(out, -1); // no transactional id
+        put_i32(out, REQUEST_TIMEOUT_MS);
+        end_frame(out, start);
+    }
+
+    /// The identity of the next `records` to `partition`.
+    fn take_identity(&mut self, partition: u32, records: u32) -> Identity {
+        let Some((first, by_partition)) = &mut self.identity else {
+            return Identity::NONE;
+        };
+        let next = by_partition.entry(partition).or_insert(*first);
+        std::mem::replace(next, next.after(records))
     }
 
     pub(crate) fn fetch(&mut self, out: &mut Vec<u8>, cursors: &[Cursor], limits: FetchLimits) {
@@ -259,11 +288,22 @@ impl KafkaClient {
             });
         }
         self.outstanding.pop_front();
-        let value = replies::decode(kind, reader)?;
+        let value = match kind {
+            RequestKind::InitProducerId => self.take_producer(&mut reader)?,
+            kind => replies::decode(kind, reader)?,
+        };
         Ok(Decoded::Complete {
             value,
             bytes: frame_bytes,
         })
+    }
+}
+
+impl KafkaClient {
+    fn take_producer<'a>(&mut self, body: &mut Reader<'a>) -> Result<Reply<'a>, ClientError> {
+        let identified = replies::producer(body)?;
+        self.identity = identified.ok().map(|first| (first, HashMap::new()));
+        Ok(Reply::Identified(identified.map(|_| ())))
     }
 }
 

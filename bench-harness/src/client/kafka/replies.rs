@@ -1,5 +1,6 @@
 //! Reply bodies, each in the one version that [`RequestKind::version`] names.
 
+use super::batch::Identity;
 use super::wire::{Reader, WireError};
 use super::{RequestKind, groups, refusal};
 use crate::client::{ClientError, FetchedPartition, Node, Refusal, Reply, Topology};
@@ -24,7 +25,9 @@ pub(crate) fn decode<'a>(
         RequestKind::FindCoordinator => groups::coordinator(&mut body),
         RequestKind::JoinGroup => groups::joined(&mut body),
         RequestKind::SyncGroup => groups::synced(&mut body),
-        RequestKind::ApiVersions => unreachable!("decoded above"),
+        RequestKind::ApiVersions | RequestKind::InitProducerId => {
+            unreachable!("decoded for themselves")
+        }
     };
     reply.map_err(|reason| malformed(kind, reason))
 }
@@ -124,6 +127,21 @@ fn fetched_partition<'a>(body: &mut Reader<'a>) -> Result<FetchedPartition<'a>, 
         readable_end,
         bytes,
     })
+}
+
+/// What InitProducerId gave.
+pub(super) fn producer(body: &mut Reader<'_>) -> Result<Result<Identity, Refusal>, ClientError> {
+    let mut identity = || {
+        body.i32()?; // throttle time
+        let error = body.i16()?;
+        let first = Identity {
+            producer_id: body.i64()?,
+            producer_epoch: body.i16()?,
+            base_sequence: 0,
+        };
+        Ok(refusal(error).map(|()| first))
+    };
+    identity().map_err(|reason| malformed(RequestKind::InitProducerId, reason))
 }
 
 fn list_offsets<'a>(body: &mut Reader<'a>) -> Result<Reply<'a>, WireError> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::args::Compression;
-use crate::client::{Node, Topology};
+use crate::client::{Client, Node, Topology};
 
 fn client() -> KafkaClient {
     KafkaClient::new("t", -1)
@@ -68,7 +68,7 @@ fn a_produce_request_wraps_one_batch() {
     let mut out = Vec::new();
     let batch_bytes = client().produce(&mut out, append, put_abc);
     let mut batch = Vec::new();
-    batch::put_batch(&mut batch, &append, put_abc);
+    batch::put_batch(&mut batch, &append, Identity::NONE, put_abc);
     assert_eq!(batch_bytes, batch.len());
     let settings = [0xff, 0xff, 0xff, 0xff, 0, 0, 0x75, 0x30];
     let length = [0, 0, 0, u8::try_from(batch.len()).expect("short")];
@@ -77,6 +77,46 @@ fn a_produce_request_wraps_one_batch() {
         out,
         framed(&[&header(0, 7), &settings, TOPIC, &partition, &length, &batch])
     );
+}
+
+/// Sequences count a producer's records by partition, from 0.
+#[test]
+fn an_idempotent_producer_numbers_its_records_by_partition() {
+    let mut client = Client::kafka("t", -1);
+    client.identify(&mut Vec::new());
+    let producer = [0, 0, 0, 0, 0, 0, 0, 9, 0, 3]; // id 9, epoch 3
+    let reply = framed(&[&[0, 0, 0, 0], &[0, 0, 0, 0], &[0, 0], &producer]);
+    let decoded = client.decode(&reply).expect("well formed");
+    assert!(matches!(
+        decoded,
+        Decoded::Complete {
+            value: Reply::Identified(Ok(())),
+            ..
+        }
+    ));
+    for (partition, count, sequence) in [(0, 2, 0u8), (1, 1, 0), (0, 1, 2), (1, 1, 1)] {
+        let append = Append {
+            partition,
+            count,
+            compression: Compression::None,
+            now_ms: 5,
+        };
+        let mut out = Vec::new();
+        let batch_bytes = client.append(&mut out, append, put_abc);
+        let batch = &out[out.len() - batch_bytes..];
+        let identity = [&producer[..], &[0, 0, 0, sequence]].concat();
+        assert_eq!(batch[43..57], identity, "partition {partition}");
+    }
+}
+
+#[test]
+fn a_sequence_begins_again_after_its_last() {
+    let last = Identity {
+        base_sequence: i32::MAX - 1,
+        ..Identity::NONE
+    };
+    assert_eq!(last.after(1).base_sequence, i32::MAX);
+    assert_eq!(last.after(3).base_sequence, 1);
 }
 
 #[test]
@@ -157,11 +197,11 @@ fn fetch_replies_carry_batches_and_where_to_go_on() {
         now_ms: 5,
     };
     let mut batches = Vec::new();
-    batch::put_batch(&mut batches, &append(2), |number, slot| {
+    batch::put_batch(&mut batches, &append(2), Identity::NONE, |number, slot| {
         slot.put(None, 1, |out| out.push(b'a' + number as u8));
     });
     let whole_bytes = batches.len();
-    batch::put_batch(&mut batches, &append(1), |_, slot| {
+    batch::put_batch(&mut batches, &append(1), Identity::NONE, |_, slot| {
         slot.put(None, 1, |out| out.push(b'z'));
     });
     batches[whole_bytes + 7] = 2; // base offset of the second
