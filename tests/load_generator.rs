@@ -1,7 +1,8 @@
 //! `millrace bench` against `millrace serve`, as scripts run them: what is measured must be whole,
 //! verified and in the file.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -104,7 +105,8 @@ fn a_backlog_is_caught_up_with_while_producers_go_on() {
 
 #[test]
 fn a_closed_loop_is_read_back() {
-    let line = "produce --connections 2 --partitions 2 --warmup 100ms --duration 500ms";
+    let line =
+        "produce --connections 2 --partitions 2 --idempotent --warmup 100ms --duration 500ms";
     let arguments: Vec<&str> = line.split(' ').collect();
     let (output, report) = bench("bench-produce", &arguments);
     assert_clean(&output, &report);
@@ -166,6 +168,48 @@ fn a_report_that_cannot_be_written_does_not_swallow_the_table() {
         errors.contains("cannot write /dev/full: No space left"),
         "{errors}"
     );
+}
+
+#[test]
+fn a_peer_that_is_no_broker_is_told_from_none() {
+    let (_, output) = bench_alone("bench-nobody", "produce --target 127.0.0.1:1");
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("cannot reach 127.0.0.1:1: Connection refused"),
+        "{errors}"
+    );
+
+    // Closes whatever comes, some with a reset for what it has not read.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let closer = std::thread::spawn(move || listener.accept().map(drop));
+    let line = format!("produce --target {address}");
+    let (_, output) = bench_alone("bench-closer", &line);
+    closer.join().expect("it ends").expect("one came");
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("closed the connection instead of answering"),
+        "{errors}"
+    );
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept()?;
+        peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+        // Until the other side has had enough.
+        peer.read_to_end(&mut Vec::new())
+    });
+    let line = format!("produce --target {address}");
+    let (_, output) = bench_alone("bench-http", &line);
+    server.join().expect("it ends").expect("it was read");
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("does not speak Kafka: its reply begins with"),
+        "{errors}"
+    );
+    assert!(errors.contains("HTTP/1.1 400"), "{errors}");
 }
 
 #[test]

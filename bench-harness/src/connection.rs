@@ -1,9 +1,10 @@
 //! A connected client: a stream, a protocol's state and what was received of the next reply.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 
 use crate::client::{Client, Decoded, Reply};
 use crate::transport::{ReadBuffer, Stream};
@@ -51,7 +52,11 @@ impl Connection {
     ) -> anyhow::Result<T> {
         let protocol = self.client.protocol();
         let taken = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            self.stream.write(out).await?;
+            let speaks = self.speaks;
+            self.stream
+                .write(out)
+                .await
+                .map_err(|e| cut_off(e, speaks, protocol))?;
             loop {
                 if let Decoded::Complete { value, bytes } =
                     self.client.decode(self.buffer.bytes())?
@@ -60,19 +65,38 @@ impl Connection {
                     self.buffer.take(bytes);
                     return taken.context("the broker answered something else than was asked");
                 }
-                if self.stream.read(&mut self.buffer).await? == 0 {
-                    ensure!(
-                        !self.speaks,
-                        "the broker closed the connection after a good handshake: it probably \
-                         wants authentication (SASL), which this generator does not speak; give \
-                         it a listener without"
-                    );
-                    bail!("the peer closed the connection instead of answering: not {protocol}?");
+                let received = self.stream.read(&mut self.buffer).await;
+                if received.map_err(|e| cut_off(e, speaks, protocol))? == 0 {
+                    return Err(closed(speaks, protocol));
                 }
             }
         });
+        let Ok(taken) = taken.await else {
+            bail!(
+                "the peer takes connections and does not answer within {ANSWER_TIMEOUT:?}: not \
+                 {protocol}, or a broker that hangs"
+            );
+        };
         taken
-            .await
-            .with_context(|| format!("no {protocol} answer in {ANSWER_TIMEOUT:?}"))?
+    }
+}
+
+/// What a connection's end means, by whether the peer has shown that it speaks the protocol.
+fn closed(speaks: bool, protocol: &str) -> anyhow::Error {
+    if speaks {
+        anyhow!(
+            "the broker closed the connection after a good handshake: it probably wants \
+             authentication (SASL), which this generator does not speak; give it a listener without"
+        )
+    } else {
+        anyhow!("the peer closed the connection instead of answering: not {protocol}?")
+    }
+}
+
+/// The same where the kernel says it as an error; any other error as it is.
+fn cut_off(error: io::Error, speaks: bool, protocol: &str) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => closed(speaks, protocol),
+        _ => error.into(),
     }
 }

@@ -56,8 +56,6 @@ mod worker;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-
 pub use args::BenchArgs;
 use args::{BenchCommand, LoadArgs};
 use report::{Report, write_json};
@@ -149,9 +147,12 @@ fn write_reports(report: &Report, load: &LoadArgs) -> anyhow::Result<()> {
         .html
         .as_ref()
         .map_or(Ok(()), |path| write_page(&html::report(report), path));
-    json.and(html)
+    match (json, html) {
+        (Err(json), Err(html)) => Err(json.context(format!("{html:#}"))),
+        (json, html) => json.and(html),
+    }
 }
 
 fn write_page(page: &str, path: &std::path::Path) -> anyhow::Result<()> {
-    std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
+    report::write_file(path, page)
 }

@@ -1,5 +1,6 @@
 //! A run's result: everything that the JSON file holds.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -261,7 +262,25 @@ pub(crate) fn write_json(report: &impl Serialize, path: Option<&Path>) -> anyhow
     let Some(path) = path else { return Ok(()) };
     let mut text = serde_json::to_string(report).context("a report cannot be put into JSON")?;
     text.push('\n');
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    write_file(path, &text)
+}
+
+/// Writes a file whole or not at all: a report that ends in its middle helps nobody, and must not
+/// take the place of an earlier one.
+pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    let reason = || format!("cannot write {}", path.display());
+    // A device, a pipe or a link is written to and not replaced.
+    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return fs::write(path, text).with_context(reason);
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path));
+    if written.is_err() {
+        // It may never have come into being.
+        let _ = fs::remove_file(&partial);
+    }
+    written.with_context(reason)
 }
 
 fn refused(recorder: &Recorder) -> Vec<RefusedReport> {
@@ -438,6 +457,26 @@ pub(crate) mod tests {
         let counted: u64 = report.histogram_ns.iter().map(|[_, count]| count).sum();
         assert_eq!((report.count, counted), (100, 100));
         assert!((report.p50_us - 1.0).abs() < 0.01 && (report.max_us - 5_000.0).abs() < 10.0);
+    }
+
+    #[test]
+    fn a_file_is_written_whole_or_not_at_all() {
+        let directory = std::env::temp_dir().join(format!("report-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let path = directory.join("r.json");
+        for text in ["first", "second"] {
+            write_file(&path, text).expect("written");
+            assert_eq!(fs::read_to_string(&path).expect("there"), text);
+        }
+        // The name for what is being written is taken: nothing can be written.
+        fs::create_dir(directory.join("r.json.partial")).expect("a directory");
+        let error = write_file(&path, "third").expect_err("no place");
+        assert!(
+            format!("{error:#}").starts_with("cannot write"),
+            "{error:#}"
+        );
+        assert_eq!(fs::read_to_string(&path).expect("there"), "second");
+        fs::remove_dir_all(&directory).expect("removed");
     }
 
     fn phase_result() -> PhaseResult {
