@@ -84,7 +84,7 @@ pub(crate) struct LoadArgs {
     pub(crate) p99_max: Duration,
     /// Process of the broker at --target, on this machine: its CPU time, memory and bytes written
     /// are reported as a child's are
-    #[arg(long, value_name = "PID", requires = "target")]
+    #[arg(long, value_name = "PID")]
     pub(crate) target_pid: Option<u32>,
     /// Producing connections
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -170,7 +170,7 @@ pub(crate) struct ConsumeArgs {
     pub(crate) backlog: Option<u64>,
     /// Go on producing so many messages per second while the backlog is read, until the consumers
     /// have caught up
-    #[arg(long, value_name = "PER_S", requires = "backlog", value_parser = at_least_one)]
+    #[arg(long, value_name = "PER_S", value_parser = at_least_one)]
     pub(crate) meanwhile: Option<u64>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,

@@ -29,6 +29,10 @@ use crate::verify::{self, Ledger, Verdict};
 
 /// Runs a scenario from the broker's start to its stop.
 pub(crate) fn run(scenario: Scenario, load: &LoadArgs) -> anyhow::Result<Report> {
+    ensure!(
+        load.target_pid.is_none() || matches!(scenario.target, Target::External(_)),
+        "--target-pid needs the address of that broker as --target"
+    );
     let interrupts = Interrupts::listen().context("cannot listen for stop signals")?;
     let mut peer = Peer::find(&scenario.target, &load.child, &interrupts)?;
     if let Some(pid) = load.target_pid {

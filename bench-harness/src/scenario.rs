@@ -138,6 +138,7 @@ impl Scenario {
     pub(crate) fn of_consume(args: &ConsumeArgs) -> anyhow::Result<Self> {
         let load = &args.load;
         let Some(bytes) = args.backlog else {
+            ensure!(args.meanwhile.is_none(), "--meanwhile needs a --backlog");
             return Self::new(Kind::ConsumeTail, 0, load);
         };
         let messages = bytes.div_ceil(load.size.mean().max(1));
