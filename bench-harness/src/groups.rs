@@ -235,11 +235,6 @@ async fn coordinator(address: SocketAddr, group: &str) -> anyhow::Result<SocketA
 /// Waits until the coordinator takes the group on: one that was only just made does not yet. It is
 /// asked for the share of a member that is none, which changes nothing.
 async fn await_coordinator(address: SocketAddr, group: &str) -> anyhow::Result<()> {
-    const NOT_READY: [&str; 3] = [
-        "COORDINATOR_LOAD_IN_PROGRESS",
-        "COORDINATOR_NOT_AVAILABLE",
-        "NOT_COORDINATOR",
-    ];
     let mut connection = Connection::open(address, Client::kafka(group, -1)).await?;
     let nobody = GroupMember {
         group,
@@ -254,7 +249,7 @@ async fn await_coordinator(address: SocketAddr, group: &str) -> anyhow::Result<(
             _ => None,
         });
         match synced.await? {
-            Err(refusal) if NOT_READY.contains(&refusal.name) => reason = refusal.name,
+            Err(refusal) if refusal.is_not_ready_yet() => reason = refusal.name,
             _ => return Ok(()),
         }
         tokio::time::sleep(COORDINATOR_RETRY).await;

@@ -36,6 +36,9 @@ const DRAIN_STOPPED_MAX: Duration = Duration::from_secs(2);
 const WRITE_HELD_NS_MIN: u64 = 1_000_000;
 /// A key: all digits that a number below 2^32 may have.
 const KEY_BYTES: usize = 8;
+/// How often and how long an idempotent producer's identity is asked for.
+const IDENTITY_RETRY: Duration = Duration::from_millis(100);
+const IDENTITY_RETRIES_MAX: u32 = 150;
 /// So many refusals in a row, without one success, end the run.
 const REFUSALS_MAX: u32 = 1_000;
 
@@ -128,15 +131,7 @@ impl Producer {
         let client = Client::kafka(&plan.load.topic, plan.load.acks);
         let mut connection = Connection::open(plan.address, client).await?;
         if plan.load.idempotent {
-            let mut out = Vec::new();
-            connection.client.identify(&mut out);
-            let identified = connection.exchange(out, |reply| match reply {
-                Reply::Identified(identified) => Some(identified),
-                _ => None,
-            });
-            if let Err(refusal) = identified.await? {
-                bail!("the broker refused to name an idempotent producer: {refusal}");
-            }
+            identify(&mut connection).await?;
         }
         Ok(Self { plan, connection })
     }
@@ -167,6 +162,26 @@ impl Producer {
         let outcome = outcome.with_context(|| format!("connection {number} to {address}"));
         (number, sending.state.into_inner().ledger, outcome)
     }
+}
+
+/// Gets the connection an identity, which a fresh broker may not have to give at once.
+async fn identify(connection: &mut Connection) -> anyhow::Result<()> {
+    for retries_left in (0..IDENTITY_RETRIES_MAX).rev() {
+        let mut out = Vec::new();
+        connection.client.identify(&mut out);
+        let identified = connection.exchange(out, |reply| match reply {
+            Reply::Identified(identified) => Some(identified),
+            _ => None,
+        });
+        match identified.await? {
+            Ok(()) => break,
+            Err(refusal) if refusal.is_not_ready_yet() && retries_left > 0 => {
+                tokio::time::sleep(IDENTITY_RETRY).await;
+            }
+            Err(refusal) => bail!("the broker gives an idempotent producer no identity: {refusal}"),
+        }
+    }
+    Ok(())
 }
 
 /// A request on its way.

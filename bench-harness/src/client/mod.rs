@@ -26,6 +26,17 @@ pub(crate) struct Refusal {
     pub(crate) name: &'static str,
 }
 
+impl Refusal {
+    /// Whether a broker that was only just started says so, and soon does not any more.
+    pub(crate) fn is_not_ready_yet(&self) -> bool {
+        // Names of Kafka's; no other protocol's name means something else.
+        matches!(
+            self.name,
+            "COORDINATOR_LOAD_IN_PROGRESS" | "COORDINATOR_NOT_AVAILABLE" | "NOT_COORDINATOR"
+        )
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.code)?;
