@@ -294,8 +294,9 @@ impl Page {
         self.section("Where the time and the memory go");
         if let Some(stages) = plots::stages(report) {
             let about = "Bar: median to p99; thin line: to p99.9; dot: maximum. All shards \
-                         together, warm-up included in the broker's own. Less than 1 \u{b5}s is drawn \
-                         as 1 \u{b5}s: what begins and ends in one turn takes no time.";
+                         together, warm-up included in the broker's own. Less than a \
+                         microsecond is drawn as one: what begins and ends in one turn takes no \
+                         time.";
             self.figure_of(
                 "The broker's stages below the client's view",
                 about,

@@ -10,8 +10,8 @@
 //! | ApiVersions |  18 |       0 |
 //! | CreateTopics|  19 |       2 |
 //!
-//! A member of a group ([`groups`]) needs three more and an idempotent producer one, which only they
-//! ask the broker to serve:
+//! A member of a group ([`groups`]) needs three more and an idempotent producer one, which only
+//! they ask the broker to serve:
 //!
 //! | request         | key | version |
 //! |-----------------|----:|--------:|
