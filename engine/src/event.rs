@@ -189,7 +189,11 @@ pub enum Refusal {
     DuplicateSequence,
     /// An idempotent producer that this partition does not know, in the middle of its sequence.
     #[error("the producer is unknown here and its batch is not its first")]
-    UnknownProducer,
+    UnknownProducer {
+        /// First offset that the partition holds: Kafka's clients ask what was lost before they
+        /// begin anew.
+        log_start: Offset,
+    },
     /// A newer instance of the producer took over.
     #[error("producer epoch {received} is older than {current}")]
     ProducerFenced {

@@ -24,6 +24,8 @@ pub(crate) enum Verdict {
     New,
     /// Appended before. It is durable once `lsn` is.
     Repeated(Remembered),
+    /// In the middle of the sequence of a producer that the partition does not know.
+    Unknown,
 }
 
 /// A batch that was appended.
@@ -80,7 +82,7 @@ impl Producers {
             // retried. Its client begins anew, with a new epoch or a new id.
             return match header.base_sequence {
                 0 => Ok(Verdict::New),
-                _ => Err(Refusal::UnknownProducer),
+                _ => Ok(Verdict::Unknown),
             };
         };
         let (current, received) = (producer.epoch, header.producer_epoch);

@@ -126,6 +126,9 @@ impl Shard {
         let batch = admit(bytes, &partition.settings, now.wall_ms)?;
         match partition.state.producers.check(batch.header())? {
             Verdict::New => self.append_new(now, request, id, batch),
+            Verdict::Unknown => Err(Refusal::UnknownProducer {
+                log_start: partition.log_start(),
+            }),
             Verdict::Repeated(first) => {
                 self.counters.repeated_batches += 1;
                 let answer = Appended {

@@ -122,7 +122,7 @@ pub(crate) fn error_code(refusal: &Refusal) -> ErrorCode {
         Refusal::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
         Refusal::InvalidTimestamp => ErrorCode::InvalidTimestamp,
         Refusal::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequence,
-        Refusal::UnknownProducer => ErrorCode::UnknownProducerId,
+        Refusal::UnknownProducer { .. } => ErrorCode::UnknownProducerId,
         Refusal::DuplicateSequence => ErrorCode::DuplicateSequence,
         Refusal::ProducerFenced { .. } => ErrorCode::InvalidProducerEpoch,
         Refusal::NoTransaction => ErrorCode::InvalidTransactionState,

@@ -8,6 +8,7 @@ use millrace_engine::event::Refusal;
 use millrace_net::kafka::KafkaConfig;
 use millrace_net::session::ProtocolSession;
 use millrace_storage::record::BatchError;
+use millrace_storage::units::Offset;
 
 use crate::broker::Broker;
 use crate::client::{Connection, NOW, batch, frame, reply, topic};
@@ -202,7 +203,12 @@ fn refusals_of_the_log_have_kafkas_codes() {
         (Refusal::InvalidTimestamp, 32),
         (Refusal::NoTransaction, 48),
         (Refusal::DiskFull, 56),
-        (Refusal::UnknownProducer, 59),
+        (
+            Refusal::UnknownProducer {
+                log_start: Offset(7),
+            },
+            59,
+        ),
         (Refusal::DuplicateSequence, 46),
         (Refusal::UnknownCodec(5), 76),
     ];
@@ -211,6 +217,23 @@ fn refusals_of_the_log_have_kafkas_codes() {
         connection.broker.refuse_appends = Some(refusal);
         let request = request(1, vec![partition(0, Some(batch(1, 0)))]);
         assert_eq!(only(&connection.ask(9, &request)).error_code, code);
+    }
+}
+
+/// The Java client begins anew only when it knows where the log starts.
+#[test]
+fn an_unknown_producer_is_told_where_the_log_starts() {
+    let mut connection = connection();
+    connection.broker.refuse_appends = Some(Refusal::UnknownProducer {
+        log_start: Offset(7),
+    });
+    for version in 5..=12 {
+        let request = request(-1, vec![partition(0, Some(batch(1, 0)))]);
+        let response = connection.ask(version, &request);
+        let answer = only(&response);
+        assert_eq!(answer.error_code, 59);
+        assert_eq!(answer.base_offset, -1);
+        assert_eq!(answer.log_start_offset, 7, "version {version}");
     }
 }
 

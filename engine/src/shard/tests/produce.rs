@@ -314,8 +314,11 @@ fn idle_producers_are_forgotten_after_their_time() {
     for _ in 0..8 {
         world.pass_ms(1_000);
     }
+    let unknown = Refusal::UnknownProducer {
+        log_start: Offset(0),
+    };
     let third = world.append(0, partition, &BatchMaker::new(1).producer(9, 0, 2));
-    assert_eq!(third, Err(Refusal::UnknownProducer));
+    assert_eq!(third, Err(unknown));
 }
 
 #[test]
@@ -346,8 +349,11 @@ fn made_up_producers_cost_a_bounded_amount_and_the_longest_idle_go_first() {
         counter("evicted_producers"),
         Some(&("evicted_producers", 6))
     );
+    let unknown = Refusal::UnknownProducer {
+        log_start: Offset(0),
+    };
     let forgotten = world.append(0, partitions[1], &by(1_000_000, 1));
-    assert_eq!(forgotten, Err(Refusal::UnknownProducer));
+    assert_eq!(forgotten, Err(unknown));
 
     world.power_cut();
     assert!(world.append(0, partitions[0], &by(1, 6)).is_ok());

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use millrace_engine::command::Command;
 use millrace_engine::event::{Appended, Outcome, Refusal};
 use millrace_storage::record::BatchHeader;
-use millrace_storage::units::PartitionId;
+use millrace_storage::units::{Offset, PartitionId};
 
 use super::{Call, Handled, Reply, ReplyTo, Work};
 use crate::kafka::config::KafkaConfig;
@@ -141,6 +141,7 @@ pub(super) fn handle(
             };
             pending.partitions.push(PartitionState {
                 index: data.index,
+                log_start: None,
                 result: checked.as_ref().err().map(|failure| Err(failure.clone())),
             });
             if let Ok((partition, batch)) = checked {
@@ -208,20 +209,30 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct PartitionState {
     index: i32,
+    /// First offset of the partition: of a success, and where the producer is unknown. Kafka's
+    /// Java client sends such a batch again, unchanged, until it is told.
+    log_start: Option<Offset>,
     /// `None` while the append is out.
     result: Option<Result<Appended, Failure>>,
 }
 
 impl Pending {
     pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
-        let result = match outcome {
-            Ok(Outcome::Appended(appended)) => Ok(appended),
+        let state = &mut self.partitions[position];
+        assert!(state.result.is_none(), "one append has one outcome");
+        state.result = Some(match outcome {
+            Ok(Outcome::Appended(appended)) => {
+                state.log_start = Some(appended.log_start);
+                Ok(appended)
+            }
             Ok(other) => panic!("an append ended with {other:?}"),
-            Err(refusal) => Err(Failure::from(refusal)),
-        };
-        let slot = &mut self.partitions[position].result;
-        assert!(slot.is_none(), "one append has one outcome");
-        *slot = Some(result);
+            Err(refusal) => {
+                if let Refusal::UnknownProducer { log_start } = refusal {
+                    state.log_start = Some(log_start);
+                }
+                Err(Failure::from(refusal))
+            }
+        });
     }
 
     /// With acks 0 there is no reply to say in what failed. Kafka closes the connection then, so
@@ -300,7 +311,7 @@ impl PartitionState {
             );
         }
         if version >= 5 {
-            writer.i64(appended.map_or(-1, |appended| offset(appended.log_start.0)));
+            writer.i64(self.log_start.map_or(-1, |start| offset(start.0)));
         }
         if version >= 8 {
             writer.length(Some(0)); // Errors of single records.
