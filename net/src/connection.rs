@@ -156,6 +156,9 @@ struct Sending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
+    /// The peer closed its side. What had arrived is served, also where nobody waits for a reply,
+    /// as with `acks=0`; then it drains.
+    Ended,
     /// No more input; replies go out as they become ready.
     Finishing,
     /// No more input; what is ready goes out, then it closes.
@@ -280,16 +283,28 @@ impl<S: ProtocolSession> Connection<S> {
 
     /// No more input is taken; what is ready goes out, then it closes.
     pub(crate) fn drain(&mut self) {
-        if matches!(self.phase, Phase::Open | Phase::Finishing) {
+        if matches!(self.phase, Phase::Open | Phase::Ended | Phase::Finishing) {
             self.phase = Phase::Draining;
         }
     }
 
     /// No more input is taken; replies go out as they become ready.
     pub(crate) fn stop_reading(&mut self) {
-        if self.phase == Phase::Open {
+        if self.takes_input() {
             self.phase = Phase::Finishing;
         }
+    }
+
+    /// No more arrives; what is here is still served.
+    fn end_input(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Ended;
+        }
+    }
+
+    /// Whether requests that are here are served.
+    fn takes_input(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Ended)
     }
 
     /// Takes bytes from a shared buffer.
@@ -328,7 +343,7 @@ impl<S: ProtocolSession> Connection<S> {
             return;
         }
         match bytes {
-            Ok(0) => self.drain(),
+            Ok(0) => self.end_input(),
             Ok(bytes) => {
                 self.note_arrival(now);
                 if bytes == room {
@@ -353,7 +368,7 @@ impl<S: ProtocolSession> Connection<S> {
     /// The peer closed its side, or the connection failed.
     pub(crate) fn handle_ended(&mut self) {
         self.receive = Receive::Idle;
-        self.drain();
+        self.end_input();
     }
 
     /// A send ended. Gives its buffer back; after a failure the connection is of no use.
@@ -384,7 +399,7 @@ impl<S: ProtocolSession> Connection<S> {
     pub(crate) fn resume(&mut self, now: Now, around: &mut Surroundings<'_>) {
         // What stands in a lent window is the front of a request whose rest is awaited.
         let is_lent = matches!(self.receive, Receive::Own | Receive::OwnStopping);
-        let is_open = self.phase == Phase::Open && !is_lent;
+        let is_open = self.takes_input() && !is_lent;
         if !is_open || self.window.is_empty() || !self.wants_input(around.limits) {
             return;
         }
@@ -485,6 +500,26 @@ impl<S: ProtocolSession> Connection<S> {
         buffers: &mut SendBuffers,
         ops: &mut VecDeque<IoOp>,
     ) {
+        self.poll_send(now, around, buffers, ops);
+        // A reply that just left may have made the session want more of what waits here.
+        self.resume(now, around);
+        let is_served = self.window.is_empty() || self.wants_input(around.limits);
+        if self.phase == Phase::Ended && is_served {
+            self.drain();
+            self.poll_send(now, around, buffers, ops);
+        }
+        if self.phase != Phase::Closing {
+            self.poll_receive(now, around, ops);
+        }
+    }
+
+    fn poll_send(
+        &mut self,
+        now: Now,
+        around: &mut Surroundings<'_>,
+        buffers: &mut SendBuffers,
+        ops: &mut VecDeque<IoOp>,
+    ) {
         if self.phase == Phase::Closing {
             return;
         }
@@ -506,13 +541,10 @@ impl<S: ProtocolSession> Connection<S> {
             } else {
                 buffers.keep(buffer);
                 if self.phase == Phase::Draining {
-                    return self.close(around.budget, ops);
+                    self.close(around.budget, ops);
                 }
             }
         }
-        // A reply that just left may have made the session want more of what waits here.
-        self.resume(now, around);
-        self.poll_receive(now, around, ops);
     }
 
     fn poll_receive(&mut self, now: Now, around: &mut Surroundings<'_>, ops: &mut VecDeque<IoOp>) {
@@ -647,7 +679,7 @@ impl<S: ProtocolSession> Connection<S> {
             ops.push_back(IoOp::StopReceive { connection });
         }
         if self.session.poll_timeout().is_some_and(|at| at <= now.boot)
-            && self.phase == Phase::Open
+            && self.takes_input()
             && let Err(violation) = self.session.handle_timeout(now)
         {
             self.refuse(&violation);
@@ -661,7 +693,7 @@ impl<S: ProtocolSession> Connection<S> {
             return None;
         }
         let of_session = match self.phase {
-            Phase::Open => self.session.poll_timeout(),
+            Phase::Open | Phase::Ended => self.session.poll_timeout(),
             Phase::Finishing | Phase::Draining | Phase::Closing => None,
         };
         let deadlines = self.deadlines(limits).into_iter().flatten();

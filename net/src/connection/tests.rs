@@ -385,6 +385,30 @@ fn a_violation_sends_what_is_ready_and_closes() {
 }
 
 #[test]
+fn what_arrived_before_the_peer_closed_is_served() {
+    let mut world = World::new(1 << 20);
+    world.poll();
+    // The session is full when the end comes, and a part of a request stands last.
+    world.receive(&[b"#".to_vec(), request(1), request(2), b"^9".to_vec()].concat());
+    world.connection.handle_ended();
+    let ops = world.poll();
+    assert!(ops.is_empty(), "it waits for the session: {ops:?}");
+    world.with(|connection, now, around| {
+        connection.handle_outcome(now, 0, Err(Refusal::UnknownTopic), around);
+    });
+    assert_eq!(world.connection.session.requests, 2);
+    let ops = world.poll();
+    assert!(matches!(&ops[..], [IoOp::Send { buffer, .. }] if buffer == b"4;5;"));
+    assert!(world.connection.handle_sent(world.now, Ok(())));
+    assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
+
+    let mut world = World::new(1 << 20);
+    world.poll();
+    world.connection.handle_ended();
+    assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
+}
+
+#[test]
 fn slow_and_silent_peers_are_closed() {
     let mut world = World::new(1 << 20);
     world.pass(9_999).expect("in time");
