@@ -8,6 +8,8 @@ name=$(basename "$0" .sh)
 scratch=$target/recovery-$name
 mounted=""
 broker=""
+# Where the broker listens: a free port each time, or what `keep_ports` chose.
+listen=127.0.0.1:0
 
 say() { echo "$name: $*"; }
 skip() { say "SKIPPED: $*"; exit 0; }
@@ -50,7 +52,7 @@ serve() {
   local directory=$1
   shift
   : >"$scratch/ready"
-  "$millrace" serve --data-dir "$directory" --kafka 127.0.0.1:0 --set server.cores=0 \
+  "$millrace" serve --data-dir "$directory" --kafka "$listen" --set server.cores=0 \
     --set wal.file_bytes=4MiB --set wal.batch_bytes_max=1MiB --set topics.max_message_bytes=1MiB \
     --set disk.reserve_bytes=12MiB --set disk.low_bytes=16MiB "$@" \
     >"$scratch/ready" 2>>"$scratch/log" &
@@ -64,6 +66,41 @@ serve() {
     sleep 0.1
   done
   fail "the broker was not ready within 30 s"
+}
+
+# keep_ports COUNT: from here on the broker listens on the same ports after each start, so that
+# clients that outlive it find it again: one for each node, in a row. They are below those that the
+# system gives away by itself.
+keep_ports() {
+  local port=0 index
+  until [ "$port" -gt 0 ]; do
+    port=$((10000 + RANDOM % 20000))
+    for index in $(seq 0 $(($1 - 1))); do
+      ! (: <>"/dev/tcp/127.0.0.1/$((port + index))") 2>/dev/null || port=0
+    done
+  done
+  listen=127.0.0.1:$port
+}
+
+# with_crashes COMMAND...: runs a client that lives through crashes. Whenever it makes the file
+# $scratch/crash, the broker is killed and `serve_again`, which the script defines, starts the next
+# one. Ends with the client's code.
+with_crashes() {
+  local code=0
+  rm -f "$scratch/crash"
+  "$@" &
+  local client=$!
+  while kill -0 "$client" 2>/dev/null; do
+    if [ -e "$scratch/crash" ]; then
+      kill -KILL "$broker"
+      wait "$broker" 2>/dev/null || true
+      serve_again
+      rm "$scratch/crash"
+    fi
+    sleep 0.05
+  done
+  wait "$client" || code=$?
+  return "$code"
 }
 
 # ended CODE: waits for the broker's end and expects that exit code.
