@@ -201,7 +201,9 @@ async fn offsets(
         let (Some(place), Some(report)) = (catalog.place(*id), held.get(id)) else {
             continue;
         };
-        let next = committed.commit.offset;
+        let Some(next) = committed.commit.position() else {
+            continue;
+        };
         let end = report.high_watermark;
         let lag = end.0.saturating_sub(next.0.max(report.log_start.0));
         let mut lag_s = (lag == 0).then_some(0.0);
@@ -282,7 +284,9 @@ pub(super) async fn reset(
         moved.push(ResetPartition {
             topic,
             partition: index,
-            from: found.map(|found: CommittedOffset| found.commit.offset.0),
+            from: found
+                .and_then(|found: CommittedOffset| found.commit.position())
+                .map(|position| position.0),
             to: to.0,
         });
     }

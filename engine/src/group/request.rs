@@ -131,12 +131,21 @@ pub struct CommitOffsets {
 /// An offset to remember.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewOffset {
-    /// The next offset to read.
+    /// The next offset to read, or a number that no partition reaches, with which a client means
+    /// something of its own: [`NewOffset::position`] tells which.
     pub offset: Offset,
     /// The leader epoch of the last record read, if known.
     pub leader_epoch: Option<LeaderEpoch>,
     /// The consumer's own words.
     pub metadata: Arc<str>,
+}
+
+impl NewOffset {
+    /// The next offset to read, if the client gave one.
+    #[must_use]
+    pub fn position(&self) -> Option<Offset> {
+        i64::try_from(self.offset.0).is_ok().then_some(self.offset)
+    }
 }
 
 /// A remembered offset.

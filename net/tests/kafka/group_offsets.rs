@@ -88,13 +88,34 @@ fn a_commit_of_nothing_that_exists_asks_nobody() {
     request.topics.remove(0);
     let response = connection.ask(8, &request);
     assert_eq!(response.topics[0].partitions[0].error_code, 3);
-    request.topics[0].name = topic("a");
-    request.topics[0].partitions[0].committed_offset = -1;
-    let response = connection.ask(8, &request);
-    assert_eq!(response.topics[0].partitions[0].error_code, 1);
     request.topics.clear();
     assert!(connection.ask(8, &request).topics.is_empty());
     assert!(connection.broker.asked_of_groups.is_empty());
+}
+
+#[test]
+fn a_negative_offset_is_kept_and_told_as_it_came() {
+    let kept = Ok(GroupAnswer::OffsetsCommitted(vec![Ok(()), Ok(())]));
+    let mut connection_of_commit = connection(vec![kept]);
+    let mut request = samples::commit();
+    request.topics[0].partitions[0].committed_offset = -2;
+    let response = connection_of_commit.ask(5, &request);
+    assert_eq!(response.topics[0].partitions[0].error_code, 0);
+    let asked = connection_of_commit.broker.asked_of_groups.remove(0).ask;
+    let GroupAsk::Commit(commit) = asked else {
+        panic!("{asked:?}");
+    };
+    let [(partition, offset), _] = commit.offsets.try_into().expect("two");
+    assert_eq!(offset.position(), None);
+    let found = CommittedOffset {
+        commit: offset,
+        committed_ms: 1,
+        expires_ms: None,
+    };
+    let found = vec![(partition, Some(found)), (PartitionId(1), None)];
+    let mut connection = connection(vec![Ok(GroupAnswer::Offsets(found))]);
+    let response = connection.ask(4, &samples::fetch(4));
+    assert_eq!(told(&response)[0].1, -2);
 }
 
 fn committed(offset: u64) -> Option<CommittedOffset> {

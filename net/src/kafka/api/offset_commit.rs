@@ -7,12 +7,11 @@ use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
-use millrace_engine::catalog::Catalog;
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{
     CommitOffsets, GroupAnswer, GroupAsk, GroupRefusal, Membership, NewOffset,
 };
-use millrace_storage::units::{LeaderEpoch, Offset, PartitionId};
+use millrace_storage::units::{LeaderEpoch, Offset};
 
 use super::groups::{Partitions, answer, any_partition, ask, some};
 use super::{Call, Handled, Reply, ReplyTo, Work, decode};
@@ -33,12 +32,10 @@ pub(super) fn handle(
     for topic in &body.topics {
         partitions.begin_topic(topic.name.clone());
         for asked in &topic.partitions {
-            let commit = judge(call.sink.catalog(), &topic.name, asked);
-            partitions.push(
-                asked.partition_index,
-                commit.as_ref().map(drop).map_err(|e| *e),
-            );
-            offsets.extend(commit);
+            let index = asked.partition_index;
+            let partition = any_partition(call.sink.catalog(), &topic.name, index);
+            partitions.push(index, partition.map(drop));
+            offsets.extend(partition.map(|partition| (partition, new_offset(asked))));
         }
     }
     let pending = Pending {
@@ -62,22 +59,16 @@ pub(super) fn handle(
     Ok(Handled::Wait(Work::OffsetCommit(pending)))
 }
 
-fn judge(
-    catalog: &Catalog,
-    topic: &str,
-    asked: &OffsetCommitRequestPartition,
-) -> Result<(PartitionId, NewOffset), ErrorCode> {
-    let partition = any_partition(catalog, topic, asked.partition_index)?;
-    let offset = u64::try_from(asked.committed_offset);
-    let offset = offset.map_err(|_| ErrorCode::OffsetOutOfRange)?;
+/// Any offset is taken, as with Kafka. Some clients commit -2 and -1 and mean the earliest and the
+/// latest one when they read them again.
+fn new_offset(asked: &OffsetCommitRequestPartition) -> NewOffset {
     let epoch = asked.committed_leader_epoch;
     let words = asked.committed_metadata.as_deref().unwrap_or_default();
-    let commit = NewOffset {
-        offset: Offset(offset),
+    NewOffset {
+        offset: Offset(asked.committed_offset.cast_unsigned()),
         leader_epoch: (epoch >= 0).then_some(LeaderEpoch(epoch)),
         metadata: Arc::from(words),
-    };
-    Ok((partition, commit))
+    }
 }
 
 /// A request whose offsets are on their way to the disk.

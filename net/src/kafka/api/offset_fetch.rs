@@ -176,7 +176,7 @@ fn told(found: Option<CommittedOffset>) -> (i64, i32, String) {
     match found {
         None => (-1, -1, String::new()),
         Some(found) => {
-            let offset = i64::try_from(found.commit.offset.0).expect("it came as one");
+            let offset = found.commit.offset.0.cast_signed();
             let epoch = found.commit.leader_epoch.map_or(-1, |epoch| epoch.0);
             (offset, epoch, found.commit.metadata.to_string())
         }
