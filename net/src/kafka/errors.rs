@@ -66,6 +66,7 @@ pub(crate) enum ErrorCode {
     DuplicateResource = 92,
     UnknownTopicId = 100,
     TransactionalIdNotFound = 105,
+    FetchSessionTopicIdError = 106,
     MismatchedEndpointType = 114,
     UnsupportedEndpointType = 115,
 }

@@ -14,6 +14,7 @@ mod errors;
 mod fetch_set;
 mod frame;
 mod session;
+mod topic_key;
 mod versions;
 mod walker;
 mod wire;

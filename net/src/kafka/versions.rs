@@ -1,9 +1,8 @@
 //! The APIs served, their versions, and what their requests look like.
 //!
-//! The versions are those of Kafka 4.1 without topic ids in Produce and Fetch, so that clients
-//! that guess the broker's release from this table guess one that exists; ListOffsets goes as far
-//! as its newest clients. Produce is advertised from 0, as Kafka does: librdkafka before 2.11.1
-//! looks for Produce 0 before it compresses.
+//! The versions are those of Kafka 4.2, so that clients that guess the broker's release from this
+//! table guess one that exists. Produce is advertised from 0, as Kafka does: librdkafka before
+//! 2.11.1 looks for Produce 0 before it compresses.
 
 mod admin;
 
@@ -129,12 +128,12 @@ impl Api {
     /// The versions served.
     pub(crate) const fn versions(self) -> Versions {
         let (first, last, flexible_from) = match self {
-            Self::Produce => (0, 12, 9),
-            Self::Fetch => (4, 12, 12),
+            Self::Produce => (0, 13, 9),
+            Self::Fetch => (4, 18, 12),
             Self::ListOffsets => (1, 11, 6),
             Self::Metadata => (0, 13, 9),
-            Self::OffsetCommit => (2, 9, 8),
-            Self::OffsetFetch => (1, 9, 6),
+            Self::OffsetCommit => (2, 10, 8),
+            Self::OffsetFetch => (1, 10, 6),
             Self::FindCoordinator => (0, 6, 3),
             Self::JoinGroup => (0, 9, 6),
             Self::Heartbeat => (0, 4, 4),
@@ -277,7 +276,8 @@ const OFFSET_COMMIT: &[Field] = &[
     Field::since(7, Kind::Text), // instance
     Field::between(2, 4, INT64), // retention
     Field::new(Kind::Structures(&[
-        Field::new(Kind::Text), // topic
+        Field::between(0, 9, Kind::Text), // topic
+        Field::since(10, UUID),           // topic id
         Field::new(Kind::Structures(&[
             Field::new(INT32),      // partition
             Field::new(INT64),      // offset
@@ -303,7 +303,8 @@ const OFFSET_FETCH: &[Field] = &[
 ];
 
 const OFFSET_FETCH_TOPIC: &[Field] = &[
-    Field::new(Kind::Text),           // topic
+    Field::between(0, 9, Kind::Text), // topic
+    Field::since(10, UUID),           // topic id
     Field::new(Kind::Values(&INT32)), // partitions
 ];
 

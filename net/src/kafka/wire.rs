@@ -6,6 +6,7 @@
 //! against the bytes that are left before it is used for anything.
 
 use thiserror::Error;
+use uuid::Uuid;
 
 /// A varint of 32 bits takes five bytes at most.
 const VARINT_BYTES_MAX: u32 = 5;
@@ -99,6 +100,11 @@ impl<'a> Reader<'a> {
     /// A 64-bit number.
     pub(crate) fn i64(&mut self) -> Result<i64, DecodeError> {
         self.array().map(i64::from_be_bytes)
+    }
+
+    /// A UUID, of which all zeros mean none.
+    pub(crate) fn uuid(&mut self) -> Result<Uuid, DecodeError> {
+        self.array().map(Uuid::from_bytes)
     }
 
     /// An unsigned number of 7 bits a byte, low bits first.

@@ -23,6 +23,10 @@ use millrace_storage::record::{Batch, stamp};
 use millrace_storage::units::{LeaderEpoch, Now, Offset, PartitionId, ShardId};
 use uuid::Uuid;
 
+/// The id of the topic that a broker is given first.
+pub(crate) const FIRST_TOPIC: Uuid = Uuid::from_u128(FIRST_TOPIC_NUMBER);
+const FIRST_TOPIC_NUMBER: u128 = 0xABC0_0000;
+
 /// What stands behind a session in these tests.
 pub(crate) struct Broker {
     pub(crate) catalog: Catalog,
@@ -110,7 +114,7 @@ impl Broker {
 
     /// Adds a topic whose partitions alternate between the shards 0 and 1.
     pub(crate) fn add_topic(&mut self, name: &str, partitions: u32) -> Uuid {
-        let id = Uuid::from_u128(0xABC0_0000 + u128::from(self.next_partition));
+        let id = Uuid::from_u128(FIRST_TOPIC_NUMBER + u128::from(self.next_partition));
         let partitions = (0..partitions).map(|_| self.next_home()).collect();
         self.apply(vec![Operation::TopicCreated {
             id,

@@ -82,6 +82,20 @@ impl Connection {
     /// Sends a request and takes the one reply to it.
     pub(crate) fn ask<R: Request>(&mut self, version: i16, body: &R) -> R::Response {
         let correlation = self.send(version, body);
+        self.answer::<R>(version, correlation)
+    }
+
+    /// Sends a request of bytes, whose version the message crate does not encode, and takes the one
+    /// reply to it.
+    pub(crate) fn ask_bytes<R: Request>(&mut self, version: i16, body: &[u8]) -> R::Response {
+        self.correlation += 1;
+        let frame = frame_of_bytes::<R>(version, self.correlation, body);
+        self.input.extend(frame);
+        self.feed().expect("a good request");
+        self.answer::<R>(version, self.correlation)
+    }
+
+    fn answer<R: Request>(&mut self, version: i16, correlation: i32) -> R::Response {
         self.settle();
         let mut out = Bytes::from(self.output());
         let reply = reply::<R>(version, correlation, &mut out);
@@ -101,6 +115,14 @@ fn format(key: i16, version: i16) -> i16 {
 
 /// A whole request frame.
 pub(crate) fn frame<R: Request>(version: i16, correlation: i32, body: &R) -> Vec<u8> {
+    let mut bytes = BytesMut::new();
+    body.encode(&mut bytes, format(R::KEY, version))
+        .expect("a body");
+    frame_of_bytes::<R>(version, correlation, &bytes)
+}
+
+/// A whole request frame around such a body.
+pub(crate) fn frame_of_bytes<R: Request>(version: i16, correlation: i32, body: &[u8]) -> Vec<u8> {
     let key = ApiKey::try_from(R::KEY).expect("a Kafka API");
     let header = RequestHeader::default()
         .with_request_api_key(R::KEY)
@@ -111,10 +133,8 @@ pub(crate) fn frame<R: Request>(version: i16, correlation: i32, body: &R) -> Vec
     header
         .encode(&mut bytes, key.request_header_version(version))
         .expect("a header");
-    body.encode(&mut bytes, format(R::KEY, version))
-        .expect("a body");
-    let length = u32::try_from(bytes.len()).expect("short");
-    [&length.to_be_bytes()[..], &bytes].concat()
+    let length = u32::try_from(bytes.len() + body.len()).expect("short");
+    [&length.to_be_bytes()[..], &bytes, body].concat()
 }
 
 /// Takes one reply from the front of `bytes`.

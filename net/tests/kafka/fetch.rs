@@ -14,7 +14,7 @@ use millrace_engine::catalog::change::Operation;
 use millrace_net::session::ProtocolSession;
 use millrace_storage::units::PartitionId;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, FIRST_TOPIC};
 use crate::client::{Connection, batch, frame, reply, topic};
 
 /// Topic `a` with two partitions; partition 0 holds one batch of three records.
@@ -43,6 +43,7 @@ fn request(session: (i32, i32), partitions: Vec<FetchPartition>) -> FetchRequest
     if !partitions.is_empty() {
         let topic = FetchTopic::default()
             .with_topic(topic("a"))
+            .with_topic_id(FIRST_TOPIC)
             .with_partitions(partitions);
         request.topics = vec![topic];
     }
@@ -66,9 +67,15 @@ fn answers(response: &FetchResponse) -> Vec<(i32, i16, usize)> {
 
 #[test]
 fn every_version_returns_the_bytes_that_are_stored() {
-    for version in 4..=12 {
+    for version in 4..=18 {
         let mut connection = connection();
         let response = connection.ask(version, &request(NO_SESSION, vec![wanted(0, 0)]));
+        let answered = &response.responses[0];
+        if version >= 13 {
+            assert_eq!(answered.topic_id, FIRST_TOPIC);
+        } else {
+            assert_eq!(answered.topic, topic("a"));
+        }
         assert_eq!((response.error_code, response.session_id), (0, 0));
         let answer = &response.responses[0].partitions[0];
         assert_eq!((answer.partition_index, answer.error_code), (0, 0));
@@ -200,7 +207,7 @@ fn waits_and_sizes_are_cut_to_the_brokers_limits() {
 
 #[test]
 fn a_session_answers_only_what_is_new() {
-    for version in 7..=12 {
+    for version in 7..=18 {
         let mut connection = connection();
         let all = vec![wanted(0, 0), wanted(1, 0)];
         let opened = connection.ask(version, &request((0, 0), all));
@@ -221,6 +228,7 @@ fn a_session_answers_only_what_is_new() {
         // Forget partition 1; a record in it is no news any more.
         let forgotten = ForgottenTopic::default()
             .with_topic(topic("a"))
+            .with_topic_id(FIRST_TOPIC)
             .with_partitions(vec![1]);
         let forget = request((id, 3), vec![]).with_forgotten_topics_data(vec![forgotten]);
         assert_eq!(answers(&connection.ask(version, &forget)), []);

@@ -15,12 +15,12 @@ use crate::client::{Connection, frame, text};
 
 /// Key, first and last version of everything that is advertised.
 const ADVERTISED: [(i16, i16, i16); 42] = [
-    (0, 0, 12),
-    (1, 4, 12),
+    (0, 0, 13),
+    (1, 4, 18),
     (2, 1, 11),
     (3, 0, 13),
-    (8, 2, 9),
-    (9, 1, 9),
+    (8, 2, 10),
+    (9, 1, 10),
     (10, 0, 6),
     (11, 0, 9),
     (12, 0, 4),
@@ -136,7 +136,7 @@ fn unknown_apis_and_versions_close_the_connection() {
     let reason = refusal(&[0, 0, 0, 10, 0, 3, 0, 14, 0, 0, 0, 1, 0xff, 0xff]);
     assert!(reason.contains("Metadata version 14"), "{reason}");
     let reason = refusal(&[0, 0, 0, 10, 0, 1, 0, 3, 0, 0, 0, 1, 0xff, 0xff]);
-    assert!(reason.contains("only 4 to 12"), "{reason}");
+    assert!(reason.contains("only 4 to 18"), "{reason}");
 }
 
 #[test]

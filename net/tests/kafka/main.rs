@@ -13,3 +13,4 @@ mod handshake;
 mod hostile;
 mod produce;
 mod samples;
+mod topic_ids;

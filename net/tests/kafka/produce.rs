@@ -10,7 +10,7 @@ use millrace_net::session::ProtocolSession;
 use millrace_storage::record::BatchError;
 use millrace_storage::units::Offset;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, FIRST_TOPIC};
 use crate::client::{Connection, NOW, batch, frame, reply, topic};
 
 fn partition(index: i32, records: Option<Bytes>) -> PartitionProduceData {
@@ -23,6 +23,7 @@ fn partition(index: i32, records: Option<Bytes>) -> PartitionProduceData {
 fn request(acks: i16, partitions: Vec<PartitionProduceData>) -> ProduceRequest {
     let data = TopicProduceData::default()
         .with_name(topic("a"))
+        .with_topic_id(FIRST_TOPIC)
         .with_partition_data(partitions);
     ProduceRequest::default()
         .with_acks(acks)
@@ -44,14 +45,19 @@ fn only(response: &ProduceResponse) -> &PartitionProduceResponse {
 
 #[test]
 fn every_served_version_appends_and_answers_the_offset() {
-    for version in 3..=12 {
+    for version in 3..=13 {
         for acks in [1, -1] {
             let mut connection = connection();
             for base in [0, 3] {
                 let request = request(acks, vec![partition(1, Some(batch(3, 0)))]);
                 let response = connection.ask(version, &request);
                 assert_eq!(response.throttle_time_ms, 0);
-                assert_eq!(response.responses[0].name, topic("a"));
+                let answered = &response.responses[0];
+                if version >= 13 {
+                    assert_eq!(answered.topic_id, FIRST_TOPIC);
+                } else {
+                    assert_eq!(answered.name, topic("a"));
+                }
                 let answer = only(&response);
                 assert_eq!((answer.index, answer.error_code), (1, 0));
                 assert_eq!((answer.base_offset, answer.log_append_time_ms), (base, -1));

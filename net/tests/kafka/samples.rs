@@ -13,7 +13,9 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use kafka_protocol::messages::fetch_request::{
+    FetchPartition, FetchTopic, ForgottenTopic, ReplicaState,
+};
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
@@ -27,12 +29,14 @@ use kafka_protocol::messages::{
     AlterConfigsRequest, ApiVersionsRequest, BrokerId, CreatePartitionsRequest,
     CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
     FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::Request;
 use uuid::Uuid;
 
-use crate::client::{batch, frame, text, topic};
+use crate::broker::FIRST_TOPIC;
+use crate::client::{batch, frame, frame_of_bytes, text, topic};
 
 /// One good request.
 pub(crate) struct Sample {
@@ -45,8 +49,8 @@ pub(crate) struct Sample {
 /// All of them.
 pub(crate) fn all() -> Vec<Sample> {
     let mut samples = Vec::new();
-    add(&mut samples, "produce", 3..=12, |_| produce());
-    add(&mut samples, "fetch", 4..=12, fetch);
+    add(&mut samples, "produce", 3..=13, |_| produce());
+    add(&mut samples, "fetch", 4..=18, fetch);
     add(&mut samples, "list-offsets", 1..=11, |_| list_offsets());
     add(&mut samples, "metadata", 0..=13, metadata);
     add(&mut samples, "find-coordinator", 0..=6, find_coordinator);
@@ -77,7 +81,10 @@ pub(crate) fn all() -> Vec<Sample> {
 
 fn group_samples(samples: &mut Vec<Sample>) {
     add(samples, "offset-commit", 2..=9, |_| groups::commit());
+    let bytes = groups::commit_by_id();
+    add_bytes::<OffsetCommitRequest>(samples, "offset-commit", 10, &bytes);
     add(samples, "offset-fetch", 1..=9, groups::fetch);
+    add_bytes::<OffsetFetchRequest>(samples, "offset-fetch", 10, &groups::fetch_by_id());
     add(samples, "join-group", 0..=9, groups::join);
     add(samples, "heartbeat", 0..=4, groups::heartbeat);
     add(samples, "leave-group", 0..=5, groups::leave);
@@ -105,6 +112,15 @@ fn add<R: Request>(
     }
 }
 
+/// As `add`, of a version that the message crate does not encode.
+fn add_bytes<R: Request>(samples: &mut Vec<Sample>, api: &'static str, version: i16, body: &[u8]) {
+    samples.push(Sample {
+        api,
+        version,
+        frame: frame_of_bytes::<R>(version, 0x0102_0304, body),
+    });
+}
+
 fn produce() -> ProduceRequest {
     let data = |index, records| {
         PartitionProduceData::default()
@@ -113,9 +129,11 @@ fn produce() -> ProduceRequest {
     };
     let first = TopicProduceData::default()
         .with_name(topic("a"))
+        .with_topic_id(FIRST_TOPIC)
         .with_partition_data(vec![data(0, Some(batch(2, 0))), data(1, None)]);
     let second = TopicProduceData::default()
         .with_name(topic("b"))
+        .with_topic_id(Uuid::from_u128(77))
         .with_partition_data(vec![data(0, Some(Bytes::from_static(b"no batch")))]);
     ProduceRequest::default()
         .with_acks(-1)
@@ -125,13 +143,21 @@ fn produce() -> ProduceRequest {
 
 fn fetch(version: i16) -> FetchRequest {
     let partition = |index| {
-        FetchPartition::default()
+        let mut partition = FetchPartition::default()
             .with_partition(index)
             .with_fetch_offset(3)
-            .with_partition_max_bytes(1 << 20)
+            .with_partition_max_bytes(1 << 20);
+        if version >= 17 {
+            partition.replica_directory_id = Uuid::from_u128(78);
+        }
+        if version >= 18 {
+            partition.high_watermark = 2;
+        }
+        partition
     };
     let wanted = FetchTopic::default()
         .with_topic(topic("a"))
+        .with_topic_id(FIRST_TOPIC)
         .with_partitions(vec![partition(0), partition(7)]);
     let mut request = FetchRequest::default()
         .with_max_bytes(1 << 20)
@@ -139,8 +165,15 @@ fn fetch(version: i16) -> FetchRequest {
     if version >= 7 {
         let forgotten = ForgottenTopic::default()
             .with_topic(topic("b"))
+            .with_topic_id(Uuid::from_u128(77))
             .with_partitions(vec![0, 1]);
         request.forgotten_topics_data = vec![forgotten];
+    }
+    if version >= 12 {
+        request.cluster_id = Some(text("cluster"));
+    }
+    if version >= 15 {
+        request.replica_state = ReplicaState::default().with_replica_epoch(1);
     }
     request
 }

@@ -1,15 +1,16 @@
-//! Fetch, versions 4 to 12, with fetch sessions and long poll.
+//! Fetch, versions 4 to 18, with fetch sessions and long poll.
 //!
 //! | field                     | type            | versions |
 //! |---------------------------|-----------------|----------|
-//! | replica id                | i32             |          |
+//! | replica id                | i32             | - 14     |
 //! | wait at most              | i32, ms         |          |
 //! | record bytes at least     | i32             |          |
 //! | record bytes at most      | i32             |          |
 //! | isolation                 | i8              |          |
 //! | session id, session epoch | i32, i32        | 7 +      |
 //! | topics                    | array           |          |
-//! | - name                    | string          |          |
+//! | - name                    | string          | - 12     |
+//! | - id                      | UUID            | 13 +     |
 //! | - partitions              | array           |          |
 //! | - - index                 | i32             |          |
 //! | - - current leader epoch  | i32             | 9 +      |
@@ -18,11 +19,14 @@
 //! | - - log start             | i64             | 5 +      |
 //! | - - record bytes at most  | i32             |          |
 //! | forgotten topics          | array           | 7 +      |
-//! | - name, partitions        | string, i32s    | 7 +      |
+//! | - name                    | string          | 7 - 12   |
+//! | - id                      | UUID            | 13 +     |
+//! | - partitions              | i32s            | 7 +      |
 //! | rack                      | string          | 11 +     |
 //!
-//! Source: Kafka's `FetchRequest.json`. Last fetched epoch and log start are what followers say; a
-//! broker without followers has no use for them, nor for the rack.
+//! Source: Kafka's `FetchRequest.json`. Replica id, last fetched epoch and log start are what
+//! followers say, as are the tagged fields: replica state (15 +), directory id (17 +) and high
+//! watermark (18 +). A broker without followers has no use for them, nor for the rack.
 
 use std::sync::Arc;
 
@@ -30,13 +34,14 @@ use bytes::Bytes;
 use millrace_engine::command::{Command, FetchPartition, FetchRequest, Isolation};
 use millrace_engine::event::{Fetched, FetchedPartition, Outcome, Refusal};
 use millrace_storage::record::BATCH_HEADER_BYTES;
-use millrace_storage::units::{BootTime, LeaderEpoch, Offset};
+use millrace_storage::units::{BootTime, LeaderEpoch, Offset, PartitionId};
 
 use super::{Call, Handled, ReplyTo, Work};
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::{ErrorCode, fetch_error_code};
 use crate::kafka::fetch_set::{FetchSet, Wanted};
 use crate::kafka::frame::Request;
+use crate::kafka::topic_key::TopicKey;
 use crate::kafka::versions::Api;
 use crate::kafka::wire::{DecodeError, Reader, Writer};
 use crate::session::ProtocolViolation;
@@ -45,6 +50,10 @@ use crate::session::ProtocolViolation;
 const VERSION_SESSIONS_MIN: i16 = 7;
 /// First version whose clients know zstd.
 const VERSION_ZSTD_MIN: i16 = 10;
+/// First version that names topics by id.
+const VERSION_IDS_MIN: i16 = 13;
+/// Last version with a replica id that is no tagged field.
+const VERSION_REPLICA_MAX: i16 = 14;
 /// zstd's number in a batch's attributes, and where they are.
 const CODEC_ZSTD: u8 = 4;
 const ATTRIBUTES_LOW_AT: usize = 22;
@@ -65,16 +74,20 @@ pub(crate) struct Decoded<'a> {
     isolation: i8,
     session_id: i32,
     session_epoch: i32,
-    partitions: Vec<(&'a str, i32, Wanted)>,
-    forgotten: Vec<(&'a str, i32)>,
+    /// Whether topics are named by id.
+    has_ids: bool,
+    partitions: Vec<(TopicKey<&'a str>, i32, Wanted)>,
+    forgotten: Vec<(TopicKey<&'a str>, i32)>,
 }
 
-/// Reads a body of versions 4 to 12.
+/// Reads a body of versions 4 to 18.
 pub(crate) fn decode<'a>(
     version: i16,
     reader: &mut Reader<'a>,
 ) -> Result<Decoded<'a>, DecodeError> {
-    let _replica_id = reader.i32()?;
+    if version <= VERSION_REPLICA_MAX {
+        let _replica_id = reader.i32()?;
+    }
     let mut decoded = Decoded {
         wait_ms: reader.i32()?,
         bytes_min: reader.i32()?,
@@ -82,6 +95,7 @@ pub(crate) fn decode<'a>(
         isolation: reader.i8()?,
         session_id: 0,
         session_epoch: EPOCH_NONE,
+        has_ids: version >= VERSION_IDS_MIN,
         partitions: Vec::new(),
         forgotten: Vec::new(),
     };
@@ -90,7 +104,7 @@ pub(crate) fn decode<'a>(
         decoded.session_epoch = reader.i32()?;
     }
     for _ in 0..reader.count()? {
-        let topic = reader.text()?;
+        let topic = TopicKey::read(decoded.has_ids, reader)?;
         let count = reader.count()?;
         decoded.partitions.reserve(count);
         for _ in 0..count {
@@ -100,7 +114,7 @@ pub(crate) fn decode<'a>(
         reader.tags()?;
     }
     if version >= VERSION_SESSIONS_MIN {
-        decode_forgotten(reader, &mut decoded.forgotten)?;
+        decode_forgotten(reader, &mut decoded)?;
     }
     if version >= 11 {
         reader.text()?;
@@ -131,14 +145,14 @@ fn decode_partition(version: i16, reader: &mut Reader<'_>) -> Result<(i32, Wante
 
 fn decode_forgotten<'a>(
     reader: &mut Reader<'a>,
-    forgotten: &mut Vec<(&'a str, i32)>,
+    decoded: &mut Decoded<'a>,
 ) -> Result<(), DecodeError> {
     for _ in 0..reader.count()? {
-        let topic = reader.text()?;
+        let topic = TopicKey::read(decoded.has_ids, reader)?;
         let count = reader.count()?;
-        forgotten.reserve(count);
+        decoded.forgotten.reserve(count);
         for _ in 0..count {
-            forgotten.push((topic, reader.i32()?));
+            decoded.forgotten.push((topic, reader.i32()?));
         }
         reader.tags()?;
     }
@@ -227,7 +241,7 @@ fn deadline(call: &Call<'_>, wait_ms: i32) -> BootTime {
         .after_ms(wait_ms.min(call.config.fetch_wait_ms_max))
 }
 
-/// The partitions to read, by KIP-227's rules.
+/// The partitions to read, by the rules of KIP-227 and KIP-516.
 fn choose_set(call: &mut Call<'_>, decoded: &Decoded<'_>) -> Result<FetchSet, ErrorCode> {
     let mut set = match decoded.session_epoch {
         EPOCH_OPEN | EPOCH_NONE => {
@@ -236,7 +250,7 @@ fn choose_set(call: &mut Call<'_>, decoded: &Decoded<'_>) -> Result<FetchSet, Er
             // Who finds no room for a session goes on without one, as with Kafka.
             let has_room = decoded.partitions.len() <= call.sink.remembered_partitions_left();
             if decoded.session_epoch == EPOCH_OPEN && has_room {
-                FetchSet::session(call.now.boot.0)
+                FetchSet::session(call.now.boot.0, decoded.has_ids)
             } else {
                 FetchSet::sessionless()
             }
@@ -245,7 +259,7 @@ fn choose_set(call: &mut Call<'_>, decoded: &Decoded<'_>) -> Result<FetchSet, Er
             let id = decoded.session_id;
             let set = call.fetch_set.as_mut().filter(|set| set.id() == id);
             set.ok_or(ErrorCode::FetchSessionIdNotFound)?
-                .advance(epoch)?;
+                .advance(epoch, decoded.has_ids)?;
             if decoded.partitions.len() > call.sink.remembered_partitions_left() {
                 *call.fetch_set = None;
                 return Err(ErrorCode::FetchSessionIdNotFound);
@@ -254,10 +268,10 @@ fn choose_set(call: &mut Call<'_>, decoded: &Decoded<'_>) -> Result<FetchSet, Er
         }
     };
     for (topic, index, wanted) in &decoded.partitions {
-        set.put(topic, *index, *wanted);
+        set.put(*topic, *index, *wanted);
     }
     for (topic, index) in &decoded.forgotten {
-        set.remove(topic, *index);
+        set.remove(*topic, *index);
     }
     Ok(set)
 }
@@ -320,11 +334,11 @@ impl Pending {
         let mut fetched = self.fetched.into_iter();
         for place in self.places {
             let entry = self.set.entry(place);
-            let (topic, index) = (Arc::clone(&entry.topic), entry.index);
+            let (topic, index) = (entry.topic.clone(), entry.index);
             let result = match judge(entry.partition, entry.wanted.from) {
                 Ok(_) => {
                     let result = fetched.next().expect("one answer a partition asked for");
-                    result.map_err(|refusal| fetch_error_code(&refusal))
+                    result.map_err(|refusal| failure_code(&refusal, &topic))
                 }
                 Err(code) => Err(code),
             };
@@ -372,10 +386,21 @@ impl Pending {
 }
 
 /// Judges what the engine is not asked about.
-fn judge<Id>(partition: Option<Id>, from: i64) -> Result<(Id, Offset), ErrorCode> {
-    let partition = partition.ok_or(ErrorCode::UnknownTopicOrPartition)?;
+fn judge(
+    partition: Result<PartitionId, ErrorCode>,
+    from: i64,
+) -> Result<(PartitionId, Offset), ErrorCode> {
+    let partition = partition?;
     let from = u64::try_from(from).map_err(|_| ErrorCode::OffsetOutOfRange)?;
     Ok((partition, Offset(from)))
+}
+
+/// A partition goes only with its topic, and by then its id is one that no topic has.
+fn failure_code(refusal: &Refusal, topic: &TopicKey<Arc<str>>) -> ErrorCode {
+    match (fetch_error_code(refusal), topic) {
+        (ErrorCode::UnknownTopicOrPartition, TopicKey::Id(_)) => ErrorCode::UnknownTopicId,
+        (code, _) => code,
+    }
 }
 
 /// Keeps zstd from clients that cannot read it: they would take it for damage.
@@ -405,7 +430,7 @@ pub(crate) struct Reply {
 
 #[derive(Debug)]
 struct ReplyPartition {
-    topic: Arc<str>,
+    topic: TopicKey<Arc<str>>,
     index: i32,
     result: Result<Fetched, ErrorCode>,
 }
@@ -425,7 +450,7 @@ impl Reply {
     pub(super) fn bytes(&self) -> usize {
         let partitions = self.partitions.iter();
         let partitions = partitions
-            .map(|partition| FIELD_BYTES_MAX + partition.topic.len() + partition.record_bytes());
+            .map(|partition| FIELD_BYTES_MAX + partition.topic.bytes() + partition.record_bytes());
         FIELD_BYTES_MAX + partitions.sum::<usize>()
     }
 
@@ -448,7 +473,7 @@ impl Reply {
         let topics = || self.partitions.chunk_by(|a, b| a.topic == b.topic);
         writer.length(Some(topics().count()));
         for topic in topics() {
-            writer.text(&topic[0].topic);
+            topic[0].topic.write(&mut writer);
             writer.length(Some(topic.len()));
             for partition in topic {
                 partition.encode(version, self.is_committed, &mut writer);

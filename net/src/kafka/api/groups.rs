@@ -9,9 +9,12 @@ use millrace_engine::command::Command;
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{GroupAnswer, GroupAsk, GroupRequest, GroupStanding};
 use millrace_storage::units::PartitionId;
+use uuid::Uuid;
 
-use super::{Call, partition_of, text};
+use super::{Call, text};
 use crate::kafka::errors::ErrorCode;
+use crate::kafka::topic_key::{TopicKey, partition_at};
+use crate::kafka::wire::{DecodeError, Reader};
 
 /// Submits a request to a group under `position`.
 pub(super) fn ask(call: &mut Call<'_>, position: usize, group: &GroupId, ask: GroupAsk) {
@@ -52,11 +55,38 @@ pub(super) fn shared(shared: &Arc<str>) -> StrBytes {
 /// Partitions of one topic by index, each with what became of it.
 pub(super) type Results<T> = Vec<(i32, Result<T, ErrorCode>)>;
 
+/// A topic as requests of groups name it.
+pub(super) type GroupTopic = TopicKey<StrBytes>;
+
+impl GroupTopic {
+    /// A topic by its name.
+    pub(super) fn named(name: TopicName) -> Self {
+        Self::Name(name.0)
+    }
+
+    /// Name and id as an answer's fields want them: one of them is in its version.
+    pub(super) fn into_fields(self) -> (TopicName, Uuid) {
+        match self {
+            Self::Name(name) => (TopicName(name), Uuid::nil()),
+            Self::Id(id) => (TopicName::default(), id),
+        }
+    }
+
+    /// Its partition of that index, whatever the leader epoch.
+    pub(super) fn partition(
+        &self,
+        catalog: &Catalog,
+        index: i32,
+    ) -> Result<PartitionId, ErrorCode> {
+        partition_at(self.find(catalog)?, index)
+    }
+}
+
 /// Partitions of a request by topic, each with what became of it.
 #[derive(Debug)]
 pub(super) struct Partitions<T> {
-    /// Name, and where its partitions end in `partitions`.
-    topics: Vec<(TopicName, usize)>,
+    /// Each topic, and where its partitions end in `partitions`.
+    topics: Vec<(GroupTopic, usize)>,
     /// Index, and what was found wrong at once.
     partitions: Results<T>,
 }
@@ -72,9 +102,9 @@ impl<T> Default for Partitions<T> {
 
 impl<T> Partitions<T> {
     /// Begins with the next topic's partitions, as `push` adds them.
-    pub(super) fn begin_topic(&mut self, name: TopicName) {
+    pub(super) fn begin_topic(&mut self, topic: GroupTopic) {
         let end = self.partitions.len();
-        self.topics.push((name, end));
+        self.topics.push((topic, end));
     }
 
     /// Adds a partition of the topic that was begun last.
@@ -95,24 +125,20 @@ impl<T> Partitions<T> {
     pub(super) fn into_topics<U>(
         self,
         mut next: impl FnMut(T) -> Result<U, ErrorCode>,
-    ) -> Vec<(TopicName, Results<U>)> {
+    ) -> Vec<(GroupTopic, Results<U>)> {
         let mut partitions = self.partitions.into_iter();
         let mut start = 0;
-        let topics = self.topics.into_iter().map(|(name, end)| {
+        let topics = self.topics.into_iter().map(|(topic, end)| {
             let own = partitions.by_ref().take(end - start);
             start = end;
             let own = own.map(|(index, result)| (index, result.and_then(&mut next)));
-            (name, own.collect())
+            (topic, own.collect())
         });
         topics.collect()
     }
 }
 
-/// The partition of that name, whatever its leader epoch.
-pub(super) fn any_partition(
-    catalog: &Catalog,
-    topic: &str,
-    index: i32,
-) -> Result<PartitionId, ErrorCode> {
-    partition_of(catalog, topic, index, -1)
+/// Reads a text that the message crate is to keep.
+pub(super) fn read_text(reader: &mut Reader<'_>) -> Result<StrBytes, DecodeError> {
+    reader.text().map(text)
 }

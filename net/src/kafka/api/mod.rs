@@ -62,7 +62,7 @@ use super::fetch_set::FetchSet;
 use super::frame::Request;
 use super::versions::Api;
 use super::walker;
-use super::wire::{Reader, Writer};
+use super::wire::{DecodeError, Reader, Writer};
 use crate::session::{CommandSink, ProtocolViolation};
 
 /// What one request may use.
@@ -461,12 +461,28 @@ fn decode_version<Body: Decodable>(
     request: &Request<'_>,
     version: i16,
 ) -> Result<Body, ProtocolViolation> {
-    let items_max = call.config.request_items_max;
-    let mut reader = Reader::new(request.body, request.is_flexible(), items_max);
-    walker::check(request.api.schema(), request.version, &mut reader)
-        .map_err(|error| request.malformed(error))?;
+    walk(call, request)?;
     let mut body = Bytes::copy_from_slice(request.body);
     Body::decode(&mut body, version).map_err(|error| request.malformed(error))
+}
+
+/// Decodes a body with `read`, because the message crate knows no version with its fields.
+fn decode_with<'r, Body>(
+    call: &Call<'_>,
+    request: &Request<'r>,
+    read: impl FnOnce(&mut Reader<'r>) -> Result<Body, DecodeError>,
+) -> Result<Body, ProtocolViolation> {
+    let body = read(&mut walk(call, request)?);
+    body.map_err(|error| request.malformed(error))
+}
+
+/// Walks a body by its schema. Returns a reader of it all.
+fn walk<'r>(call: &Call<'_>, request: &Request<'r>) -> Result<Reader<'r>, ProtocolViolation> {
+    let items_max = call.config.request_items_max;
+    let reader = Reader::new(request.body, request.is_flexible(), items_max);
+    walker::check(request.api.schema(), request.version, &mut reader.clone())
+        .map_err(|error| request.malformed(error))?;
+    Ok(reader)
 }
 
 /// Items of one catalog request: what was refused before it was asked, and what was asked, in the

@@ -1,39 +1,54 @@
-//! OffsetCommit, versions 2 to 9. Answered when the offsets are durable.
+//! OffsetCommit, versions 2 to 10; 10 names topics by id. Answered when the offsets are durable.
 
 use std::sync::Arc;
 
-use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
-use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
+use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetCommitResponse};
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{
     CommitOffsets, GroupAnswer, GroupAsk, GroupRefusal, Membership, NewOffset,
 };
 use millrace_storage::units::{LeaderEpoch, Offset};
 
-use super::groups::{Partitions, answer, any_partition, ask, some};
-use super::{Call, Handled, Reply, ReplyTo, Work, decode};
+use super::groups::{GroupTopic, Partitions, answer, ask, read_text, some};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, decode_with, text};
 use crate::kafka::errors::{ErrorCode, group_error_code};
 use crate::kafka::frame::Request;
+use crate::kafka::wire::{DecodeError, Reader};
 use crate::session::ProtocolViolation;
 
 /// First version that tells a group that is gone from a generation that is.
 const VERSION_NOT_FOUND_MIN: i16 = 9;
+/// First version that names topics by id.
+const VERSION_IDS_MIN: i16 = 10;
 
 pub(super) fn handle(
     call: &mut Call<'_>,
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
-    let body: OffsetCommitRequest = decode(call, request)?;
+    let has_ids = request.version >= VERSION_IDS_MIN;
+    let body: OffsetCommitRequest = if has_ids {
+        decode_with(call, request, read)?
+    } else {
+        decode(call, request)?
+    };
     let mut partitions = Partitions::default();
     let mut offsets = Vec::new();
     for topic in &body.topics {
-        partitions.begin_topic(topic.name.clone());
+        let key = if has_ids {
+            GroupTopic::Id(topic.topic_id)
+        } else {
+            GroupTopic::named(topic.name.clone())
+        };
+        partitions.begin_topic(key.clone());
         for asked in &topic.partitions {
             let index = asked.partition_index;
-            let partition = any_partition(call.sink.catalog(), &topic.name, index);
+            let partition = key.partition(call.sink.catalog(), index);
             partitions.push(index, partition.map(drop));
             offsets.extend(partition.map(|partition| (partition, new_offset(asked))));
         }
@@ -57,6 +72,31 @@ pub(super) fn handle(
     };
     ask(call, 0, &body.group_id, GroupAsk::Commit(commit));
     Ok(Handled::Wait(Work::OffsetCommit(pending)))
+}
+
+/// Reads a body of version 10.
+fn read(reader: &mut Reader<'_>) -> Result<OffsetCommitRequest, DecodeError> {
+    let mut body = OffsetCommitRequest::default()
+        .with_group_id(GroupId(read_text(reader)?))
+        .with_generation_id_or_member_epoch(reader.i32()?)
+        .with_member_id(read_text(reader)?)
+        .with_group_instance_id(reader.nullable_text()?.map(text));
+    for _ in 0..reader.count()? {
+        let mut topic = OffsetCommitRequestTopic::default().with_topic_id(reader.uuid()?);
+        for _ in 0..reader.count()? {
+            let partition = OffsetCommitRequestPartition::default()
+                .with_partition_index(reader.i32()?)
+                .with_committed_offset(reader.i64()?)
+                .with_committed_leader_epoch(reader.i32()?)
+                .with_committed_metadata(reader.nullable_text()?.map(text));
+            reader.tags()?;
+            topic.partitions.push(partition);
+        }
+        reader.tags()?;
+        body.topics.push(topic);
+    }
+    reader.tags()?;
+    Ok(body)
 }
 
 /// Any offset is taken, as with Kafka. Some clients commit -2 and -1 and mean the earliest and the
@@ -105,7 +145,8 @@ impl Pending {
             }
             Err(code) => Err(*code),
         });
-        let topics = topics.into_iter().map(|(name, partitions)| {
+        let topics = topics.into_iter().map(|(topic, partitions)| {
+            let (name, id) = topic.into_fields();
             let partitions = partitions.into_iter().map(|(index, result)| {
                 let code = result.err().unwrap_or(ErrorCode::None);
                 OffsetCommitResponsePartition::default()
@@ -114,6 +155,7 @@ impl Pending {
             });
             OffsetCommitResponseTopic::default()
                 .with_name(name)
+                .with_topic_id(id)
                 .with_partitions(partitions.collect())
         });
         let response = OffsetCommitResponse::default().with_topics(topics.collect());

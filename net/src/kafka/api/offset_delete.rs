@@ -8,7 +8,7 @@ use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{GroupAnswer, GroupAsk, GroupRefusal};
 use millrace_storage::units::PartitionId;
 
-use super::groups::{Partitions, answer, any_partition, ask};
+use super::groups::{GroupTopic, Partitions, answer, ask};
 use super::{Call, Handled, Reply, ReplyTo, Work, decode};
 use crate::kafka::errors::{ErrorCode, group_error_code, group_refusal_code};
 use crate::kafka::frame::Request;
@@ -21,10 +21,11 @@ pub(super) fn handle(
     let body: OffsetDeleteRequest = decode(call, request)?;
     let mut partitions = Partitions::default();
     for topic in &body.topics {
-        partitions.begin_topic(topic.name.clone());
+        let name = GroupTopic::named(topic.name.clone());
+        partitions.begin_topic(name.clone());
         for asked in &topic.partitions {
             let index = asked.partition_index;
-            let partition = any_partition(call.sink.catalog(), &topic.name, index);
+            let partition = name.partition(call.sink.catalog(), index);
             partitions.push(index, partition);
         }
     }
@@ -68,7 +69,7 @@ impl Pending {
             let result = results.next().expect("one result a partition");
             result.map_err(|refusal| group_refusal_code(&refusal))
         });
-        let topics = topics.into_iter().map(|(name, partitions)| {
+        let topics = topics.into_iter().map(|(topic, partitions)| {
             let partitions = partitions.into_iter().map(|(index, result)| {
                 let code = result.err().unwrap_or(ErrorCode::None);
                 OffsetDeleteResponsePartition::default()
@@ -76,7 +77,7 @@ impl Pending {
                     .with_error_code(code.code())
             });
             OffsetDeleteResponseTopic::default()
-                .with_name(name)
+                .with_name(topic.into_fields().0)
                 .with_partitions(partitions.collect())
         });
         let response = OffsetDeleteResponse::default().with_topics(topics.collect());

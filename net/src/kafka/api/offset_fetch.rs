@@ -1,24 +1,29 @@
-//! OffsetFetch, versions 1 to 9: how far a group came; since 8 of several groups at once.
+//! OffsetFetch, versions 1 to 10: how far a group came; since 8 of several groups at once. 10 names
+//! topics by id.
 //!
 //! A partition without a committed offset, and one that does not exist, are told alike: offset -1.
+//! Only an id that no topic has is an error.
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
-use kafka_protocol::messages::{GroupId, OffsetFetchRequest, OffsetFetchResponse, TopicName};
+use kafka_protocol::messages::{GroupId, OffsetFetchRequest, OffsetFetchResponse};
 use millrace_engine::catalog::Catalog;
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{CommittedOffset, GroupAnswer, GroupAsk};
 use millrace_storage::units::PartitionId;
 
-use super::groups::{Partitions, answer, any_partition, ask};
-use super::{Call, Handled, Reply, ReplyTo, Work, decode, text, topic_name};
+use super::groups::{GroupTopic, Partitions, answer, ask, read_text};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, decode_with, text};
 use crate::kafka::errors::{ErrorCode, group_error_code};
 use crate::kafka::frame::Request;
+use crate::kafka::wire::{DecodeError, Reader};
 use crate::session::ProtocolViolation;
 
 /// First version in which null asks for everything, and with a code for the group.
@@ -27,12 +32,19 @@ const VERSION_ALL_MIN: i16 = 2;
 const VERSION_EPOCHS_MIN: i16 = 5;
 /// First version that asks for several groups.
 const VERSION_GROUPS_MIN: i16 = 8;
+/// First version that names topics by id.
+const VERSION_IDS_MIN: i16 = 10;
 
 pub(super) fn handle(
     call: &mut Call<'_>,
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
-    let body: OffsetFetchRequest = decode(call, request)?;
+    let has_ids = request.version >= VERSION_IDS_MIN;
+    let body: OffsetFetchRequest = if has_ids {
+        decode_with(call, request, read)?
+    } else {
+        decode(call, request)?
+    };
     let mut groups: Vec<(GroupId, Option<Vec<OffsetFetchRequestTopics>>)> = Vec::new();
     if request.version >= VERSION_GROUPS_MIN {
         let asked = body.groups.into_iter();
@@ -56,7 +68,7 @@ pub(super) fn handle(
         groups: Vec::with_capacity(groups.len()),
     };
     for (position, (group, topics)) in groups.into_iter().enumerate() {
-        let wanted = topics.map(|topics| resolve(call.sink.catalog(), topics));
+        let wanted = topics.map(|topics| resolve(call.sink.catalog(), has_ids, topics));
         let ids = wanted
             .as_ref()
             .map(|wanted| wanted.good().copied().collect());
@@ -73,12 +85,51 @@ pub(super) fn handle(
     Ok(Handled::Wait(Work::OffsetFetch(pending)))
 }
 
-fn resolve(catalog: &Catalog, topics: Vec<OffsetFetchRequestTopics>) -> Partitions<PartitionId> {
+/// Reads a body of version 10.
+fn read(reader: &mut Reader<'_>) -> Result<OffsetFetchRequest, DecodeError> {
+    let mut body = OffsetFetchRequest::default();
+    for _ in 0..reader.count()? {
+        let mut group = OffsetFetchRequestGroup::default()
+            .with_group_id(GroupId(read_text(reader)?))
+            .with_member_id(reader.nullable_text()?.map(text))
+            .with_member_epoch(reader.i32()?)
+            .with_topics(None);
+        if let Some(count) = reader.nullable_count()? {
+            let topics = (0..count).map(|_| read_topic(reader));
+            group.topics = Some(topics.collect::<Result<_, _>>()?);
+        }
+        reader.tags()?;
+        body.groups.push(group);
+    }
+    body.require_stable = reader.i8()? != 0;
+    reader.tags()?;
+    Ok(body)
+}
+
+fn read_topic(reader: &mut Reader<'_>) -> Result<OffsetFetchRequestTopics, DecodeError> {
+    let mut topic = OffsetFetchRequestTopics::default().with_topic_id(reader.uuid()?);
+    for _ in 0..reader.count()? {
+        topic.partition_indexes.push(reader.i32()?);
+    }
+    reader.tags()?;
+    Ok(topic)
+}
+
+fn resolve(
+    catalog: &Catalog,
+    has_ids: bool,
+    topics: Vec<OffsetFetchRequestTopics>,
+) -> Partitions<PartitionId> {
     let mut partitions = Partitions::default();
     for topic in topics {
-        partitions.begin_topic(topic.name.clone());
+        let key = if has_ids {
+            GroupTopic::Id(topic.topic_id)
+        } else {
+            GroupTopic::named(topic.name)
+        };
+        partitions.begin_topic(key.clone());
         for index in topic.partition_indexes {
-            let partition = any_partition(catalog, &topic.name, index);
+            let partition = key.partition(catalog, index);
             partitions.push(index, partition);
         }
     }
@@ -101,8 +152,10 @@ struct Asked {
     found: Result<Vec<(PartitionId, Option<CommittedOffset>)>, ErrorCode>,
 }
 
+/// Partitions' offsets by index, if there are any.
+type TopicOffsets = Vec<(i32, Result<Option<CommittedOffset>, ErrorCode>)>;
 /// Topics with their partitions' offsets.
-type Offsets = Vec<(TopicName, Vec<(i32, Option<CommittedOffset>)>)>;
+type Offsets = Vec<(GroupTopic, TopicOffsets)>;
 
 impl Pending {
     pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
@@ -120,7 +173,7 @@ impl Pending {
         for asked in self.groups {
             let code = asked.found.as_ref().err().copied();
             let group = asked.group.clone();
-            let topics = asked.into_topics(catalog);
+            let topics = asked.into_topics(catalog, version);
             if version >= VERSION_GROUPS_MIN {
                 response.groups.push(describe_group(group, code, topics));
             } else {
@@ -135,16 +188,18 @@ impl Pending {
 }
 
 impl Asked {
-    fn into_topics(self, catalog: &Catalog) -> Offsets {
+    fn into_topics(self, catalog: &Catalog, version: i16) -> Offsets {
         let mut found = self.found.unwrap_or_default().into_iter();
         let Some(wanted) = self.wanted else {
-            return by_topic(catalog, found);
+            return by_topic(catalog, version, found);
         };
         let topics = wanted.into_topics(|_| Ok(found.next().and_then(|(_, found)| found)));
-        let topics = topics.into_iter().map(|(name, partitions)| {
-            let partitions = partitions.into_iter();
-            let partitions = partitions.map(|(index, found)| (index, found.ok().flatten()));
-            (name, partitions.collect())
+        let topics = topics.into_iter().map(|(topic, partitions)| {
+            let partitions = partitions.into_iter().map(|(index, found)| match found {
+                Err(ErrorCode::UnknownTopicOrPartition) => (index, Ok(None)),
+                found => (index, found),
+            });
+            (topic, partitions.collect())
         });
         topics.collect()
     }
@@ -153,22 +208,28 @@ impl Asked {
 /// Everything found, under the names that it has by now.
 fn by_topic(
     catalog: &Catalog,
+    version: i16,
     found: impl Iterator<Item = (PartitionId, Option<CommittedOffset>)>,
 ) -> Offsets {
-    let mut topics: BTreeMap<&str, Vec<(i32, Option<CommittedOffset>)>> = BTreeMap::new();
+    let mut topics: BTreeMap<&str, TopicOffsets> = BTreeMap::new();
     for (partition, offset) in found {
         if let Some(place) = catalog.place(partition) {
             let index = i32::try_from(place.index).expect("bounded");
             topics
                 .entry(&place.topic)
                 .or_default()
-                .push((index, offset));
+                .push((index, Ok(offset)));
         }
     }
-    let topics = topics.into_iter();
-    topics
-        .map(|(name, partitions)| (topic_name(name), partitions))
-        .collect()
+    let topics = topics.into_iter().filter_map(|(name, partitions)| {
+        let key = if version >= VERSION_IDS_MIN {
+            GroupTopic::Id(catalog.topic(name)?.id)
+        } else {
+            GroupTopic::Name(text(name))
+        };
+        Some((key, partitions))
+    });
+    topics.collect()
 }
 
 /// Offset, leader epoch and words of a partition as Kafka tells them.
@@ -192,17 +253,21 @@ fn describe_group(
     if let Some(code) = code {
         return described.with_error_code(code.code());
     }
-    let topics = topics.into_iter().map(|(name, partitions)| {
+    let topics = topics.into_iter().map(|(topic, partitions)| {
         let partitions = partitions.into_iter().map(|(index, found)| {
-            let (offset, epoch, words) = told(found);
+            let code = found.as_ref().err().copied().unwrap_or(ErrorCode::None);
+            let (offset, epoch, words) = told(found.ok().flatten());
             OffsetFetchResponsePartitions::default()
                 .with_partition_index(index)
                 .with_committed_offset(offset)
                 .with_committed_leader_epoch(epoch)
                 .with_metadata(Some(text(words)))
+                .with_error_code(code.code())
         });
+        let (name, id) = topic.into_fields();
         OffsetFetchResponseTopics::default()
             .with_name(name)
+            .with_topic_id(id)
             .with_partitions(partitions.collect())
     });
     described.with_topics(topics.collect())
@@ -214,9 +279,9 @@ fn describe_topics(
     topics: Offsets,
 ) -> Vec<OffsetFetchResponseTopic> {
     let code = code.unwrap_or(ErrorCode::None).code();
-    let topics = topics.into_iter().map(|(name, partitions)| {
+    let topics = topics.into_iter().map(|(topic, partitions)| {
         let partitions = partitions.into_iter().map(|(index, found)| {
-            let (offset, epoch, words) = told(found);
+            let (offset, epoch, words) = told(found.ok().flatten());
             let described = OffsetFetchResponsePartition::default()
                 .with_partition_index(index)
                 .with_committed_offset(offset)
@@ -229,7 +294,7 @@ fn describe_topics(
             }
         });
         OffsetFetchResponseTopic::default()
-            .with_name(name)
+            .with_name(topic.into_fields().0)
             .with_partitions(partitions.collect())
     });
     topics.collect()

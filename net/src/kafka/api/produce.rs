@@ -1,4 +1,4 @@
-//! Produce, versions 3 to 12; 0 to 2 are advertised and refused in their own format.
+//! Produce, versions 3 to 13; 0 to 2 are advertised and refused in their own format.
 //!
 //! | field            | type             | versions |
 //! |------------------|------------------|----------|
@@ -6,7 +6,8 @@
 //! | acks             | i16              |          |
 //! | timeout          | i32, ms          |          |
 //! | topics           | array            |          |
-//! | - name           | string           |          |
+//! | - name           | string           | - 12     |
+//! | - id             | UUID             | 13 +     |
 //! | - partitions     | array            |          |
 //! | - - index        | i32              |          |
 //! | - - records      | nullable bytes   |          |
@@ -17,6 +18,7 @@
 
 use std::sync::Arc;
 
+use millrace_engine::catalog::Catalog;
 use millrace_engine::command::Command;
 use millrace_engine::event::{Appended, Outcome, Refusal};
 use millrace_storage::record::BatchHeader;
@@ -26,6 +28,7 @@ use super::{Call, Handled, Reply, ReplyTo, Work};
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
+use crate::kafka::topic_key::{TopicKey, partition_at};
 use crate::kafka::versions::Api;
 use crate::kafka::wire::{DecodeError, Reader, Writer};
 use crate::session::ProtocolViolation;
@@ -34,6 +37,8 @@ use crate::session::ProtocolViolation;
 const VERSION_SERVED_MIN: i16 = 3;
 /// First version whose clients know zstd.
 const VERSION_ZSTD_MIN: i16 = 7;
+/// First version that names topics by id.
+const VERSION_IDS_MIN: i16 = 13;
 /// zstd's number in a batch's attributes.
 const CODEC_ZSTD: u8 = 4;
 
@@ -48,7 +53,7 @@ pub(crate) struct ProduceRequest<'a> {
 
 #[derive(Debug)]
 struct TopicData<'a> {
-    name: &'a str,
+    key: TopicKey<&'a str>,
     /// Its partitions end here in the request's.
     partitions_end: usize,
 }
@@ -57,9 +62,11 @@ struct TopicData<'a> {
 struct PartitionData<'a> {
     index: i32,
     records: Option<&'a [u8]>,
+    /// Where the catalog has it; not there until it was looked up.
+    home: Result<PartitionId, ErrorCode>,
 }
 
-/// Reads a body of versions 0 to 12.
+/// Reads a body of versions 0 to 13.
 pub(crate) fn decode<'a>(
     version: i16,
     reader: &mut Reader<'a>,
@@ -74,18 +81,22 @@ pub(crate) fn decode<'a>(
     let mut topics = Vec::with_capacity(topic_count);
     let mut partitions = Vec::new();
     for _ in 0..topic_count {
-        let name = reader.text()?;
+        let key = TopicKey::read(version >= VERSION_IDS_MIN, reader)?;
         let count = reader.count()?;
         partitions.reserve(count);
         for _ in 0..count {
             let index = reader.i32()?;
             let records = reader.nullable_bytes()?;
             reader.tags()?;
-            partitions.push(PartitionData { index, records });
+            partitions.push(PartitionData {
+                index,
+                records,
+                home: Err(ErrorCode::UnknownTopicOrPartition),
+            });
         }
         reader.tags()?;
         topics.push(TopicData {
-            name,
+            key,
             partitions_end: partitions.len(),
         });
     }
@@ -122,39 +133,50 @@ pub(super) fn handle(
 ) -> Result<Handled, ProtocolViolation> {
     let items_max = call.config.request_items_max;
     let mut reader = Reader::new(request.body, request.is_flexible(), items_max);
-    let produce = decode(request.version, &mut reader).map_err(|error| request.malformed(error))?;
+    let decoded = decode(request.version, &mut reader);
+    let mut produce = decoded.map_err(|error| request.malformed(error))?;
     let mut pending = Pending {
         reply_to: ReplyTo::new(call.config, request),
         is_silent: produce.acks == 0,
-        topics: Vec::with_capacity(produce.topics.len()),
+        topics: produce.look_up(call.sink.catalog()),
         partitions: Vec::with_capacity(produce.partitions.len()),
     };
     let refused = refused_as_a_whole(&produce, request.version);
-    let mut position = 0;
-    for topic in &produce.topics {
-        let known = call.sink.catalog().topic(topic.name);
-        let name = known.map_or_else(|| Arc::from(topic.name), |known| Arc::clone(&known.name));
-        for data in &produce.partitions[position..topic.partitions_end] {
-            let checked = match &refused {
-                Some(failure) => Err(failure.clone()),
-                None => check(call, request.version, &name, data),
-            };
-            pending.partitions.push(PartitionState {
-                index: data.index,
-                log_start: None,
-                result: checked.as_ref().err().map(|failure| Err(failure.clone())),
-            });
-            if let Ok((partition, batch)) = checked {
-                call.submit(position, Command::Append { partition, batch });
-            }
-            position += 1;
+    for (position, data) in produce.partitions.iter().enumerate() {
+        let checked = match &refused {
+            Some(failure) => Err(failure.clone()),
+            None => check(request.version, data),
+        };
+        pending.partitions.push(PartitionState {
+            index: data.index,
+            log_start: None,
+            result: checked.as_ref().err().map(|failure| Err(failure.clone())),
+        });
+        if let Ok((partition, batch)) = checked {
+            call.submit(position, Command::Append { partition, batch });
         }
-        pending.topics.push((name, position));
     }
     if call.submitted().commands == 0 {
         return pending.finish().map(Handled::Reply);
     }
     Ok(Handled::Wait(Work::Produce(pending)))
+}
+
+impl ProduceRequest<'_> {
+    /// Looks every partition up, each topic once. Returns what the answer keeps of the topics: what
+    /// they are named by, and where their partitions end.
+    fn look_up(&mut self, catalog: &Catalog) -> Vec<(TopicKey<Arc<str>>, usize)> {
+        let mut start = 0;
+        let topics = self.topics.iter().map(|topic| {
+            let found = topic.key.find(catalog);
+            for data in &mut self.partitions[start..topic.partitions_end] {
+                data.home = found.and_then(|topic| partition_at(topic, data.index));
+            }
+            start = topic.partitions_end;
+            (topic.key.shared(found.ok()), start)
+        });
+        topics.collect()
+    }
 }
 
 /// What makes every partition fail.
@@ -170,17 +192,8 @@ fn refused_as_a_whole(produce: &ProduceRequest<'_>, version: i16) -> Option<Fail
 }
 
 /// Judges what the log does not: the place, and what depends on the client's version.
-fn check<'a>(
-    call: &Call<'_>,
-    version: i16,
-    topic: &str,
-    data: &PartitionData<'a>,
-) -> Result<(PartitionId, &'a [u8]), Failure> {
-    let home = call.sink.catalog().topic(topic).and_then(|topic| {
-        let index = usize::try_from(data.index).ok()?;
-        topic.partitions.get(index)
-    });
-    let home = home.ok_or(Failure::bare(ErrorCode::UnknownTopicOrPartition))?;
+fn check<'a>(version: i16, data: &PartitionData<'a>) -> Result<(PartitionId, &'a [u8]), Failure> {
+    let home = data.home.map_err(Failure::bare)?;
     let batch = data.records.filter(|records| !records.is_empty());
     let batch = batch.ok_or_else(|| {
         Failure::new(
@@ -193,7 +206,7 @@ fn check<'a>(
         let words = format!("zstd needs Produce {VERSION_ZSTD_MIN} or later");
         return Err(Failure::new(ErrorCode::UnsupportedCompressionType, words));
     }
-    Ok((home.id, batch))
+    Ok((home, batch))
 }
 
 /// A request whose batches are on their way to the disk.
@@ -201,8 +214,8 @@ fn check<'a>(
 pub(crate) struct Pending {
     reply_to: ReplyTo,
     is_silent: bool,
-    /// Name, and where its partitions end in `partitions`.
-    topics: Vec<(Arc<str>, usize)>,
+    /// What each is named by, and where its partitions end in `partitions`.
+    topics: Vec<(TopicKey<Arc<str>>, usize)>,
     partitions: Vec<PartitionState>,
 }
 
@@ -230,7 +243,7 @@ impl Pending {
                 if let Refusal::UnknownProducer { log_start } = refusal {
                     state.log_start = Some(log_start);
                 }
-                Err(Failure::from(refusal))
+                Err(failure(refusal, self.reply_to.version))
             }
         });
     }
@@ -271,8 +284,8 @@ impl Pending {
         let mut writer = Writer::begin(&mut out, correlation, api.is_flexible(version));
         writer.length(Some(self.topics.len()));
         let mut start = 0;
-        for (name, end) in &self.topics {
-            writer.text(name);
+        for (topic, end) in &self.topics {
+            topic.write(&mut writer);
             writer.length(Some(end - start));
             for state in &self.partitions[start..*end] {
                 state.encode(version, &mut writer);
@@ -288,6 +301,15 @@ impl Pending {
         ended.map_err(|error| self.reply_to.too_long(error))?;
         Ok(Reply::Frame(out))
     }
+}
+
+/// A partition goes only with its topic, and by then its id is one that no topic has.
+fn failure(refusal: Refusal, version: i16) -> Failure {
+    let mut failure = Failure::from(refusal);
+    if version >= VERSION_IDS_MIN && failure.code == ErrorCode::UnknownTopicOrPartition {
+        failure.code = ErrorCode::UnknownTopicId;
+    }
+    failure
 }
 
 impl PartitionState {

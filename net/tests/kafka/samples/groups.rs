@@ -18,8 +18,13 @@ use kafka_protocol::messages::{
     LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, SyncGroupRequest,
 };
+use uuid::Uuid;
 
+use crate::broker::FIRST_TOPIC;
 use crate::client::{text, topic};
+
+/// An id that no topic has.
+pub(crate) const UNKNOWN_TOPIC: Uuid = Uuid::from_u128(77);
 
 pub(crate) fn group(name: &'static str) -> GroupId {
     GroupId(text(name))
@@ -133,6 +138,36 @@ pub(crate) fn fetch(version: i16) -> OffsetFetchRequest {
         .with_group_id(group("h"))
         .with_topics(None);
     request.with_groups(vec![some, all])
+}
+
+/// Version 10: the body of [`commit`], but that topics are named by id: the first and one that
+/// nobody has.
+pub(crate) fn commit_by_id() -> Vec<u8> {
+    let partition = |index: u8| {
+        let mut bytes = vec![0, 0, 0, index, 0, 0, 0, 0, 0, 0, 0, 40 + index];
+        bytes.extend([0xff; 4]);
+        bytes.extend(*b"\x06words\0");
+        bytes
+    };
+    let mut bytes = b"\x02g\0\0\0\x03\x02m\0\x03".to_vec();
+    bytes.extend(FIRST_TOPIC.as_bytes());
+    bytes.extend([&[3], &*partition(0), &*partition(1), &[0]].concat());
+    bytes.extend(UNKNOWN_TOPIC.as_bytes());
+    bytes.extend([&[2], &*partition(0), &[0, 0]].concat());
+    bytes
+}
+
+/// Version 10: the body of [`fetch`], but that topics are named by id, and that the first group is
+/// asked for one that nobody has too.
+pub(crate) fn fetch_by_id() -> Vec<u8> {
+    let mut bytes = b"\x03\x02g\0\xff\xff\xff\xff\x03".to_vec();
+    bytes.extend(FIRST_TOPIC.as_bytes());
+    bytes.extend([3, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    bytes.extend(UNKNOWN_TOPIC.as_bytes());
+    bytes.extend([2, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(b"\x02h\x02m\xff\xff\xff\xff\0\0");
+    bytes.extend([0, 0]);
+    bytes
 }
 
 pub(crate) fn describe() -> DescribeGroupsRequest {
