@@ -29,6 +29,7 @@ pub(super) fn broker_settings(resolved: &Resolved, listeners: &[SocketAddr]) -> 
     let fixed = FIXED.iter().map(|(name, kind, value)| BrokerSetting {
         name,
         kind: *kind,
+        doc: "What this broker always does.".to_owned(),
         value: BrokerValue::Same((*value).to_owned()),
         default: None,
     });
@@ -39,6 +40,7 @@ pub(super) fn broker_settings(resolved: &Resolved, listeners: &[SocketAddr]) -> 
     let of_nodes = of_nodes.map(|(name, kind, value)| BrokerSetting {
         name,
         kind,
+        doc: "The node's number: that of its shard, from 1 on.".to_owned(),
         value,
         default: None,
     });
@@ -70,9 +72,12 @@ fn setting(
     value: impl Fn(&Config) -> BrokerValue,
 ) -> BrokerSetting {
     let is_set = *resolved.place(behind) != Place::Default;
+    let meaning = resolved.meaning(behind);
+    let meaning = meaning.expect("what stands behind is a setting");
     BrokerSetting {
         name,
         kind,
+        doc: format!("{meaning} Set by {behind} in the configuration file."),
         value: value(&resolved.config),
         default: is_set.then(|| value(&Config::default())),
     }
@@ -234,6 +239,9 @@ mod tests {
         assert_eq!(listeners.value, BrokerValue::Listeners(vec![address]));
         assert!(listeners.default.is_some());
         assert_eq!(find(&settings, "advertised.listeners").default, None);
+        let doc = &find(&settings, "log.retention.ms").doc;
+        let ours = "Set by topics.retention_ms in the configuration file.";
+        assert!(doc.ends_with(ours) && doc.len() > ours.len() + 10, "{doc}");
     }
 
     #[test]

@@ -147,6 +147,18 @@ impl Resolved {
         self.places.get(name).unwrap_or(&Place::Default)
     }
 
+    /// What a setting is for, as the printed configuration says it; `None` for an unknown name.
+    #[must_use]
+    pub fn meaning(&self, name: &str) -> Option<String> {
+        let fields = SECTIONS
+            .iter()
+            .flat_map(|section| section.fields.iter().map(move |field| (section, field)));
+        let mut named = fields.filter(|(section, field)| full_name(section, field) == name);
+        let (_, field) = named.next()?;
+        let lines = field.doc.iter().map(|line| line.trim());
+        Some(lines.collect::<Vec<_>>().join(" "))
+    }
+
     /// Every setting: full name, value as TOML, and where it came from.
     pub fn settings(&self) -> impl Iterator<Item = (String, String, &Place)> {
         SECTIONS.iter().flat_map(move |section| {

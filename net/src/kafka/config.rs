@@ -53,6 +53,8 @@ pub struct BrokerSetting {
     pub name: &'static str,
     /// Its type.
     pub kind: SettingType,
+    /// What it does.
+    pub doc: String,
     /// The value in force.
     pub value: BrokerValue,
     /// What it would be otherwise, if the configuration sets it.

@@ -393,6 +393,7 @@ fn broker_settings() -> Vec<BrokerSetting> {
     let setting = |(name, value, default)| BrokerSetting {
         name,
         kind: SettingType::Int,
+        doc: format!("what {name} is for"),
         value,
         default,
     };
@@ -575,6 +576,13 @@ fn check_broker_settings(version: i16, of_broker: &[DescribeConfigsResourceResul
     };
     assert_eq!((set.source, default.source), (4, 5));
     assert_eq!(default.value, Some(text("1")));
+    let doc = of_broker[0].documentation.as_deref();
+    let told = if version >= 3 {
+        "what num.partitions is for"
+    } else {
+        ""
+    };
+    assert_eq!(doc, Some(told));
     assert_eq!(of_broker[1].synonyms.len(), 1);
     assert_eq!(of_broker[0].config_type, if version >= 3 { 3 } else { 0 });
 }

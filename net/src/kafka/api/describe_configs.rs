@@ -203,6 +203,7 @@ fn broker_setting(
     }
     if detail.version >= VERSION_TYPES_MIN {
         described.config_type = type_code(setting.kind);
+        described.documentation = detail.documentation.then(|| text(setting.doc.as_str()));
     }
     described
 }
