@@ -8,6 +8,8 @@ name=$(basename "$0" .sh)
 scratch=$target/recovery-$name
 mounted=""
 broker=""
+# The client that `with_crashes` runs.
+tested=""
 # Where the broker listens: a free port each time, or what `keep_ports` chose.
 listen=127.0.0.1:0
 
@@ -20,6 +22,7 @@ fail() {
 }
 
 clean_up() {
+  [ -z "$tested" ] || kill -TERM "$tested" 2>/dev/null || true
   [ -z "$broker" ] || kill -KILL "$broker" 2>/dev/null || true
   [ -z "$mounted" ] || umount "$mounted" 2>/dev/null || umount -l "$mounted" || true
   rm -rf "$scratch"
@@ -89,8 +92,8 @@ with_crashes() {
   local code=0
   rm -f "$scratch/crash"
   "$@" &
-  local client=$!
-  while kill -0 "$client" 2>/dev/null; do
+  tested=$!
+  while kill -0 "$tested" 2>/dev/null; do
     if [ -e "$scratch/crash" ]; then
       kill -KILL "$broker"
       wait "$broker" 2>/dev/null || true
@@ -99,7 +102,8 @@ with_crashes() {
     fi
     sleep 0.05
   done
-  wait "$client" || code=$?
+  wait "$tested" || code=$?
+  tested=""
   return "$code"
 }
 
