@@ -24,20 +24,20 @@ const HEARTBEAT: u8 = 12;
 
 /// A body of big-endian fields.
 #[derive(Default)]
-struct Body(Vec<u8>);
+pub(crate) struct Body(Vec<u8>);
 
 impl Body {
-    fn i32(mut self, value: i32) -> Self {
+    pub(crate) fn i32(mut self, value: i32) -> Self {
         self.0.extend(value.to_be_bytes());
         self
     }
 
-    fn i64(mut self, value: i64) -> Self {
+    pub(crate) fn i64(mut self, value: i64) -> Self {
         self.0.extend(value.to_be_bytes());
         self
     }
 
-    fn string(mut self, text: &str) -> Self {
+    pub(crate) fn string(mut self, text: &str) -> Self {
         let bytes = u16::try_from(text.len()).expect("short");
         self.0.extend(bytes.to_be_bytes());
         self.0.extend(text.as_bytes());
@@ -45,7 +45,7 @@ impl Body {
     }
 
     /// The request, from a client without a name.
-    fn request(self, key: u8, version: u8) -> Vec<u8> {
+    pub(crate) fn request(self, key: u8, version: u8) -> Vec<u8> {
         let length = u32::try_from(10 + self.0.len()).expect("short");
         let mut frame = length.to_be_bytes().to_vec();
         frame.extend([0, key, 0, version, 0, 0, 0, 1, 0xff, 0xff]);

@@ -11,4 +11,5 @@ mod groups;
 mod kill;
 mod nodes;
 mod produce;
+mod scale;
 mod storm;

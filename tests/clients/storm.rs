@@ -85,7 +85,9 @@ fn storm(strategy: &str) {
         judged.commits
     );
     assert!(judged.stretches > PARTITIONS as usize && judged.commits > 0);
-    let allowed = Duration::from_millis(2 * SESSION_MS);
+    // Who is killed while it waits for a rebalance is missed a session after that, and the
+    // rebalance may have waited a session for another. The third is for a busy machine.
+    let allowed = Duration::from_millis(3 * SESSION_MS);
     assert!(settled < allowed, "stable after {settled:?}");
     broker.stop();
 }
