@@ -29,8 +29,12 @@ measure() {
 # Starts a broker of our own for what one child of `bench` cannot show; sets `broker` (its process),
 # `address` and `start_ms`.
 start_broker() {
-    local began line
     directory=$(mktemp -d "$data/millrace-speed-XXXXXX")
+    restart_broker "$@"
+}
+
+restart_broker() {
+    local began line
     began=$(date +%s%N)
     coproc SERVE { exec "$millrace" serve --data-dir "$directory" --kafka 127.0.0.1:0 "$@"; }
     broker=$SERVE_PID
@@ -94,6 +98,31 @@ measure_burst() {
     done
 }
 
+# How long a start takes on a log of about a GiB and more that nothing was settled of, in few large
+# messages and in many small ones, after the process was killed.
+measure_recovery() {
+    local run size
+    for size in 128 64KiB; do
+        for run in $(seq "$runs"); do
+            echo "== recovery-$size, run $run of $runs" >&2
+            start_broker --cores 0 --set wal.files=32 --set settle.files_max=1024
+            "$millrace" bench produce --target "$address" "${load[@]}" --batch 1MiB --size "$size" \
+                --warmup 0s --duration 1500ms --no-verify --json "$out/recovery-filling.json" \
+                >/dev/null 2>&1 || echo "== filling the log did not end well" >&2
+            kill -KILL "$broker"
+            wait "$broker" 2>/dev/null || true
+            restart_broker --cores 0 --set wal.files=32 --set settle.files_max=1024
+            python3 - "$out/recovery-filling.json" "$start_ms" <<'PYTHON' >"$out/recovery-$size-$run.json"
+import json, sys
+sent = json.load(open(sys.argv[1]))["sent"]
+print(json.dumps({"start_ms": int(sys.argv[2]), "messages": sent["messages"], "log_bytes": sent["bytes"]}))
+PYTHON
+            rm "$out/recovery-filling.json"
+            stop_broker
+        done
+    done
+}
+
 cargo build --release --manifest-path "$root/Cargo.toml"
 mkdir -p "$out"
 cd "$data"
@@ -101,7 +130,11 @@ cd "$data"
 # The floor first and last: a disk that changes its mind shows.
 measure disk-before disk --duration 3s
 
+# As it comes; then with a core for the broker and one for the generator that never sleep.
 measure ack produce --rate 1000 --duration 10s
+export MILLRACE_SERVER_IDLE_SPIN_US=1500
+measure ack-awake produce --rate 1000 --duration 10s --cores 0 --generator-cores 1 --spin on
+unset MILLRACE_SERVER_IDLE_SPIN_US
 measure_ack_settling
 
 # One shard, several connections, batches of 64 KiB and of 1 MiB: a burst that fits into the log,
@@ -121,6 +154,7 @@ measure backlog consume --cores 0 "${load[@]}" --backlog 2GiB
 measure partitions-1 produce --cores 0 "${load[@]}" --duration 15s
 measure partitions-1000 produce --cores 0 "${load[@]}" --partitions 1000 --duration 15s
 measure_idle
+measure_recovery
 
 measure disk-after disk --duration 3s
 
