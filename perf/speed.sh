@@ -112,11 +112,8 @@ measure_recovery() {
             kill -KILL "$broker"
             wait "$broker" 2>/dev/null || true
             restart_broker --cores 0 --set wal.files=32 --set settle.files_max=1024
-            python3 - "$out/recovery-filling.json" "$start_ms" <<'PYTHON' >"$out/recovery-$size-$run.json"
-import json, sys
-sent = json.load(open(sys.argv[1]))["sent"]
-print(json.dumps({"start_ms": int(sys.argv[2]), "messages": sent["messages"], "log_bytes": sent["bytes"]}))
-PYTHON
+            python3 "$root/perf/summary.py" --recovered "$out/recovery-filling.json" "$start_ms" \
+                >"$out/recovery-$size-$run.json"
             rm "$out/recovery-filling.json"
             stop_broker
         done

@@ -2,6 +2,9 @@
 """Holds the reports of one sitting of perf/speed.sh against the speed targets.
 
     perf/summary.py DIRECTORY
+    perf/summary.py --recovered REPORT MILLISECONDS
+
+The second makes a report of a start that recovered what the first report's run had sent.
 """
 
 import json
@@ -68,6 +71,12 @@ class Table:
             f"| {what} | {measured:,.0f} {unit} | {against:,.0f} {unit} | {ratio:.2f} "
             f"| {sign} {target:g} | {'yes' if met else 'NO'} |"
         )
+
+
+def recovered(report, start_ms):
+    sent = json.loads(pathlib.Path(report).read_text())["sent"]
+    found = {"messages": sent["messages"], "log_bytes": sent["bytes"]}
+    print(json.dumps({"start_ms": int(start_ms), **found}))
 
 
 def main():
@@ -147,4 +156,7 @@ def main():
     print(f"\n\nRuns that did not end well: {', '.join(bad) if bad else 'none'}.")
 
 
-main()
+if sys.argv[1] == "--recovered":
+    recovered(*sys.argv[2:])
+else:
+    main()
