@@ -142,6 +142,7 @@ impl Group {
             deadline: turn.now.boot.after_ms(NEW_MEMBER_MS),
             number: self.joins,
         };
+        self.spoken.add(&member.protocols);
         let before = self.members.insert(id, member);
         assert!(before.is_none(), "a member's id is its own");
         self.begin_rebalance(turn);
@@ -177,7 +178,9 @@ impl Group {
 
     /// Takes what a member has to say now, and keeps its request for the next generation.
     fn park_join(&mut self, turn: &mut Turn<'_>, request: RequestId, id: &str, join: JoinGroup) {
-        let member = self.member_mut(id);
+        self.spoken.add(&join.protocols);
+        let member = self.members.get_mut(id).expect("the caller checked it");
+        self.spoken.take(&member.protocols);
         member.session_timeout_ms = join.session_timeout_ms;
         member.rebalance_timeout_ms = join.rebalance_timeout_ms;
         member.protocols = join.protocols;

@@ -10,6 +10,7 @@ use super::request::{
     ClientIdentity, GroupAsk, GroupDescription, GroupProtocol, GroupRefusal, GroupStanding,
     JoinGroup, JoinedMember, MemberDescription, Membership,
 };
+use super::spoken::Spoken;
 use super::state::GroupState;
 use super::{GroupAnswer, Turn};
 use crate::catalog::Catalog;
@@ -31,6 +32,8 @@ pub(super) struct Group {
     pub(super) phase: Phase,
     /// By id. At most `members_max`, ids in `pending` included.
     pub(super) members: BTreeMap<Arc<str>, Member>,
+    /// By those members.
+    pub(super) spoken: Spoken,
     /// Ids that were given away and not joined with yet, and when they lapse.
     pub(super) pending: BTreeMap<Arc<str>, BootTime>,
     /// Static members' ids by instance name: each is a member's.
@@ -127,10 +130,6 @@ impl Member {
         self.deadline = turn.now.boot.after_ms(self.session_timeout_ms);
     }
 
-    pub(super) fn speaks(&self, protocol: &str) -> bool {
-        self.protocols.iter().any(|one| *one.name == *protocol)
-    }
-
     pub(super) fn metadata(&self, protocol: &str) -> Bytes {
         let found = self.protocols.iter().find(|one| *one.name == *protocol);
         found.map_or(Bytes::new(), |one| one.metadata.clone())
@@ -164,6 +163,7 @@ impl Group {
             state,
             phase: Phase::Empty,
             members: BTreeMap::new(),
+            spoken: Spoken::default(),
             pending: BTreeMap::new(),
             instances: BTreeMap::new(),
             leader: None,
@@ -310,6 +310,7 @@ impl Group {
     /// Takes a member out; the request that it waits with, if any, is the caller's to end.
     pub(super) fn remove(&mut self, id: &str) -> Option<Member> {
         let member = self.members.remove(id)?;
+        self.spoken.take(&member.protocols);
         if let Some(instance) = &member.instance {
             self.instances.remove(instance);
         }
@@ -320,13 +321,8 @@ impl Group {
         Some(member)
     }
 
-    /// Protocols that every member speaks, in the order of the one who came first.
-    fn common_protocols(&self) -> Vec<&Arc<str>> {
-        let first = self.members.values().min_by_key(|member| member.number);
-        let protocols = first.into_iter().flat_map(|member| &member.protocols);
-        let names = protocols.map(|protocol| &protocol.name);
-        let common = names.filter(|name| self.members.values().all(|member| member.speaks(name)));
-        common.collect()
+    fn is_common(&self, protocol: &GroupProtocol) -> bool {
+        self.spoken.is_common(&protocol.name, self.members.len())
     }
 
     /// Whether a member could speak with all the others.
@@ -335,25 +331,27 @@ impl Group {
             return !join.protocol_type.is_empty() && !join.protocols.is_empty();
         }
         let speaks_it = self.state.protocol_type.as_ref() == Some(&join.protocol_type);
-        let mut names = join.protocols.iter().map(|protocol| &protocol.name);
-        speaks_it && names.any(|name| self.members.values().all(|member| member.speaks(name)))
+        speaks_it && join.protocols.iter().any(|one| self.is_common(one))
     }
 
-    /// The protocol that most members like best among those that all of them speak.
+    /// The protocol that most members like best among those that all of them speak; of several
+    /// the one that who came first likes best.
     pub(super) fn elect_protocol(&self) -> Arc<str> {
-        let common = self.common_protocols();
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
-            let mut liked = member.protocols.iter().map(|protocol| &protocol.name);
-            let vote = liked.find(|name| common.contains(name));
-            *votes
-                .entry(vote.expect("who joined speaks one of them"))
-                .or_default() += 1;
+            let vote = member.protocols.iter().find(|one| self.is_common(one));
+            let vote = vote.expect("who joined speaks one of them");
+            *votes.entry(&vote.name).or_default() += 1;
         }
-        let most = votes.values().copied().max().unwrap_or(0);
-        let mut in_order = common.into_iter();
-        let elected = in_order.find(|name| votes.get(&***name) == Some(&most));
-        Arc::clone(elected.expect("a group with members has a common protocol"))
+        let most = votes.values().copied().max();
+        let first = self.members.values().min_by_key(|member| member.number);
+        let mut in_order = first.into_iter().flat_map(|member| &member.protocols);
+        let elected = in_order.find(|one| votes.get(&*one.name).copied() == most);
+        Arc::clone(
+            &elected
+                .expect("a group with members has a common protocol")
+                .name,
+        )
     }
 
     /// Everyone, as the leader needs to know them.

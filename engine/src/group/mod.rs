@@ -13,6 +13,7 @@ mod members;
 mod offsets;
 mod rebalance;
 mod request;
+mod spoken;
 pub(crate) mod state;
 mod sync;
 #[cfg(test)]
