@@ -196,6 +196,8 @@ settings! {
         /// Recent batches kept for consumers that read near the end, bytes.
         tail_cache_bytes: u64 = 64 * MIB, MIB..=64 * GIB;
         /// Log blocks kept until they are settled, bytes; settling reads the others from the disk.
+        /// Up to one log file's worth of freed memory waits for the next blocks, and a pass that is
+        /// behind holds up to two files that it has read.
         unsettled_cache_bytes: u64 = 512 * MIB, 0..=64 * GIB;
         /// Log blocks read back for consumers that are behind, bytes.
         read_cache_bytes: u64 = 16 * MIB, MIB..=64 * GIB;

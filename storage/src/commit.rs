@@ -570,7 +570,10 @@ impl Commit {
                     Some(buffer) if entries > 0 => {
                         cache.keep_written(first_lsn, buffer, &self.pool);
                     }
-                    Some(buffer) => self.pool.give(buffer),
+                    Some(buffer) => {
+                        cache.keep_seal(first_lsn, &buffer);
+                        self.pool.give(buffer);
+                    }
                     None => {}
                 }
             }

@@ -116,6 +116,8 @@ pub(crate) struct Settle {
     pacer: Pacer,
     /// The file of the next pass, read in advance.
     ahead: Option<Ahead>,
+    /// It could not be read in advance; its own pass finds out why.
+    ahead_failed: Option<LifeId>,
     /// When a pass that is held back goes on.
     pace_at: Option<BootTime>,
     /// Memory of the last pass, kept while the next one follows at once.
@@ -162,6 +164,7 @@ impl Settle {
             phase: Phase::Idle,
             pacer: Pacer::default(),
             ahead: None,
+            ahead_failed: None,
             pace_at: None,
             spare: Vec::new(),
             provided: None,
@@ -284,8 +287,12 @@ impl Settle {
         if let Some(ahead) = &mut self.ahead
             && ahead.load.step(logs).is_err()
         {
-            self.ahead = None;
+            self.drop_ahead();
         }
+    }
+
+    fn drop_ahead(&mut self) {
+        self.ahead_failed = self.ahead.take().map(|ahead| ahead.load.file.life);
     }
 
     /// Issues what is due and takes the transitions that are due; no work to speak of.
@@ -352,6 +359,7 @@ impl Settle {
         }
         let after = feed.load.file.life;
         let next = context.wal.closed().iter().find(|file| file.life > after);
+        let next = next.filter(|file| Some(file.life) != self.ahead_failed);
         if let Some(file) = next.filter(|file| file.end_lsn <= context.durable_lsn) {
             self.ahead = Some(self.load(context.demand, file.clone()));
         }
@@ -443,7 +451,7 @@ impl Settle {
                 if let Some(ahead) = &mut self.ahead
                     && ahead.load.handle(done).is_err()
                 {
-                    self.ahead = None;
+                    self.drop_ahead();
                 }
             }
         }

@@ -223,8 +223,9 @@ impl Store {
         self.config.batch_bytes_max
     }
 
-    /// Deletes the records of a log below `offset`, which is at most the log's end. Takes effect
-    /// for readers at once; durable like any append.
+    /// Deletes the records of a log below `offset`. The log's end follows where the owner of its
+    /// offsets has gone past it, as after an accepted loss. Takes effect for readers at once;
+    /// durable like any append.
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was taken.
@@ -236,7 +237,6 @@ impl Store {
     ) -> Result<Lsn, AppendError> {
         let log = self.logs.get_mut(partition);
         let log = log.expect("a log is created before it is written");
-        assert!(offset <= log.end, "only existing records are deleted");
         let body = offset.0.to_le_bytes();
         let id = (EntryKind::LogStart, u64::from(partition.0));
         let placed = self

@@ -82,6 +82,14 @@ impl TailCache {
         self.written.keep(lsn, cached);
     }
 
+    /// Keeps a durable block without entries, for passes alone: without it they would have to read
+    /// from the disk between any two blocks of a quiet log.
+    pub(crate) fn keep_seal(&mut self, lsn: Lsn, seal: &[u8]) {
+        let block = Bytes::copy_from_slice(seal);
+        let held_bytes = block.len();
+        self.unsettled.keep(lsn, &Cached { block, held_bytes });
+    }
+
     /// Passes have copied everything below `lsn`.
     pub(crate) fn settled_below(&mut self, lsn: Lsn) {
         self.unsettled.drop_below(lsn);

@@ -26,6 +26,9 @@ use crate::wal::WalFile;
 const STEP_BYTES: usize = 1 << 20;
 /// Buffers are made in multiples of this, so that the next pass finds some that fit.
 const BUFFER_STEP_BYTES: usize = 256 << 10;
+/// Fewer cached bytes than this in a row are read along with their neighbours: each gap between
+/// them would be an operation, and a buffer, of its own.
+const KEPT_BYTES_MIN: usize = BUFFER_STEP_BYTES;
 /// EIO: what a read that ends early counts as.
 pub(crate) const SHORT_READ: DiskError = DiskError::Io { errno: 5 };
 
@@ -191,8 +194,21 @@ impl Load {
         bytes
     }
 
-    /// Asks for the next blocks, about `op_bytes` of them, up to one that `cache` has; returns how
-    /// many bytes those are.
+    /// Whether `cache` has enough from `lsn` on to end a read there.
+    fn is_kept(&self, lsn: Lsn, cache: &TailCache) -> bool {
+        let mut bytes = 0;
+        while bytes < KEPT_BYTES_MIN {
+            let at = lsn + bytes as u64;
+            match self.file.place(at) {
+                Some(place) if cache.get(at).is_some() => bytes += place.block_bytes,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Asks for the next blocks, about `op_bytes` of them, up to many in a row that `cache` has;
+    /// returns how many bytes those are.
     pub(super) fn read_next(
         &mut self,
         op_bytes: usize,
@@ -204,7 +220,7 @@ impl Load {
         let mut bytes = 0;
         while let Some(place) = self.file.place(first_lsn + bytes as u64)
             && (bytes == 0 || bytes + place.block_bytes <= op_bytes)
-            && (bytes == 0 || cache.get(first_lsn + bytes as u64).is_none())
+            && (bytes == 0 || !self.is_kept(first_lsn + bytes as u64, cache))
         {
             bytes += place.block_bytes;
         }

@@ -69,3 +69,30 @@ fn damage_that_is_met_in_advance_is_for_its_own_pass_to_find() {
         "{reason:?}"
     );
 }
+
+#[test]
+fn a_quiet_log_is_settled_with_few_reads_and_little_memory() {
+    for unsettled_cache_bytes in [0, 1 << 20] {
+        let config = StoreConfig {
+            tail_cache_bytes: 1 << 20,
+            unsettled_cache_bytes,
+            ..config()
+        };
+        let mut world = World::new(23, config);
+        world.produce(B, 1, 300);
+        // After each batch it is quiet for so long that the log notes what is durable, in a block
+        // of its own, which readers never ask for.
+        while world.settled < 3 {
+            world.ms += 100;
+            assert!(world.append(A, 300).is_ok());
+            world.run();
+            world.ms += 100;
+            world.run();
+        }
+        let files = usize::try_from(world.settled).expect("few");
+        assert!(world.store.counters().commit.seals > 12, "between batches");
+        assert!(world.loads <= 2 * files, "{} in {files}", world.loads);
+        assert_eq!(world.loads == 0, unsettled_cache_bytes > 0);
+        check(world);
+    }
+}
