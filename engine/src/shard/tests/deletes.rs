@@ -13,7 +13,7 @@ impl World {
     }
 
     /// Deletes what is below `keep_from`, and tells where the partition begins.
-    fn delete(
+    pub(super) fn delete(
         &mut self,
         shard: u16,
         partition: PartitionId,
@@ -32,7 +32,7 @@ impl World {
     }
 
     /// The partition holds `start` up to `end`, exclusive: everybody says so.
-    fn check_range(&mut self, partition: PartitionId, start: u64, end: u64) {
+    pub(super) fn check_range(&mut self, partition: PartitionId, start: u64, end: u64) {
         let earliest = self.find(0, partition, OffsetQuery::Earliest);
         assert_eq!(earliest.map(|found| found.offset), Some(Offset(start)));
         if let Some(below) = start.checked_sub(1) {

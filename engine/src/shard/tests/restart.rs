@@ -211,6 +211,30 @@ fn an_accepted_loss_jumps_offsets_once_and_raises_the_epoch() {
 }
 
 #[test]
+fn what_a_loss_took_can_be_deleted_as_well() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    for _ in 0..12 {
+        let taken = world.append(0, partition, &BatchMaker::new(1));
+        assert!(taken.is_ok());
+        world.pass_ms(20);
+    }
+    let (from, to) = world.damage_last_blocks();
+    world.config.accept_loss = vec![(ShardId(0), LossRange { from, to })];
+    world.start();
+    world.config.accept_loss.clear();
+    let end = world.find(0, partition, OffsetQuery::Latest);
+    let end = end.expect("there").offset.0;
+    assert!(end > 12, "past all that may have been given out: {end}");
+    assert_eq!(world.delete(0, partition, None), Ok(end));
+    world.check_range(partition, end, end);
+    world.power_cut();
+    world.check_range(partition, end, end);
+    let next = world.append(0, partition, &BatchMaker::new(1));
+    assert_eq!(next.expect("taken").base_offset, Offset(end));
+}
+
+#[test]
 fn state_larger_than_the_largest_entry_stops_no_start() {
     // The smallest that can be configured.
     let mut world = World::new(2);
