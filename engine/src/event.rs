@@ -50,6 +50,19 @@ pub enum Outcome {
     Reported(Box<ShardReport>),
 }
 
+impl Outcome {
+    /// Memory of a list that nobody knew the length of, about; 0 of everything else.
+    pub(crate) fn list_bytes(&self) -> usize {
+        match self {
+            Self::ProducersListed(list) => size_of_val(list.as_slice()),
+            Self::LogsMeasured(sizes) => size_of_val(sizes.partitions.as_slice()),
+            Self::GroupsListed(list) => size_of_val(list.as_slice()),
+            Self::Group(GroupAnswer::Offsets(list)) => size_of_val(list.as_slice()),
+            _ => 0,
+        }
+    }
+}
+
 /// A durable batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {

@@ -3,7 +3,7 @@
 use crate::event::Refusal;
 
 /// Longest name, bytes. Kafka's limit: there a name becomes part of a file name.
-const NAME_BYTES_MAX: usize = 249;
+pub const NAME_BYTES_MAX: usize = 249;
 
 /// Checks a name by Kafka's rules.
 ///

@@ -16,7 +16,7 @@ pub(super) struct Answers {
     bytes_max: usize,
     /// What rounds under way may bring.
     reading: usize,
-    /// What ended fetches brought since [`Answers::note_held`].
+    /// What ended fetches and lists brought since [`Answers::note_held`].
     ended: usize,
     /// What sessions hold.
     held: usize,
@@ -87,6 +87,11 @@ impl Answers {
         let reading = self.reading.checked_sub(allowance.bytes);
         self.reading = reading.expect("a round gives back what it took");
         self.ended += found;
+    }
+
+    /// An answer that no fetch asked for brought `bytes`.
+    pub(super) fn note_brought(&mut self, bytes: usize) {
+        self.ended += bytes;
     }
 
     /// Sessions hold `bytes`, and have everything that was ended.

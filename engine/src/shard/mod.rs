@@ -606,6 +606,8 @@ impl Shard {
         if is_wanted {
             self.stages.note_end(ended.passage, ended.begun);
             self.counters.refusals += u64::from(outcome.is_err());
+            self.answers
+                .note_brought(outcome.as_ref().map_or(0, Outcome::list_bytes));
             self.events.push_back(Event { request, outcome });
         } // Else it was cancelled.
     }

@@ -1,10 +1,11 @@
 //! A connection's side of Kafka's protocol.
 //!
 //! Requests are taken one after another and may be under way together; their replies leave in the
-//! order of the requests. Four things hold the next request back:
+//! order of the requests. Five things hold the next request back:
 //!
 //! * the pipeline is full, in requests, in commands or in bytes of replies that wait to be sent;
 //! * a catalog write of this connection is out: what follows must see it;
+//! * a list is out whose length nobody knows before it is there;
 //! * a fetch is out and the next request is a fetch: a connection has one fetch session, and Kafka
 //!   serves one request at a time anyway;
 //! * a request that waits for members of a group is out and the next one would too: those may wait
@@ -45,6 +46,7 @@ pub struct Session {
     /// Whether nothing was taken yet.
     is_first: bool,
     catalog_write_out: bool,
+    list_out: bool,
     fetch_out: bool,
     /// The next request is a fetch, and one is out.
     fetch_waits: bool,
@@ -85,6 +87,7 @@ impl Session {
             next_sequence: 0,
             is_first: true,
             catalog_write_out: false,
+            list_out: false,
             fetch_out: false,
             fetch_waits: false,
             group_out: false,
@@ -145,6 +148,7 @@ impl Session {
         );
         self.commands_out += submitted.commands;
         self.catalog_write_out |= work.writes_catalog();
+        self.list_out |= work.lists();
         if let Some(partitions) = work.fetch_partitions() {
             self.fetch_out = true;
             self.fetch_partitions = partitions;
@@ -169,6 +173,9 @@ impl Session {
         let ended = self.under_way.remove(index).expect("just found");
         if ended.work.writes_catalog() {
             self.catalog_write_out = false;
+        }
+        if ended.work.lists() {
+            self.list_out = false;
         }
         if ended.work.fetch_partitions().is_some() {
             self.fetch_out = false;
@@ -300,6 +307,7 @@ impl ProtocolSession for Session {
 
     fn wants_input(&self) -> bool {
         !self.catalog_write_out
+            && !self.list_out
             && !self.fetch_waits
             && !self.group_waits
             && self.failed.is_none()

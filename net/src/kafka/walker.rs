@@ -95,8 +95,11 @@ fn check_value(kind: &Kind, version: i16, reader: &mut Reader<'_>) -> Result<(),
             }
             Ok(())
         }
-        Kind::Optional(fields) if reader.i8()? >= 0 => check(fields, version, reader),
-        Kind::Optional(_) => Ok(()),
+        Kind::Optional(fields) => match reader.i8()? {
+            1 => check(fields, version, reader),
+            -1 => Ok(()),
+            other => Err(DecodeError::Length(other.into())),
+        },
         Kind::Structures(fields) => {
             for _ in 0..reader.nullable_count()?.unwrap_or(0) {
                 check(fields, version, reader)?;

@@ -31,6 +31,9 @@ pub(crate) enum DecodeError {
     /// Null where a value is needed.
     #[error("null where a value is needed")]
     Null,
+    /// A topic's name that is longer than topics' names are.
+    #[error("a topic's name of more than 249 bytes")]
+    TopicName,
     /// More items than the limit.
     #[error("more items than listeners.kafka.request_items_max = {0}")]
     Items(usize),

@@ -11,6 +11,7 @@ mod group_members;
 mod group_offsets;
 mod handshake;
 mod hostile;
+mod lists;
 mod produce;
 mod samples;
 mod topic_ids;

@@ -134,7 +134,7 @@ fn no_settings(resource_type: i8) -> String {
 /// The node of that name.
 fn node<'a>(call: &'a Call<'_>, name: &str) -> Result<&'a Node, Failure> {
     let mut nodes = call.sink.cluster().nodes.iter();
-    let found = nodes.find(|node| name.parse() == Ok(node.id));
+    let found = nodes.find(|node| node.id.to_string() == name);
     found.ok_or_else(|| Failure::new(ErrorCode::InvalidRequest, "no such broker"))
 }
 

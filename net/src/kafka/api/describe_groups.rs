@@ -1,5 +1,7 @@
 //! DescribeGroups, versions 0 to 6: members and their shares.
 
+use std::collections::HashSet;
+
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 use millrace_engine::event::{Outcome, Refusal};
@@ -23,7 +25,10 @@ pub(super) fn handle(
     call: &mut Call<'_>,
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
-    let body: DescribeGroupsRequest = decode(call, request)?;
+    let mut body: DescribeGroupsRequest = decode(call, request)?;
+    // Named again: a group's members are many, and are told once.
+    let mut asked = HashSet::new();
+    body.groups.retain(|group| asked.insert(group.clone()));
     let mut pending = Pending {
         reply_to: ReplyTo::new(call.config, request),
         tells_operations: body.include_authorized_operations,

@@ -1,5 +1,6 @@
 //! DescribeProducers, version 0: the idempotent producers that partitions remember.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages::describe_producers_response::{
@@ -32,6 +33,7 @@ pub(super) fn handle(
         topics: Vec::with_capacity(body.topics.len()),
         partitions: Vec::new(),
     };
+    let mut asked = HashSet::new();
     for topic in &body.topics {
         let named = check_topic_name(&topic.name);
         for index in &topic.partition_indexes {
@@ -40,6 +42,8 @@ pub(super) fn handle(
                 Err(_) => Err(ErrorCode::InvalidTopic),
             };
             let result = match found {
+                // Named again: a partition's list is long, and is told once.
+                Ok(partition) if !asked.insert(partition) => continue,
                 Ok(partition) => {
                     let list = Command::ListProducers { partition };
                     call.submit(pending.partitions.len(), list);

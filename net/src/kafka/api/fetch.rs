@@ -31,6 +31,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use millrace_engine::catalog::names::NAME_BYTES_MAX;
 use millrace_engine::command::{Command, FetchPartition, FetchRequest, Isolation};
 use millrace_engine::event::{Fetched, FetchedPartition, Outcome, Refusal};
 use millrace_storage::record::BATCH_HEADER_BYTES;
@@ -104,7 +105,7 @@ pub(crate) fn decode<'a>(
         decoded.session_epoch = reader.i32()?;
     }
     for _ in 0..reader.count()? {
-        let topic = TopicKey::read(decoded.has_ids, reader)?;
+        let topic = read_topic(decoded.has_ids, reader)?;
         let count = reader.count()?;
         decoded.partitions.reserve(count);
         for _ in 0..count {
@@ -121,6 +122,17 @@ pub(crate) fn decode<'a>(
     }
     reader.tags()?;
     Ok(decoded)
+}
+
+/// A name that no topic can have is no topic's: a session would keep it, and repeat it in answers.
+fn read_topic<'a>(
+    has_ids: bool,
+    reader: &mut Reader<'a>,
+) -> Result<TopicKey<&'a str>, DecodeError> {
+    match TopicKey::read(has_ids, reader)? {
+        TopicKey::Name(name) if name.len() > NAME_BYTES_MAX => Err(DecodeError::TopicName),
+        topic => Ok(topic),
+    }
 }
 
 fn decode_partition(version: i16, reader: &mut Reader<'_>) -> Result<(i32, Wanted), DecodeError> {
@@ -148,7 +160,7 @@ fn decode_forgotten<'a>(
     decoded: &mut Decoded<'a>,
 ) -> Result<(), DecodeError> {
     for _ in 0..reader.count()? {
-        let topic = TopicKey::read(decoded.has_ids, reader)?;
+        let topic = read_topic(decoded.has_ids, reader)?;
         let count = reader.count()?;
         decoded.forgotten.reserve(count);
         for _ in 0..count {
@@ -377,6 +389,9 @@ impl Pending {
             partitions,
         };
         // Settings keep it below; a sum of many of them at their most may not.
+        let records = reply.partitions.iter().map(ReplyPartition::record_bytes);
+        let beside = reply.bytes() - records.sum::<usize>();
+        reply.reply_to.check_bytes(beside)?;
         if reply.bytes() > FRAME_BYTES_MAX {
             let words = format!("{} bytes are longer than a length can say", reply.bytes());
             return Err(self.reply_to.too_long(words));

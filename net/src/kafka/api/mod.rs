@@ -286,6 +286,18 @@ impl Work {
         }
     }
 
+    /// Whether its answer is a list whose length the request does not tell: a connection has one
+    /// such request under way at most.
+    pub(crate) fn lists(&self) -> bool {
+        matches!(
+            self,
+            Self::ListGroups(_)
+                | Self::DescribeGroups(_)
+                | Self::DescribeLogDirs(_)
+                | Self::DescribeProducers(_)
+        )
+    }
+
     /// Whether it waits for other members of a group, perhaps for minutes: a connection has one
     /// such request under way at most.
     pub(crate) fn awaits_group(&self) -> bool {

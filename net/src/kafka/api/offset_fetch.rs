@@ -4,7 +4,7 @@
 //! A partition without a committed offset, and one that does not exist, are told alike: offset -1.
 //! Only an id that no topic has is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopics,
@@ -63,6 +63,9 @@ pub(super) fn handle(
         }
         groups.push((body.group_id, topics));
     }
+    // Named again: all that a group has may be much, and is told once.
+    let mut whole = HashSet::new();
+    groups.retain(|(group, topics)| topics.is_some() || whole.insert(group.clone()));
     let mut pending = Pending {
         reply_to: ReplyTo::new(call.config, request),
         groups: Vec::with_capacity(groups.len()),
@@ -167,6 +170,7 @@ impl Pending {
     }
 
     pub(super) fn finish(self, call: &Call<'_>) -> Result<Reply, ProtocolViolation> {
+        self.reply_to.check_bytes(self.words_bytes())?;
         let catalog = call.sink.catalog();
         let version = self.reply_to.version;
         let mut response = OffsetFetchResponse::default();
@@ -184,6 +188,16 @@ impl Pending {
             }
         }
         self.reply_to.frame(&response)
+    }
+
+    /// What members said with their offsets: each may say much, and is told as often as asked.
+    fn words_bytes(&self) -> usize {
+        let found = self
+            .groups
+            .iter()
+            .filter_map(|asked| asked.found.as_ref().ok());
+        let offsets = found.flatten().filter_map(|(_, offset)| offset.as_ref());
+        offsets.map(|offset| offset.commit.metadata.len()).sum()
     }
 }
 
