@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The broker as Kafka's own Java clients see it, of release 3.9 and of the newest: one program says
 # what it observes, line by line (java/Check.java). Each answer must be Apache Kafka's
-# (java/expected), or one that differs on purpose (java/differences). Apache Kafka itself is asked
-# as well. Skipped where there is no Java, or nothing to fetch from.
+# (java/expected), or one that differs on purpose (java/differences). On one port, with a node for
+# each core, and Apache Kafka itself is asked as well. Skipped where there is no Java, or nothing to fetch from.
 set -euo pipefail
 . "$(dirname "$0")/../recovery/lib.sh"
 . "$(dirname "$0")/java/lib.sh"
@@ -39,6 +39,11 @@ wait $first || exit 1
 stop
 compare $old one-port-old "$sources/differences"
 compare $new one-port-new "$sources/differences"
+
+serve "$scratch/node-per-core" --node-per-core --set server.pin=false --cores 0,1
+observe $new nodes "$address"
+stop
+compare $new nodes "$sources/differences"
 
 start_kafka
 observe $new apache-kafka "$kafka_address"
