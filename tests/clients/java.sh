@@ -2,7 +2,8 @@
 # The broker as Kafka's own Java clients see it, of release 3.9 and of the newest: one program says
 # what it observes, line by line (java/Check.java). Each answer must be Apache Kafka's
 # (java/expected), or one that differs on purpose (java/differences). On one port, with a node for
-# each core, and Apache Kafka itself is asked as well. Skipped where there is no Java, or nothing to fetch from.
+# each core, and Apache Kafka itself is asked as well. Skipped where there is no Java, or nothing to
+# fetch from.
 set -euo pipefail
 . "$(dirname "$0")/../recovery/lib.sh"
 . "$(dirname "$0")/java/lib.sh"

@@ -31,7 +31,7 @@ const SLACK_MS: u64 = 3_000;
 /// Steps of one machine: enough for members to find each other, and to lose each other again.
 const STEPS_MAX: u64 = 12_000;
 /// Seeds tried before a planted bug counts as overlooked.
-const SEEDS_MAX: u64 = 60;
+const SEEDS_MAX: u64 = 100;
 
 #[test]
 fn groups_keep_their_promises_whatever_fails() {
@@ -104,6 +104,7 @@ fn live(mut run: Run, bug: Option<SeededBug>) -> Checked<Worth> {
         ..EngineConfig::default()
     };
     run.steps_max = STEPS_MAX;
+    run.ends_at_commit = true;
     let mut remains = first_remains(&run);
     for life in 0..LIVES {
         let shards = run.cores_of(life, None);

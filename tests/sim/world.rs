@@ -21,6 +21,9 @@ use crate::history::History;
 use crate::network::NetDone;
 use crate::node::{Around, Node, NodeCounts};
 
+/// A slow disk lets so many of its turns pass for each that it takes.
+const SLOW_DISK: u32 = 20;
+
 /// A client and its connection, if it has one.
 struct Seat {
     client: Client,
@@ -48,6 +51,8 @@ pub(crate) struct World {
     pub(crate) wake_lost_one_in: u32,
     /// No connection breaks, and time goes in small steps.
     pub(crate) is_calm: bool,
+    /// Answers that do not wait for the disk overtake it then.
+    pub(crate) is_disk_slow: bool,
 }
 
 /// What a stopped machine leaves to the next one.
@@ -109,6 +114,7 @@ impl Remains {
                     earlier: self.counts,
                     wake_lost_one_in: 0,
                     is_calm: false,
+                    is_disk_slow: false,
                 };
                 for node in 0..world.nodes.len() {
                     world.run(node, Node::turn);
@@ -195,6 +201,7 @@ impl World {
                 self.act(seat)?;
             }
             28..58 => self.move_bytes(),
+            58..76 if self.is_disk_slow && !self.streams.schedule.one_in(SLOW_DISK) => {}
             58..76 => self.complete_disk(),
             76..86 => self.take_turn(),
             86..92 => {

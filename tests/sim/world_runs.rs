@@ -138,6 +138,9 @@ pub(crate) struct Run {
     pub(crate) deletions: u32,
     /// Steps of one machine, at most.
     pub(crate) steps_max: u64,
+    /// In the second half of a machine's steps the disk is slow, and the machine ends as soon as a
+    /// member hears that a commit stands: what was told too early is lost just then.
+    pub(crate) ends_at_commit: bool,
     worker: WorkerConfig,
     /// Decides when and how machines stop.
     fate: Dice,
@@ -164,6 +167,7 @@ impl Run {
             sends: (20, 60),
             deletions: 3,
             steps_max: STEPS_MAX,
+            ends_at_commit: false,
             worker: worker_config(&mut config),
             fate: Dice::new(seed, Stream::PowerCut),
             directories: 0,
@@ -285,11 +289,15 @@ impl Run {
                 let used_bytes = world.disk.used_bytes();
                 world.disk.set_capacity(used_bytes + room_bytes);
             }
+            world.is_disk_slow = self.ends_at_commit && step > steps / 2;
+            let committed = world.history.groups.committed;
             world.step()?;
-            if world.is_poisoned() {
+            let is_told = world.history.groups.committed > committed;
+            if world.is_poisoned() || world.is_disk_slow && is_told {
                 break;
             }
         }
+        world.is_disk_slow = false;
         Ok(())
     }
 
