@@ -4,6 +4,7 @@ use kafka_protocol::messages::BrokerId;
 use millrace_engine::catalog::PartitionHome;
 use millrace_storage::units::ShardId;
 
+use crate::kafka::errors::ErrorCode;
 use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
 
 /// The node that is the controller: the catalog's writer is its shard.
@@ -28,6 +29,29 @@ pub(super) fn host(node: &Node, addresses: ConnectionAddresses) -> String {
 pub(super) fn leader(cluster: &ClusterView, partition: &PartitionHome) -> Option<BrokerId> {
     let node = node_of(cluster, partition.home)?;
     Some(BrokerId(node.id))
+}
+
+/// Who serves a partition, as descriptions of it say.
+pub(super) struct Led {
+    /// `LEADER_NOT_AVAILABLE` while nobody does.
+    pub(super) code: ErrorCode,
+    /// -1 while nobody does.
+    pub(super) leader: BrokerId,
+    /// The leader alone.
+    pub(super) replicas: Vec<BrokerId>,
+}
+
+/// Who serves `partition`.
+pub(super) fn led(cluster: &ClusterView, partition: &PartitionHome) -> Led {
+    let leader = leader(cluster, partition);
+    Led {
+        code: match leader {
+            Some(_) => ErrorCode::None,
+            None => ErrorCode::LeaderNotAvailable,
+        },
+        leader: leader.unwrap_or(BrokerId(-1)),
+        replicas: leader.into_iter().collect(),
+    }
 }
 
 /// The node that fronts a shard, if there is one.

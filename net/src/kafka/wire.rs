@@ -5,6 +5,7 @@
 //! fields. A reader or writer is told once which of the two it speaks. Every length is checked
 //! against the bytes that are left before it is used for anything.
 
+use millrace_engine::catalog::names::NAME_BYTES_MAX;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -32,7 +33,7 @@ pub(crate) enum DecodeError {
     #[error("null where a value is needed")]
     Null,
     /// A topic's name that is longer than topics' names are.
-    #[error("a topic's name of more than 249 bytes")]
+    #[error("a topic's name of more than {NAME_BYTES_MAX} bytes")]
     TopicName,
     /// More items than the limit.
     #[error("more items than listeners.kafka.request_items_max = {0}")]

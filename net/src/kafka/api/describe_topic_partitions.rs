@@ -6,9 +6,7 @@ use kafka_protocol::messages::describe_topic_partitions_request::Cursor as Asked
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
-use kafka_protocol::messages::{
-    BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
-};
+use kafka_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 use millrace_engine::catalog::names::check_topic_name;
 use millrace_engine::catalog::{PartitionHome, Topic};
 
@@ -142,19 +140,14 @@ fn describe_partition(
     home: &PartitionHome,
     index: i32,
 ) -> DescribeTopicPartitionsResponsePartition {
-    let leader = cluster::leader(cluster, home);
-    let replicas: Vec<BrokerId> = leader.into_iter().collect();
-    let code = match leader {
-        Some(_) => ErrorCode::None,
-        None => ErrorCode::LeaderNotAvailable,
-    };
+    let led = cluster::led(cluster, home);
     DescribeTopicPartitionsResponsePartition::default()
-        .with_error_code(code.code())
+        .with_error_code(led.code.code())
         .with_partition_index(index)
-        .with_leader_id(leader.unwrap_or(BrokerId(-1)))
+        .with_leader_id(led.leader)
         .with_leader_epoch(home.leader_epoch.0)
-        .with_replica_nodes(replicas.clone())
-        .with_isr_nodes(replicas)
+        .with_replica_nodes(led.replicas.clone())
+        .with_isr_nodes(led.replicas)
         .with_eligible_leader_replicas(Some(Vec::new()))
         .with_last_known_elr(Some(Vec::new()))
 }

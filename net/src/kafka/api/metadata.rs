@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
+use kafka_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
 use millrace_engine::catalog::names::check_topic_name;
 use millrace_engine::catalog::{Catalog, PartitionHome, Topic};
 use millrace_engine::command::{CatalogRequest, Command, NewTopic};
@@ -249,19 +249,14 @@ fn describe_partition(
     index: i32,
     cluster: &ClusterView,
 ) -> MetadataResponsePartition {
-    let leader = cluster::leader(cluster, home);
-    let replicas: Vec<BrokerId> = leader.into_iter().collect();
-    let code = match leader {
-        Some(_) => ErrorCode::None,
-        None => ErrorCode::LeaderNotAvailable,
-    };
+    let led = cluster::led(cluster, home);
     MetadataResponsePartition::default()
-        .with_error_code(code.code())
+        .with_error_code(led.code.code())
         .with_partition_index(index)
-        .with_leader_id(leader.unwrap_or(BrokerId(-1)))
+        .with_leader_id(led.leader)
         .with_leader_epoch(home.leader_epoch.0)
-        .with_replica_nodes(replicas.clone())
-        .with_isr_nodes(replicas)
+        .with_replica_nodes(led.replicas.clone())
+        .with_isr_nodes(led.replicas)
 }
 
 /// Clients know these two of Metadata and retry the second; of a limit they would make nothing.
