@@ -37,6 +37,7 @@ mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
+mod partitions;
 mod reassignments;
 mod scram_credentials;
 mod sync_group;

@@ -15,7 +15,8 @@ use millrace_engine::group::{
 };
 use millrace_storage::units::{LeaderEpoch, Offset};
 
-use super::groups::{GroupTopic, Partitions, answer, ask, read_text, some};
+use super::groups::{GroupTopic, answer, ask, read_text, some};
+use super::partitions::Partitions;
 use super::{Call, Handled, Reply, ReplyTo, Work, decode, decode_with, text};
 use crate::kafka::errors::{ErrorCode, group_error_code};
 use crate::kafka::frame::Request;

@@ -8,7 +8,8 @@ use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{GroupAnswer, GroupAsk, GroupRefusal};
 use millrace_storage::units::PartitionId;
 
-use super::groups::{GroupTopic, Partitions, answer, ask};
+use super::groups::{GroupTopic, answer, ask};
+use super::partitions::Partitions;
 use super::{Call, Handled, Reply, ReplyTo, Work, decode};
 use crate::kafka::errors::{ErrorCode, group_error_code, group_refusal_code};
 use crate::kafka::frame::Request;

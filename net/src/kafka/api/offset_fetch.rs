@@ -19,7 +19,8 @@ use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{CommittedOffset, GroupAnswer, GroupAsk};
 use millrace_storage::units::PartitionId;
 
-use super::groups::{GroupTopic, Partitions, answer, ask, read_text};
+use super::groups::{GroupTopic, answer, ask, read_text};
+use super::partitions::Partitions;
 use super::{Call, Handled, Reply, ReplyTo, Work, decode, decode_with, text};
 use crate::kafka::errors::{ErrorCode, group_error_code};
 use crate::kafka::frame::Request;
