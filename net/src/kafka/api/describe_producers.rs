@@ -1,17 +1,19 @@
 //! DescribeProducers, version 0: the idempotent producers that partitions remember.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use kafka_protocol::messages::describe_producers_response::{
     PartitionResponse, ProducerState, TopicResponse,
 };
-use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse, ProducerId};
+use kafka_protocol::messages::{
+    DescribeProducersRequest, DescribeProducersResponse, ProducerId, TopicName,
+};
 use millrace_engine::catalog::names::check_topic_name;
 use millrace_engine::command::Command;
 use millrace_engine::event::{Outcome, ProducerListing, Refusal};
 
-use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, text, topic_name};
+use super::partitions::Partitions;
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, text};
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -28,34 +30,31 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: DescribeProducersRequest = decode(call, request)?;
-    let mut pending = Pending {
-        reply_to: ReplyTo::new(call.config, request),
-        topics: Vec::with_capacity(body.topics.len()),
-        partitions: Vec::new(),
-    };
+    let mut partitions = Partitions::default();
     let mut asked = HashSet::new();
     for topic in &body.topics {
+        partitions.begin_topic(topic.name.clone());
         let named = check_topic_name(&topic.name);
-        for index in &topic.partition_indexes {
+        for index in topic.partition_indexes.iter().copied() {
             let found = match &named {
-                Ok(()) => partition_of(call.sink.catalog(), &topic.name, *index, -1),
+                Ok(()) => partition_of(call.sink.catalog(), &topic.name, index, -1),
                 Err(_) => Err(ErrorCode::InvalidTopic),
             };
-            let result = match found {
+            match found {
                 // Named again: a partition's list is long, and is told once.
-                Ok(partition) if !asked.insert(partition) => continue,
+                Ok(partition) if !asked.insert(partition) => {}
                 Ok(partition) => {
-                    let list = Command::ListProducers { partition };
-                    call.submit(pending.partitions.len(), list);
-                    None
+                    partitions.ask(call, index, Command::ListProducers { partition });
                 }
-                Err(code) => Some(Err(unknown(code))),
-            };
-            pending.partitions.push((*index, result));
+                Err(code) => partitions.tell(index, Err(unknown(code))),
+            }
         }
-        let name = Arc::from(topic.name.as_str());
-        pending.topics.push((name, pending.partitions.len()));
     }
+    let reply_to = ReplyTo::new(call.config, request);
+    let pending = Pending {
+        reply_to,
+        partitions,
+    };
     if call.submitted().commands == 0 {
         return pending.finish().map(Handled::Reply);
     }
@@ -73,39 +72,28 @@ fn unknown(code: ErrorCode) -> Failure {
 #[derive(Debug)]
 pub(crate) struct Pending {
     reply_to: ReplyTo,
-    /// Name, and where its partitions end in `partitions`.
-    topics: Vec<(Arc<str>, usize)>,
-    /// Index, and its producers; `None` while they are out.
-    partitions: Vec<(i32, Option<Listed>)>,
+    partitions: Partitions<TopicName, Option<Listed>>,
 }
 
 type Listed = Result<Vec<ProducerListing>, Failure>;
 
 impl Pending {
     pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
-        let result = match outcome {
+        let listed = match outcome {
             Ok(Outcome::ProducersListed(listed)) => Ok(listed),
             Ok(other) => panic!("a list of producers ended with {other:?}"),
             Err(refusal) => Err(Failure::from(refusal)),
         };
-        let slot = &mut self.partitions[position].1;
-        assert!(slot.is_none(), "one list is asked for once");
-        *slot = Some(result);
+        self.partitions.take(position, listed);
     }
 
     pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         self.reply_to.check_bytes(self.bytes())?;
-        let mut partitions = self.partitions.into_iter();
-        let mut start = 0;
-        let topics = self.topics.iter().map(|(name, end)| {
-            let own = partitions.by_ref().take(*end - start);
-            start = *end;
-            let own = own
-                .map(|(index, result)| describe(index, result.expect("every list has come")))
-                .collect();
+        let topics = self.partitions.into_answers(describe);
+        let topics = topics.map(|(name, partitions)| {
             TopicResponse::default()
-                .with_name(topic_name(name))
-                .with_partitions(own)
+                .with_name(name)
+                .with_partitions(partitions)
         });
         let response = DescribeProducersResponse::default().with_topics(topics.collect());
         self.reply_to.frame(&response)
@@ -113,7 +101,7 @@ impl Pending {
 
     /// About what the reply takes: a partition may have many producers.
     fn bytes(&self) -> usize {
-        let listed = self.partitions.iter().map(|(_, result)| match result {
+        let listed = self.partitions.known().map(|listed| match listed {
             Some(Ok(listed)) => PARTITION_BYTES_MAX + listed.len() * PRODUCER_BYTES,
             _ => PARTITION_BYTES_MAX,
         });

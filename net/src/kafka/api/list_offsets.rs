@@ -1,16 +1,14 @@
 //! ListOffsets, versions 1 to 11: the first, the last, or the offset of a time.
 
-use std::sync::Arc;
-
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
-use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
 use millrace_engine::command::{Command, Isolation, OffsetQuery};
 use millrace_engine::event::{FoundOffset, Outcome, Refusal};
-use millrace_storage::units::PartitionId;
 
-use super::{Call, Handled, Reply, ReplyTo, Work, decode_version, partition_of, topic_name};
+use super::partitions::Partitions;
+use super::{Call, Handled, Reply, ReplyTo, Work, decode_version, partition_of};
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -31,51 +29,34 @@ pub(super) fn handle(
         1 => Isolation::Committed,
         other => return Err(request.malformed(format!("isolation level {other}"))),
     };
-    let mut pending = Pending {
-        reply_to: ReplyTo::of_version(call.config, request, format),
-        topics: Vec::with_capacity(body.topics.len()),
-        partitions: Vec::new(),
-    };
+    let mut partitions = Partitions::default();
     for topic in &body.topics {
+        partitions.begin_topic(topic.name.clone());
         for asked in &topic.partitions {
             let (index, epoch) = (asked.partition_index, asked.current_leader_epoch);
-            let query = query(request.version, asked.timestamp);
-            let checked = query.and_then(|at| {
+            let checked = query(request.version, asked.timestamp).and_then(|at| {
                 let partition = partition_of(call.sink.catalog(), &topic.name, index, epoch)?;
-                Ok((partition, at))
+                Ok(Command::FindOffset {
+                    partition,
+                    at,
+                    isolation,
+                })
             });
-            let position = pending.partitions.len();
-            let result = match checked {
-                Ok((partition, at)) => {
-                    submit(call, position, partition, at, isolation);
-                    None
-                }
-                Err(code) => Some(Err(code)),
-            };
-            pending.partitions.push((index, result));
+            match checked {
+                Ok(find) => partitions.ask(call, index, find),
+                Err(code) => partitions.tell(index, Err(code)),
+            }
         }
-        let name = Arc::from(topic.name.as_str());
-        pending.topics.push((name, pending.partitions.len()));
     }
+    let reply_to = ReplyTo::of_version(call.config, request, format);
+    let pending = Pending {
+        reply_to,
+        partitions,
+    };
     if call.submitted().commands == 0 {
         return pending.finish().map(Handled::Reply);
     }
     Ok(Handled::Wait(Work::ListOffsets(pending)))
-}
-
-fn submit(
-    call: &mut Call<'_>,
-    position: usize,
-    partition: PartitionId,
-    at: OffsetQuery,
-    isolation: Isolation,
-) {
-    let find = Command::FindOffset {
-        partition,
-        at,
-        isolation,
-    };
-    call.submit(position, find);
 }
 
 /// What a timestamp asks for. Negative ones are questions of their own, each since a version.
@@ -102,38 +83,29 @@ fn query(version: i16, timestamp: i64) -> Result<OffsetQuery, ErrorCode> {
 #[derive(Debug)]
 pub(crate) struct Pending {
     reply_to: ReplyTo,
-    /// Name, and where its partitions end in `partitions`.
-    topics: Vec<(Arc<str>, usize)>,
-    /// Index, and what was found; `None` while that is out.
-    partitions: Vec<(i32, Option<Found>)>,
+    partitions: Partitions<TopicName, Option<Found>>,
 }
 
 type Found = Result<Option<FoundOffset>, ErrorCode>;
 
 impl Pending {
     pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
-        let result = match outcome {
+        let found = match outcome {
             Ok(Outcome::OffsetFound(found)) => Ok(found),
             Ok(other) => panic!("a search for an offset ended with {other:?}"),
             Err(refusal) => Err(error_code(&refusal)),
         };
-        let slot = &mut self.partitions[position].1;
-        assert!(slot.is_none(), "one search has one outcome");
-        *slot = Some(result);
+        self.partitions.take(position, found);
     }
 
     pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let version = self.reply_to.version;
-        let mut start = 0;
-        let topics = self.topics.iter().map(|(name, end)| {
-            let partitions = &self.partitions[start..*end];
-            start = *end;
-            let partitions = partitions.iter().map(|(index, result)| {
-                describe(version, *index, result.expect("every search has ended"))
-            });
+        let describe = |index, found| describe(version, index, found);
+        let topics = self.partitions.into_answers(describe);
+        let topics = topics.map(|(name, partitions)| {
             ListOffsetsTopicResponse::default()
-                .with_name(topic_name(name))
-                .with_partitions(partitions.collect())
+                .with_name(name)
+                .with_partitions(partitions)
         });
         let response = ListOffsetsResponse::default().with_topics(topics.collect());
         self.reply_to.frame(&response)

@@ -116,7 +116,8 @@ fn new_offset(asked: &OffsetCommitRequestPartition) -> NewOffset {
 #[derive(Debug)]
 pub(crate) struct Pending {
     reply_to: ReplyTo,
-    partitions: Partitions<()>,
+    /// What is wrong with some of them.
+    partitions: Partitions<GroupTopic, Result<(), ErrorCode>>,
     /// One a partition that was asked for, or none at all and why.
     results: Result<Vec<Result<(), Refusal>>, ErrorCode>,
 }
@@ -139,25 +140,26 @@ impl Pending {
 
     pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
         let mut results = self.results.map(Vec::into_iter);
-        let topics = self.partitions.into_topics(|()| match &mut results {
+        let mut committed = || match &mut results {
             Ok(results) => {
                 let result = results.next().expect("counted when taken");
                 result.map_err(|refusal| group_error_code(&refusal))
             }
             Err(code) => Err(*code),
+        };
+        let topics = self.partitions.into_topics(|index, checked| {
+            let result = checked.and_then(|()| committed());
+            let code = result.err().unwrap_or(ErrorCode::None);
+            OffsetCommitResponsePartition::default()
+                .with_partition_index(index)
+                .with_error_code(code.code())
         });
-        let topics = topics.into_iter().map(|(topic, partitions)| {
+        let topics = topics.map(|(topic, partitions)| {
             let (name, id) = topic.into_fields();
-            let partitions = partitions.into_iter().map(|(index, result)| {
-                let code = result.err().unwrap_or(ErrorCode::None);
-                OffsetCommitResponsePartition::default()
-                    .with_partition_index(index)
-                    .with_error_code(code.code())
-            });
             OffsetCommitResponseTopic::default()
                 .with_name(name)
                 .with_topic_id(id)
-                .with_partitions(partitions.collect())
+                .with_partitions(partitions)
         });
         let response = OffsetCommitResponse::default().with_topics(topics.collect());
         self.reply_to.frame(&response)

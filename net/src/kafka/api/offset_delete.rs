@@ -43,7 +43,7 @@ pub(super) fn handle(
 #[derive(Debug)]
 pub(crate) struct Pending {
     reply_to: ReplyTo,
-    partitions: Partitions<PartitionId>,
+    partitions: Partitions<GroupTopic, Result<PartitionId, ErrorCode>>,
     /// One a partition that was asked for, or none at all and why.
     results: Result<Vec<Result<(), GroupRefusal>>, ErrorCode>,
 }
@@ -66,20 +66,20 @@ impl Pending {
                 return self.reply_to.frame(&response);
             }
         };
-        let topics = self.partitions.into_topics(|_| {
-            let result = results.next().expect("one result a partition");
-            result.map_err(|refusal| group_refusal_code(&refusal))
-        });
-        let topics = topics.into_iter().map(|(topic, partitions)| {
-            let partitions = partitions.into_iter().map(|(index, result)| {
-                let code = result.err().unwrap_or(ErrorCode::None);
-                OffsetDeleteResponsePartition::default()
-                    .with_partition_index(index)
-                    .with_error_code(code.code())
+        let topics = self.partitions.into_topics(|index, partition| {
+            let result = partition.and_then(|_| {
+                let result = results.next().expect("one result a partition");
+                result.map_err(|refusal| group_refusal_code(&refusal))
             });
+            let code = result.err().unwrap_or(ErrorCode::None);
+            OffsetDeleteResponsePartition::default()
+                .with_partition_index(index)
+                .with_error_code(code.code())
+        });
+        let topics = topics.map(|(topic, partitions)| {
             OffsetDeleteResponseTopic::default()
                 .with_name(topic.into_fields().0)
-                .with_partitions(partitions.collect())
+                .with_partitions(partitions)
         });
         let response = OffsetDeleteResponse::default().with_topics(topics.collect());
         self.reply_to.frame(&response)

@@ -119,11 +119,7 @@ fn read_topic(reader: &mut Reader<'_>) -> Result<OffsetFetchRequestTopics, Decod
     Ok(topic)
 }
 
-fn resolve(
-    catalog: &Catalog,
-    has_ids: bool,
-    topics: Vec<OffsetFetchRequestTopics>,
-) -> Partitions<PartitionId> {
+fn resolve(catalog: &Catalog, has_ids: bool, topics: Vec<OffsetFetchRequestTopics>) -> Wanted {
     let mut partitions = Partitions::default();
     for topic in topics {
         let key = if has_ids {
@@ -152,10 +148,12 @@ pub(crate) struct Pending {
 struct Asked {
     group: GroupId,
     /// `None`: everything that it has.
-    wanted: Option<Partitions<PartitionId>>,
+    wanted: Option<Wanted>,
     found: Result<Vec<(PartitionId, Option<CommittedOffset>)>, ErrorCode>,
 }
 
+/// Partitions that were asked for, where there are such.
+type Wanted = Partitions<GroupTopic, Result<PartitionId, ErrorCode>>;
 /// Partitions' offsets by index, if there are any.
 type TopicOffsets = Vec<(i32, Result<Option<CommittedOffset>, ErrorCode>)>;
 /// Topics with their partitions' offsets.
@@ -208,13 +206,13 @@ impl Asked {
         let Some(wanted) = self.wanted else {
             return by_topic(catalog, version, found);
         };
-        let topics = wanted.into_topics(|_| Ok(found.next().and_then(|(_, found)| found)));
-        let topics = topics.into_iter().map(|(topic, partitions)| {
-            let partitions = partitions.into_iter().map(|(index, found)| match found {
-                Err(ErrorCode::UnknownTopicOrPartition) => (index, Ok(None)),
-                found => (index, found),
-            });
-            (topic, partitions.collect())
+        let topics = wanted.into_topics(|index, partition| {
+            let offset = match partition {
+                Ok(_) => Ok(found.next().and_then(|(_, found)| found)),
+                Err(ErrorCode::UnknownTopicOrPartition) => Ok(None),
+                Err(code) => Err(code),
+            };
+            (index, offset)
         });
         topics.collect()
     }

@@ -1,17 +1,18 @@
 //! OffsetForLeaderEpoch, versions 2 to 4: where a leader epoch ended. A consumer asks after the
 //! epoch rose, to learn whether what it read is still there.
 
-use std::sync::Arc;
-
 use kafka_protocol::messages::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderTopicResult,
 };
-use kafka_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
+use kafka_protocol::messages::{
+    OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, TopicName,
+};
 use millrace_engine::command::Command;
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_storage::units::{LeaderEpoch, Offset};
 
-use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, topic_name};
+use super::partitions::Partitions;
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of};
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -21,31 +22,27 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: OffsetForLeaderEpochRequest = decode(call, request)?;
-    let mut pending = Pending {
-        reply_to: ReplyTo::new(call.config, request),
-        topics: Vec::with_capacity(body.topics.len()),
-        partitions: Vec::new(),
-    };
+    let mut partitions = Partitions::default();
     for topic in &body.topics {
+        partitions.begin_topic(topic.topic.clone());
         for asked in &topic.partitions {
             let (index, epoch) = (asked.partition, asked.current_leader_epoch);
-            let catalog = call.sink.catalog();
-            let result = match partition_of(catalog, &topic.topic, index, epoch) {
+            match partition_of(call.sink.catalog(), &topic.topic, index, epoch) {
                 // No epoch is that old: nothing is known of its end.
-                Ok(_) if asked.leader_epoch < 0 => Some(Ok(None)),
+                Ok(_) if asked.leader_epoch < 0 => partitions.tell(index, Ok(None)),
                 Ok(partition) => {
                     let epoch = LeaderEpoch(asked.leader_epoch);
-                    let find = Command::FindEpochEnd { partition, epoch };
-                    call.submit(pending.partitions.len(), find);
-                    None
+                    partitions.ask(call, index, Command::FindEpochEnd { partition, epoch });
                 }
-                Err(code) => Some(Err(code)),
-            };
-            pending.partitions.push((index, result));
+                Err(code) => partitions.tell(index, Err(code)),
+            }
         }
-        let name = Arc::from(topic.topic.as_str());
-        pending.topics.push((name, pending.partitions.len()));
     }
+    let reply_to = ReplyTo::new(call.config, request);
+    let pending = Pending {
+        reply_to,
+        partitions,
+    };
     if call.submitted().commands == 0 {
         return pending.finish().map(Handled::Reply);
     }
@@ -56,37 +53,27 @@ pub(super) fn handle(
 #[derive(Debug)]
 pub(crate) struct Pending {
     reply_to: ReplyTo,
-    /// Name, and where its partitions end in `partitions`.
-    topics: Vec<(Arc<str>, usize)>,
-    /// Index, and what was found; `None` while that is out.
-    partitions: Vec<(i32, Option<Found>)>,
+    partitions: Partitions<TopicName, Option<Found>>,
 }
 
 type Found = Result<Option<(LeaderEpoch, Offset)>, ErrorCode>;
 
 impl Pending {
     pub(super) fn take(&mut self, position: usize, outcome: Result<Outcome, Refusal>) {
-        let result = match outcome {
+        let found = match outcome {
             Ok(Outcome::EpochEnd(found)) => Ok(found),
             Ok(other) => panic!("a search for an epoch ended with {other:?}"),
             Err(refusal) => Err(error_code(&refusal)),
         };
-        let slot = &mut self.partitions[position].1;
-        assert!(slot.is_none(), "one search has one outcome");
-        *slot = Some(result);
+        self.partitions.take(position, found);
     }
 
     pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
-        let mut start = 0;
-        let topics = self.topics.iter().map(|(name, end)| {
-            let partitions = &self.partitions[start..*end];
-            start = *end;
-            let partitions = partitions
-                .iter()
-                .map(|(index, result)| describe(*index, result.expect("every search has ended")));
+        let topics = self.partitions.into_answers(describe);
+        let topics = topics.map(|(name, partitions)| {
             OffsetForLeaderTopicResult::default()
-                .with_topic(topic_name(name))
-                .with_partitions(partitions.collect())
+                .with_topic(name)
+                .with_partitions(partitions)
         });
         let response = OffsetForLeaderEpochResponse::default().with_topics(topics.collect());
         self.reply_to.frame(&response)

@@ -1,18 +1,20 @@
-//! Partitions as requests name them: by topic, and by index in it.
+//! Partitions as requests name them: by topic, and by index in it. Answers tell them in the same
+//! order.
 
-use super::groups::GroupTopic;
-use crate::kafka::errors::ErrorCode;
+use millrace_engine::command::Command;
 
-/// Partitions of a request by topic, each with what became of it.
+use super::Call;
+
+/// Partitions of a request by topic, each with what is known of it.
 #[derive(Debug)]
-pub(super) struct Partitions<T> {
-    /// Each topic, and where its partitions end in `partitions`.
-    topics: Vec<(GroupTopic, usize)>,
-    /// Index, and what was found wrong at once.
-    partitions: Results<T>,
+pub(super) struct Partitions<Topic, Known> {
+    /// Each topic as the request names it, and where its partitions end in `partitions`.
+    topics: Vec<(Topic, usize)>,
+    /// Index, and what is known.
+    partitions: Vec<(i32, Known)>,
 }
 
-impl<T> Default for Partitions<T> {
+impl<Topic, Known> Default for Partitions<Topic, Known> {
     fn default() -> Self {
         Self {
             topics: Vec::new(),
@@ -21,43 +23,117 @@ impl<T> Default for Partitions<T> {
     }
 }
 
-impl<T> Partitions<T> {
+impl<Topic, Known> Partitions<Topic, Known> {
     /// Begins with the next topic's partitions, as `push` adds them.
-    pub(super) fn begin_topic(&mut self, topic: GroupTopic) {
+    pub(super) fn begin_topic(&mut self, topic: Topic) {
         let end = self.partitions.len();
         self.topics.push((topic, end));
     }
 
     /// Adds a partition of the topic that was begun last.
-    pub(super) fn push(&mut self, index: i32, result: Result<T, ErrorCode>) {
-        self.partitions.push((index, result));
+    pub(super) fn push(&mut self, index: i32, known: Known) {
+        self.partitions.push((index, known));
         let topic = self.topics.last_mut().expect("a topic was begun");
         topic.1 = self.partitions.len();
     }
 
-    /// What is not wrong, in order.
-    pub(super) fn good(&self) -> impl Iterator<Item = &T> {
-        let results = self.partitions.iter();
-        results.filter_map(|(_, result)| result.as_ref().ok())
+    /// What is known of each, in order.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Known> {
+        self.partitions.iter().map(|(_, known)| known)
     }
 
-    /// The topics, each with its partitions: what was wrong with them, or what `next` says of the
-    /// next one that is good.
-    pub(super) fn into_topics<U>(
+    /// The topics, each with what `describe` makes of its partitions. They are described in order.
+    pub(super) fn into_topics<Described>(
         self,
-        mut next: impl FnMut(T) -> Result<U, ErrorCode>,
-    ) -> Vec<(GroupTopic, Results<U>)> {
+        mut describe: impl FnMut(i32, Known) -> Described,
+    ) -> impl Iterator<Item = (Topic, Vec<Described>)> {
         let mut partitions = self.partitions.into_iter();
         let mut start = 0;
-        let topics = self.topics.into_iter().map(|(topic, end)| {
+        self.topics.into_iter().map(move |(topic, end)| {
             let own = partitions.by_ref().take(end - start);
             start = end;
-            let own = own.map(|(index, result)| (index, result.and_then(&mut next)));
-            (topic, own.collect())
-        });
-        topics.collect()
+            let described = own.map(|(index, known)| describe(index, known));
+            (topic, described.collect())
+        })
     }
 }
 
-/// Partitions of one topic by index, each with what became of it.
-pub(super) type Results<T> = Vec<(i32, Result<T, ErrorCode>)>;
+/// Partitions some of which were found wrong at once.
+impl<Topic, T, E> Partitions<Topic, Result<T, E>> {
+    /// What is not wrong, in order.
+    pub(super) fn good(&self) -> impl Iterator<Item = &T> {
+        self.known().filter_map(|result| result.as_ref().ok())
+    }
+}
+
+/// Partitions that are asked about with a command each; `None` while it is under way.
+impl<Topic, Answer> Partitions<Topic, Option<Answer>> {
+    /// Adds a partition, and submits what is asked about it.
+    pub(super) fn ask(&mut self, call: &mut Call<'_>, index: i32, command: Command<'_>) {
+        call.submit(self.partitions.len(), command);
+        self.push(index, None);
+    }
+
+    /// Adds a partition about which nothing needs to be asked.
+    pub(super) fn tell(&mut self, index: i32, answer: Answer) {
+        self.push(index, Some(answer));
+    }
+
+    /// Takes the answer to the command at `position`.
+    pub(super) fn take(&mut self, position: usize, answer: Answer) {
+        let known = &mut self.partitions[position].1;
+        assert!(known.is_none(), "one command has one answer");
+        *known = Some(answer);
+    }
+
+    /// As [`Self::into_topics`], once every answer was taken.
+    pub(super) fn into_answers<Described>(
+        self,
+        mut describe: impl FnMut(i32, Answer) -> Described,
+    ) -> impl Iterator<Item = (Topic, Vec<Described>)> {
+        self.into_topics(move |index, answer| {
+            describe(index, answer.expect("every command has ended"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_topic_keeps_its_own_partitions_in_order() {
+        let mut partitions = Partitions::default();
+        for (topic, indexes) in [("a", 0..2), ("none", 0..0), ("a", 5..6)] {
+            partitions.begin_topic(topic);
+            for index in indexes {
+                partitions.tell(index, 10 * index);
+            }
+        }
+        partitions.push(7, None);
+        partitions.take(3, 70);
+        let topics: Vec<_> = partitions
+            .into_answers(|index, answer| (index, answer))
+            .collect();
+        let expected = [
+            ("a", vec![(0, 0), (1, 10)]),
+            ("none", vec![]),
+            ("a", vec![(5, 50), (7, 70)]),
+        ];
+        assert_eq!(topics, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_and_not_good() {
+        let mut partitions = Partitions::default();
+        partitions.begin_topic(());
+        partitions.push(0, Ok(1));
+        partitions.push(1, Err("wrong"));
+        partitions.push(2, Ok(3));
+        assert_eq!(partitions.good().collect::<Vec<_>>(), [&1, &3]);
+        let topics: Vec<_> = partitions
+            .into_topics(|_, result| result.is_err())
+            .collect();
+        assert_eq!(topics, [((), vec![false, true, false])]);
+    }
+}
