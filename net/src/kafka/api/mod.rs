@@ -25,7 +25,6 @@ mod elect_leaders;
 mod find_coordinator;
 mod groups;
 mod heartbeat;
-mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
@@ -46,7 +45,6 @@ mod transactions;
 pub(crate) use api_versions::unknown_version;
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use bytes::Bytes;
 use kafka_protocol::messages::TopicName;
@@ -165,7 +163,6 @@ pub(crate) enum Work {
     DeleteTopics(delete_topics::Pending),
     CreatePartitions(create_partitions::Pending),
     AlterConfigs(alter_configs::Pending),
-    IncrementalAlterConfigs(incremental_alter_configs::Pending),
     InitProducerId(init_producer_id::Pending),
     OffsetForLeaderEpoch(offset_for_leader_epoch::Pending),
     OffsetCommit(offset_commit::Pending),
@@ -195,7 +192,6 @@ impl Work {
             Self::DeleteTopics(pending) => pending.take(outcome),
             Self::CreatePartitions(pending) => pending.take(outcome),
             Self::AlterConfigs(pending) => pending.take(outcome),
-            Self::IncrementalAlterConfigs(pending) => pending.take(outcome),
             Self::InitProducerId(pending) => pending.take(outcome),
             Self::OffsetForLeaderEpoch(pending) => pending.take(position, outcome),
             Self::OffsetCommit(pending) => pending.take(outcome),
@@ -229,7 +225,6 @@ impl Work {
             Self::DeleteTopics(pending) => pending.finish(),
             Self::CreatePartitions(pending) => pending.finish(),
             Self::AlterConfigs(pending) => pending.finish(),
-            Self::IncrementalAlterConfigs(pending) => pending.finish(),
             Self::InitProducerId(pending) => pending.finish(),
             Self::OffsetForLeaderEpoch(pending) => pending.finish(),
             Self::OffsetCommit(pending) => pending.finish(),
@@ -255,8 +250,7 @@ impl Work {
             | Self::CreateTopics(_)
             | Self::DeleteTopics(_)
             | Self::CreatePartitions(_)
-            | Self::AlterConfigs(_)
-            | Self::IncrementalAlterConfigs(_) => true,
+            | Self::AlterConfigs(_) => true,
             Self::Produce(_)
             | Self::Fetch(_)
             | Self::ListOffsets(_)
@@ -338,12 +332,12 @@ pub(crate) fn handle(
         Api::CreateAcls => acls::create(call, request),
         Api::DeleteAcls => acls::delete(call, request),
         Api::DescribeConfigs => describe_configs::handle(call, request),
-        Api::AlterConfigs => alter_configs::handle(call, request),
+        Api::AlterConfigs => alter_configs::replace(call, request),
         Api::DescribeLogDirs => describe_log_dirs::handle(call, request),
         Api::CreatePartitions => create_partitions::handle(call, request),
         Api::DeleteGroups => delete_groups::handle(call, request),
         Api::ElectLeaders => elect_leaders::handle(call, request),
-        Api::IncrementalAlterConfigs => incremental_alter_configs::handle(call, request),
+        Api::IncrementalAlterConfigs => alter_configs::change(call, request),
         Api::AlterPartitionReassignments => reassignments::alter(call, request),
         Api::ListPartitionReassignments => reassignments::list(call, request),
         Api::OffsetDelete => offset_delete::handle(call, request),
@@ -564,33 +558,6 @@ const RESOURCE_BROKER: i8 = 4;
 const RESOURCE_BROKER_LOGGER: i8 = 8;
 const RESOURCE_CLIENT_METRICS: i8 = 16;
 const RESOURCE_GROUP: i8 = 32;
-
-/// Whether a resource has settings that a client may change.
-fn check_alterable(resource_type: i8) -> Result<(), Failure> {
-    match resource_type {
-        RESOURCE_TOPIC => Ok(()),
-        RESOURCE_BROKER => {
-            let words = "the broker's settings are changed in its configuration file";
-            Err(Failure::new(ErrorCode::InvalidConfig, words))
-        }
-        other => {
-            let words = format!("resource type {other} has no settings here");
-            Err(Failure::new(ErrorCode::InvalidRequest, words))
-        }
-    }
-}
-
-/// Whether a change names each setting once, which Kafka asks for.
-fn check_once<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
-    let mut seen = HashSet::new();
-    match names.find(|name| !seen.insert(*name)) {
-        None => Ok(()),
-        Some(name) => {
-            let words = format!("{name} is named twice");
-            Err(Failure::new(ErrorCode::InvalidRequest, words))
-        }
-    }
-}
 
 /// Kafka's number of a setting's source.
 fn source_code(source: SettingSource) -> i8 {
