@@ -72,6 +72,7 @@ measure_ack_settling() {
     for run in $(seq "$runs"); do
         echo "== ack-settling, run $run of $runs" >&2
         start_broker
+        sleep 8
         "$millrace" bench produce --target "$address" --rate 40000 --no-verify --warmup 0s \
             --duration 35s --json "$out/ack-settling-neighbour-$run.json" >/dev/null 2>&1 &
         neighbour=$!
@@ -82,20 +83,32 @@ measure_ack_settling() {
     done
 }
 
-# A burst into a log whose files are ready: a fresh broker fills them with zeros first.
+# A burst into a log whose files are ready: a fresh broker fills some with zeros first. Then two
+# more, once the broker has been busy: it has all of its files, and its memory.
 measure_burst() {
     local batch run
     for batch in 64KiB 1MiB; do
         for run in $(seq "$runs"); do
-            echo "== burst-$batch, run $run of $runs" >&2
             start_broker --cores 0
             sleep 8
+            burst "burst-fresh-$batch-$run"
             "$millrace" bench produce --target "$address" "${load[@]}" --batch "$batch" \
-                --warmup 0s --duration 500ms --no-verify --json "$out/burst-$batch-$run.json" ||
-                echo "== burst-$batch, run $run did not end well" >&2
+                --warmup 0s --duration 3s --no-verify >/dev/null 2>&1 || true
+            sleep 8
+            burst "burst-$batch-${run}1"
+            sleep 8
+            burst "burst-$batch-${run}2"
             stop_broker
         done
     done
+}
+
+# burst NAME: half a second, which the log has room for.
+burst() {
+    echo "== $1" >&2
+    "$millrace" bench produce --target "$address" "${load[@]}" --batch "$batch" \
+        --warmup 0s --duration 500ms --no-verify --json "$out/$1.json" ||
+        echo "== $1 did not end well" >&2
 }
 
 # How long a start takes on a log of about a GiB and more that nothing was settled of, in few large
@@ -127,10 +140,11 @@ cd "$data"
 # The floor first and last: a disk that changes its mind shows.
 measure disk-before disk --duration 3s
 
-# As it comes; then with a core for the broker and one for the generator that never sleep.
-measure ack produce --rate 1000 --duration 10s
+# When a fresh broker has made its log's files: as it comes; then with a core for the broker and one
+# for the generator that never sleep.
+measure ack produce --rate 1000 --warmup 7s --duration 10s
 export MILLRACE_SERVER_IDLE_SPIN_US=1500
-measure ack-awake produce --rate 1000 --duration 10s --cores 0 --generator-cores 1 --spin on
+measure ack-awake produce --rate 1000 --warmup 7s --duration 10s --cores 0 --generator-cores 1 --spin on
 unset MILLRACE_SERVER_IDLE_SPIN_US
 measure_ack_settling
 

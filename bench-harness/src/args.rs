@@ -225,6 +225,10 @@ pub(crate) struct DiskArgs {
     /// How long to measure each way of writing
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub(crate) duration: Duration,
+    /// Lone commits a second, at a message's pace: what an acknowledgement at this rate waits for
+    #[arg(long, value_name = "PER_S", default_value_t = 1_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: u32,
     /// Write the result to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -6,7 +6,8 @@
 //! log, when it and all before it are done. The file is opened with O_DSYNC, which makes each write
 //! what the log's RWF_DSYNC makes it. Each completion passes through the generator's runtime, some
 //! microseconds that the broker's own ring does not need, and more on busy cores: so a lone commit
-//! is measured as a blocking call too, which waits for nobody but the disk.
+//! is measured as a blocking call too, which waits for nobody but the disk: back to back, which
+//! keeps disk and cores awake, and at a message's pace, between which they fall asleep.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -35,6 +36,8 @@ const SCHEMA_VERSION: u32 = 1;
 /// The file that is written round and round; larger than what a disk's own cache hides.
 const FILE_BYTES: u64 = 256 << 20;
 const COMMIT_BYTES: [usize; 3] = [4 << 10, 64 << 10, 1 << 20];
+/// Bytes of a commit at a message's pace.
+const PACED_BYTES: usize = 4 << 10;
 const GROUPS_IN_FLIGHT: [usize; 2] = [1, 4];
 const READ_BYTES: usize = 1 << 20;
 const READS_IN_FLIGHT: usize = 4;
@@ -59,6 +62,8 @@ enum Call {
     Ring,
     /// By a thread that sleeps until it is done; one in flight.
     Blocking,
+    /// The same, at a given rate.
+    Paced,
 }
 
 /// One way of committing.
@@ -90,9 +95,12 @@ pub(crate) fn run(args: &DiskArgs) -> anyhow::Result<DiskReport> {
     );
     let file = create(&args.dir)?;
     let mut commits = Vec::new();
+    let lone = |bytes, pace| commit_blocking(&file, bytes, pace, args.duration);
+    eprintln!("commits of {PACED_BYTES} B, {} a second", args.rate);
+    commits.push(lone(PACED_BYTES, Some(Duration::from_secs(1) / args.rate))?);
     for commit_bytes in COMMIT_BYTES {
         eprintln!("commits of {commit_bytes} B, blocking");
-        commits.push(commit_blocking(&file, commit_bytes, args.duration)?);
+        commits.push(lone(commit_bytes, None)?);
         for groups_in_flight in GROUPS_IN_FLIGHT {
             eprintln!("commits of {commit_bytes} B, {groups_in_flight} in flight");
             let way = Way {
@@ -175,8 +183,14 @@ fn commit(file: File, way: Way, duration: Duration) -> anyhow::Result<CommitRepo
     CommitReport::new(Call::Ring, way, &latency, lasted)
 }
 
-/// The same, one after the other, without a ring.
-fn commit_blocking(file: &File, bytes: usize, duration: Duration) -> anyhow::Result<CommitReport> {
+/// The same, one after the other, without a ring; the next `pace` after the last was due, or, when
+/// that is past, at once. The time counts from the call: a late waking is not the disk's.
+fn commit_blocking(
+    file: &File,
+    bytes: usize,
+    pace: Option<Duration>,
+    duration: Duration,
+) -> anyhow::Result<CommitReport> {
     let memory = vec![0x5a; bytes + DIRECT_BYTES];
     let at = memory.as_ptr().align_offset(DIRECT_BYTES);
     let block = [IoSlice::new(&memory[at..at + bytes])];
@@ -185,28 +199,29 @@ fn commit_blocking(file: &File, bytes: usize, duration: Duration) -> anyhow::Res
     let mut latency = Latency::new();
     let mut position = 0;
     let until_ns = u64::try_from(duration.as_nanos())?;
-    let mut begun_ns = clock.now_ns();
-    while begun_ns < until_ns {
+    let mut due = Duration::ZERO;
+    loop {
+        due += pace.unwrap_or_default();
+        let early = due.saturating_sub(Duration::from_nanos(clock.now_ns()));
+        if !early.is_zero() {
+            std::thread::sleep(early);
+        }
+        let begun_ns = clock.now_ns();
+        if begun_ns >= until_ns {
+            break;
+        }
         let written = pwritev2(file, &block, position, ReadWriteFlags::DSYNC);
         ensure!(
             written.context("a commit failed")? == bytes,
             "a commit was cut short"
         );
-        let now_ns = clock.now_ns();
-        latency.record(now_ns - begun_ns, 1);
-        begun_ns = now_ns;
+        latency.record(clock.now_ns() - begun_ns, 1);
         position = (position + commit_bytes) % FILE_BYTES;
     }
     let lasted = Duration::from_nanos(clock.now_ns()).as_secs_f64();
-    CommitReport::new(
-        Call::Blocking,
-        Way {
-            bytes,
-            in_flight: 1,
-        },
-        &latency,
-        lasted,
-    )
+    let call = pace.map_or(Call::Blocking, |_| Call::Paced);
+    let in_flight = 1;
+    CommitReport::new(call, Way { bytes, in_flight }, &latency, lasted)
 }
 
 impl CommitReport {
@@ -341,6 +356,7 @@ impl DiskReport {
                 match commit.call {
                     Call::Ring => "ring",
                     Call::Blocking => "blocking",
+                    Call::Paced => "paced",
                 },
                 commit.groups_in_flight,
                 rate_text(commit.commits_per_s),
@@ -400,8 +416,11 @@ mod tests {
         );
         let report = report.expect("measured");
         assert!(report.commits_per_s > 0.0 && report.latency.p50_us > 0.0);
-        let blocking = commit_blocking(&file, 4096, Duration::from_millis(50)).expect("measured");
-        assert!(blocking.latency.p50_us > 0.0);
+        let lone = |pace| commit_blocking(&file, 4096, pace, Duration::from_millis(50));
+        assert!(lone(None).expect("measured").latency.p50_us > 0.0);
+        let paced = lone(Some(Duration::from_millis(10))).expect("measured");
+        assert!(paced.call == Call::Paced && paced.latency.p50_us > 0.0);
+        assert!(paced.commits_per_s <= 110.0, "not more than was asked for");
         assert!(read(file).expect("read").bytes_per_s > 0.0);
     }
 }

@@ -10,7 +10,7 @@ use crate::units::{BootTime, Lsn, Now};
 /// A pass that nobody hurries ends within this, milliseconds.
 const PASS_MS_MAX: u64 = 5_000;
 /// Bytes of one operation of a pass that has time, and of one that has not.
-const CALM_BYTES: usize = 256 << 10;
+const CALM_BYTES: usize = 64 << 10;
 const HURRIED_BYTES: usize = 1 << 20;
 /// Operations on their way at most, of a pass that has time, and of one that has not.
 const CALM_IN_FLIGHT_MAX: usize = 1;
