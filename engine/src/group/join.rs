@@ -76,7 +76,7 @@ impl Group {
     /// One too many: it is out, and the others go on as they are.
     fn remove_silently(&mut self, turn: &mut Turn<'_>, id: &str) {
         if let Some(member) = self.remove(id)
-            && let Parked::Join(request) | Parked::Sync(request) = member.parked
+            && let Some(request) = member.parked.request()
         {
             turn.refuse(request, GroupRefusal::UnknownMember);
         }
@@ -122,6 +122,7 @@ impl Group {
             self.state.protocol_type = Some(Arc::clone(&join.protocol_type));
         }
         self.pending.remove(&id);
+        let can_return = !join.member.is_empty() || join.instance.is_some();
         let instance: Option<Arc<str>> = join.instance.map(Arc::from);
         if let Some(instance) = &instance {
             self.instances.insert(Arc::clone(instance), Arc::clone(&id));
@@ -137,12 +138,14 @@ impl Group {
             topics: join.topics,
             assignment: Bytes::new(),
             is_new: true,
+            can_return,
             parked: Parked::Join(request),
             awaits_sync: false,
             deadline: turn.now.boot.after_ms(NEW_MEMBER_MS),
             number: self.joins,
         };
         self.spoken.add(&member.protocols);
+        turn.wait(request, Arc::clone(&id));
         let before = self.members.insert(id, member);
         assert!(before.is_none(), "a member's id is its own");
         self.begin_rebalance(turn);
@@ -161,23 +164,26 @@ impl Group {
             Phase::Stable => says_same && !leads,
         };
         if is_current {
-            let (id, _) = self
-                .members
-                .get_key_value(join.member.as_str())
-                .expect("checked");
-            let id = Arc::clone(id);
+            let id = self.id_of(&join.member);
             let answer = self.joined(&id, leads && self.phase == Phase::Completing);
             self.member_mut(&id).renew(turn);
             turn.end_durably(request, answer);
             return;
         }
-        let id = join.member.clone();
+        let id = self.id_of(&join.member);
         self.park_join(turn, request, &id, join);
         self.begin_rebalance(turn);
     }
 
     /// Takes what a member has to say now, and keeps its request for the next generation.
-    fn park_join(&mut self, turn: &mut Turn<'_>, request: RequestId, id: &str, join: JoinGroup) {
+    fn park_join(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: RequestId,
+        id: &Arc<str>,
+        join: JoinGroup,
+    ) {
+        turn.wait(request, Arc::clone(id));
         self.spoken.add(&join.protocols);
         let member = self.members.get_mut(id).expect("the caller checked it");
         self.spoken.take(&member.protocols);
@@ -186,7 +192,7 @@ impl Group {
         member.protocols = join.protocols;
         member.topics = join.topics;
         let before = std::mem::replace(&mut member.parked, Parked::Join(request));
-        if let Parked::Join(old) | Parked::Sync(old) = before {
+        if let Some(old) = before.request() {
             turn.refuse(old, GroupRefusal::Rebalancing);
         }
     }
@@ -202,9 +208,7 @@ impl Group {
     ) {
         let leader_before = self.leader.clone();
         let mut member = self.members.remove(old).expect("instances are members'");
-        if let Parked::Join(parked) | Parked::Sync(parked) =
-            std::mem::replace(&mut member.parked, Parked::No)
-        {
+        if let Some(parked) = std::mem::replace(&mut member.parked, Parked::No).request() {
             turn.refuse(parked, GroupRefusal::InstanceFenced);
         }
         member.client = join.client.clone();

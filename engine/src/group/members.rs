@@ -91,8 +91,10 @@ pub(super) struct Member {
     pub(super) topics: Option<Vec<Arc<str>>>,
     /// Empty while the group rebalances.
     pub(super) assignment: Bytes,
-    /// It does not know its id yet, so it cannot send heartbeats.
+    /// It does not know its generation yet, so it cannot send heartbeats.
     pub(super) is_new: bool,
+    /// It knows its id, or has an instance name: it can come back on another connection.
+    pub(super) can_return: bool,
     pub(super) parked: Parked,
     /// It has not synced in this generation.
     pub(super) awaits_sync: bool,
@@ -108,17 +110,36 @@ pub(super) enum Parked {
     No,
     Join(RequestId),
     Sync(RequestId),
+    /// It has joined, and its connection closed since: nobody waits for the answer.
+    Cut,
+}
+
+impl Parked {
+    /// The request that is to be answered.
+    pub(super) fn request(self) -> Option<RequestId> {
+        match self {
+            Self::Join(request) | Self::Sync(request) => Some(request),
+            Self::No | Self::Cut => None,
+        }
+    }
 }
 
 impl Member {
+    /// Whether it will be in the next generation.
     pub(super) fn has_joined(&self) -> bool {
+        matches!(self.parked, Parked::Join(_) | Parked::Cut)
+    }
+
+    /// Whether somebody waits for the next generation.
+    pub(super) fn awaits_generation(&self) -> bool {
         matches!(self.parked, Parked::Join(_))
     }
 
-    /// When it is dropped. A new one too, although it waits: nobody else would ever notice that it
-    /// is gone.
+    /// When it is dropped. One that waits lives as long as its connection; a new one is dropped
+    /// although it waits, for a connection may hang for ever.
     fn due(&self) -> Option<BootTime> {
-        (self.is_new || self.parked == Parked::No).then_some(self.deadline)
+        let waits = matches!(self.parked, Parked::Join(_) | Parked::Sync(_));
+        (self.is_new || !waits).then_some(self.deadline)
     }
 
     pub(super) fn is_late(&self, turn: &Turn<'_>) -> bool {
@@ -264,14 +285,8 @@ impl Group {
     /// Takes every request that waits here.
     pub(super) fn abandon(&mut self) -> Vec<RequestId> {
         let members = self.members.values_mut();
-        let parked =
-            members.filter_map(
-                |member| match std::mem::replace(&mut member.parked, Parked::No) {
-                    Parked::No => None,
-                    Parked::Join(request) | Parked::Sync(request) => Some(request),
-                },
-            );
-        parked.collect()
+        let parked = members.map(|member| std::mem::replace(&mut member.parked, Parked::No));
+        parked.filter_map(Parked::request).collect()
     }
 
     /// Refuses who is not a member, or not the one that bears the instance name now.
@@ -301,6 +316,15 @@ impl Group {
             return Err(GroupRefusal::IllegalGeneration { current });
         }
         Ok(())
+    }
+
+    /// A member's id, to be kept.
+    pub(super) fn id_of(&self, id: &str) -> Arc<str> {
+        let (id, _) = self
+            .members
+            .get_key_value(id)
+            .expect("the caller checked it");
+        Arc::clone(id)
     }
 
     pub(super) fn member_mut(&mut self, id: &str) -> &mut Member {

@@ -69,20 +69,37 @@ pub(crate) struct Turn<'a> {
     pub(crate) settings: &'a GroupSettings,
     name: &'a Arc<str>,
     random: &'a mut Pcg64Mcg,
+    waiting: &'a mut BTreeMap<RequestId, Waiting>,
     effects: &'a mut VecDeque<Effect>,
 }
 
+/// Where a request waits.
+#[derive(Clone, Debug)]
+struct Waiting {
+    group: Arc<str>,
+    member: Arc<str>,
+}
+
 impl Turn<'_> {
+    /// A request is about to wait in a member, until one of the three below ends it.
+    fn wait(&mut self, request: RequestId, member: Arc<str>) {
+        let group = Arc::clone(self.name);
+        self.waiting.insert(request, Waiting { group, member });
+    }
+
     fn end(&mut self, request: RequestId, answer: GroupAnswer) {
+        self.waiting.remove(&request);
         self.effects.push_back(Effect::End(request, Ok(answer)));
     }
 
     fn end_durably(&mut self, request: RequestId, answer: GroupAnswer) {
+        self.waiting.remove(&request);
         let effect = Effect::EndDurably(request, Ok(answer));
         self.effects.push_back(effect);
     }
 
     fn refuse(&mut self, request: RequestId, refusal: GroupRefusal) {
+        self.waiting.remove(&request);
         let refusal = Refusal::Group(refusal);
         self.effects.push_back(Effect::End(request, Err(refusal)));
     }
@@ -110,6 +127,8 @@ pub(crate) struct Groups {
     /// Of members' metadata, assignments and committed offsets. At most `group_bytes_max`.
     bytes: usize,
     random: Pcg64Mcg,
+    /// Those that members wait with: each is one's `parked`.
+    waiting: BTreeMap<RequestId, Waiting>,
     effects: VecDeque<Effect>,
     /// When the next few groups are looked through for what is to be forgotten; `None` until the
     /// first timeout has set it.
@@ -131,6 +150,7 @@ impl Groups {
             timers: BTreeSet::new(),
             bytes: 0,
             random: Pcg64Mcg::seed_from_u64(seed),
+            waiting: BTreeMap::new(),
             effects: VecDeque::new(),
             sweep_at: None,
             sweep_from: None,
@@ -220,12 +240,40 @@ impl Groups {
             settings,
             name: &name,
             random: &mut self.random,
+            waiting: &mut self.waiting,
             effects: &mut self.effects,
         };
         group.handle(&mut turn, request, ask, catalog);
         if !is_quiet {
             self.note_changed(&name);
         }
+    }
+
+    /// Whether a request waits in a group.
+    pub(crate) fn holds(&self, request: RequestId) -> bool {
+        self.waiting.contains_key(&request)
+    }
+
+    /// The connection of a request is gone: if it waits here, it ends, and nobody hears of it.
+    pub(crate) fn withdraw(&mut self, now: Now, settings: &GroupSettings, request: RequestId) {
+        let Some(Waiting {
+            group: name,
+            member,
+        }) = self.waiting.get(&request).cloned()
+        else {
+            return;
+        };
+        let group = self.groups.get_mut(&name).expect("a request waits in one");
+        let mut turn = Turn {
+            now,
+            settings,
+            name: &name,
+            random: &mut self.random,
+            waiting: &mut self.waiting,
+            effects: &mut self.effects,
+        };
+        group.withdraw(&mut turn, request, &member);
+        self.note_changed(&name);
     }
 
     /// Refuses what is refused whatever the group: bounds, and names.
@@ -333,6 +381,7 @@ impl Groups {
                 settings,
                 name: &name,
                 random: &mut self.random,
+                waiting: &mut self.waiting,
                 effects: &mut self.effects,
             };
             group.handle_timeout(&mut turn);
@@ -360,6 +409,7 @@ impl Groups {
                 settings,
                 name: &name,
                 random: &mut self.random,
+                waiting: &mut self.waiting,
                 effects: &mut self.effects,
             };
             group.expire_offsets(&mut turn, catalog);
@@ -386,6 +436,7 @@ impl Groups {
     pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
         let groups = self.groups.values_mut();
         let mut parked: Vec<RequestId> = groups.flat_map(Group::abandon).collect();
+        self.waiting.clear();
         parked.extend(self.effects.drain(..).filter_map(|effect| match effect {
             Effect::End(request, _) | Effect::EndDurably(request, _) => Some(request),
             Effect::Log(_) => None,

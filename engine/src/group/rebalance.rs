@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::members::{FirstRebalance, Group, Parked, Phase, Preparing};
+use super::members::{FirstRebalance, Group, Member, Parked, Phase, Preparing};
 use super::request::{GroupRefusal, LeavingMember};
 use super::state::GroupChange;
 use super::{GroupAnswer, Turn};
@@ -58,8 +58,10 @@ impl Group {
         let Phase::Preparing(Preparing { first: None, .. }) = self.phase else {
             return;
         };
-        let mut members = self.members.values();
-        if self.pending.is_empty() && members.all(|member| member.has_joined()) {
+        let members = || self.members.values();
+        let all_did = self.pending.is_empty() && members().all(Member::has_joined);
+        let is_awaited = self.members.is_empty() || members().any(Member::awaits_generation);
+        if all_did && is_awaited {
             self.complete_join(turn);
         }
     }
@@ -76,7 +78,7 @@ impl Group {
             self.remove(&id);
         }
         if !self.members.is_empty() && !self.elect_leader() {
-            // Static members only, and none has joined: session timeouts decide.
+            // Nobody waits for it: who is away comes back, or session timeouts decide.
             let until = turn.now.boot.after_ms(self.rebalance_timeout_ms().max(1));
             self.phase = Phase::Preparing(Preparing { until, first: None });
             return;
@@ -105,8 +107,11 @@ impl Group {
             let member = self.member_mut(&id);
             let parked = std::mem::replace(&mut member.parked, Parked::No);
             member.is_new = false;
+            member.can_return = true;
             member.awaits_sync = true;
-            member.renew(turn);
+            if parked != Parked::Cut {
+                member.renew(turn);
+            }
             if let Parked::Join(request) = parked {
                 let answer = self.joined(&id, leads);
                 turn.end_durably(request, answer);
@@ -114,14 +119,18 @@ impl Group {
         }
     }
 
-    /// Keeps the leader if it has joined, or takes the first that has; whether there is one.
+    /// Keeps the leader if it waits for the generation, or takes the first that does; whether there
+    /// is one. Who was cut off could not deal shares, and all would wait for it.
     fn elect_leader(&mut self) -> bool {
         let leader = self.leader.as_ref().and_then(|id| self.members.get(id));
-        if leader.is_some_and(|member| member.has_joined()) {
+        if leader.is_some_and(Member::awaits_generation) {
             return true;
         }
-        let joined = self.members.iter().filter(|(_, one)| one.has_joined());
-        let first = joined.min_by_key(|(_, member)| member.number);
+        let waiting = self
+            .members
+            .iter()
+            .filter(|(_, one)| one.awaits_generation());
+        let first = waiting.min_by_key(|(_, member)| member.number);
         let Some((id, _)) = first else { return false };
         self.leader = Some(Arc::clone(id));
         true
@@ -185,12 +194,31 @@ impl Group {
         self.begin_rebalance(turn);
     }
 
+    /// The connection is gone on which a member waits: the answer cannot reach it. Its session
+    /// counts from here, as from a heartbeat, and it may come back until that is over. It has
+    /// joined all the same: nobody else need wait for it.
+    pub(super) fn withdraw(&mut self, turn: &mut Turn<'_>, request: RequestId, id: &Arc<str>) {
+        // It ends for the sake of the books.
+        turn.refuse(request, GroupRefusal::Rebalancing);
+        let member = self.member_mut(id);
+        member.renew(turn);
+        member.parked = match member.parked {
+            Parked::Join(_) => Parked::Cut,
+            Parked::Sync(_) => Parked::No,
+            Parked::No | Parked::Cut => unreachable!("it waits with that request"),
+        };
+        if !member.can_return {
+            self.drop_member(turn, id);
+            self.complete_join_if_all_did(turn);
+        }
+    }
+
     /// A member is gone: the others share its partitions.
     fn drop_member(&mut self, turn: &mut Turn<'_>, id: &str) {
         let Some(member) = self.remove(id) else {
             return;
         };
-        if let Parked::Join(request) | Parked::Sync(request) = member.parked {
+        if let Some(request) = member.parked.request() {
             turn.refuse(request, GroupRefusal::UnknownMember);
         }
         self.begin_rebalance(turn);

@@ -17,6 +17,13 @@ pub struct GroupRequest {
     pub ask: GroupAsk,
 }
 
+impl GroupRequest {
+    /// Whether it may wait for members of the group, for as long as they take.
+    pub(crate) fn awaits_members(&self) -> bool {
+        matches!(self.ask, GroupAsk::Join(_) | GroupAsk::Sync(_))
+    }
+}
+
 /// What can be asked of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupAsk {

@@ -38,9 +38,10 @@ impl Group {
             Phase::Preparing(_) => Err(GroupRefusal::Rebalancing),
             Phase::Completing => {
                 self.note_synced(id);
+                turn.wait(request, self.id_of(id));
                 let member = self.member_mut(id);
                 let before = std::mem::replace(&mut member.parked, Parked::Sync(request));
-                if let Parked::Join(old) | Parked::Sync(old) = before {
+                if let Some(old) = before.request() {
                     turn.refuse(old, GroupRefusal::Rebalancing);
                 }
                 if self.leader.as_deref() == Some(id) {

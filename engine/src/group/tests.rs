@@ -4,6 +4,7 @@ mod members;
 mod offsets;
 mod rebalance;
 mod statics;
+mod withdrawals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,17 +84,18 @@ impl Bench {
 
     fn submit_to(&mut self, group: &str, ask: GroupAsk) -> u64 {
         self.sequence += 1;
-        let request = RequestId {
-            origin: ShardId(0),
-            connection: ConnectionId::CONTROL,
-            sequence: self.sequence,
-        };
+        let sequence = self.sequence;
         let group = Arc::from(group);
         let asked = GroupRequest { group, ask };
-        self.groups
-            .handle(self.now, &self.settings, request, asked, &self.catalog);
+        self.groups.handle(
+            self.now,
+            &self.settings,
+            request(sequence),
+            asked,
+            &self.catalog,
+        );
         self.drain();
-        self.sequence
+        sequence
     }
 
     fn submit(&mut self, ask: GroupAsk) -> u64 {
@@ -120,6 +122,17 @@ impl Bench {
     fn check(&self) {
         let counted: usize = self.groups.groups.values().map(Group::bytes).sum();
         assert_eq!(self.groups.bytes, counted, "bytes are counted right");
+        let members = self
+            .groups
+            .groups
+            .values()
+            .flat_map(|group| group.members.values());
+        let parked = members.filter_map(|member| member.parked.request());
+        let parked: BTreeSet<RequestId> = parked.collect();
+        assert!(
+            self.groups.waiting.keys().eq(&parked),
+            "what waits is what members wait with"
+        );
         for (name, group) in &self.groups.groups {
             let in_time = |due| group.armed.is_some_and(|armed| armed <= due);
             assert!(
@@ -226,6 +239,14 @@ impl Bench {
 
     fn heartbeat(&mut self, id: &str, generation: i32) -> Ended {
         self.ask(GroupAsk::Heartbeat(membership(id, generation)))
+    }
+}
+
+fn request(sequence: u64) -> RequestId {
+    RequestId {
+        origin: ShardId(0),
+        connection: ConnectionId::CONTROL,
+        sequence,
     }
 }
 

@@ -38,6 +38,12 @@ pub enum MeshMessage {
         /// What to do.
         command: RemoteCommand,
     },
+    /// Nobody waits any more for the end of a `Request` that waits for members of a group. Its
+    /// `Ended` comes all the same.
+    Withdrawn {
+        /// Which.
+        request: RequestId,
+    },
     /// The end of a `Request`.
     Ended {
         /// Which.
@@ -162,6 +168,7 @@ impl MeshMessage {
     pub fn lane(&self) -> Lane {
         match self {
             Self::Request { .. }
+            | Self::Withdrawn { .. }
             | Self::Read { .. }
             | Self::Watch { .. }
             | Self::Unwatch { .. }

@@ -63,6 +63,13 @@ impl Shard {
         self.carry_out(now);
     }
 
+    /// The connection is gone on which a request to a group homed here was to be answered.
+    pub(super) fn withdraw_from_group(&mut self, now: Now, request: RequestId) {
+        let settings = &self.config.groups;
+        self.groups.withdraw(now, settings, request);
+        self.carry_out(now);
+    }
+
     /// Refuses what could not be answered, or would wait in a queue that is full.
     fn admit_group(&self, ask: &GroupAsk) -> Result<(), Refusal> {
         if self.poisoned.is_some() {

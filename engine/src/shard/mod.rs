@@ -95,6 +95,8 @@ pub struct Shard {
     producers: UseOrder,
     /// Homed here.
     groups: Groups,
+    /// Requests that wait in `groups` and were cancelled in this turn.
+    withdrawn: Vec<RequestId>,
     group_log: GroupLog,
     /// The failure after which nothing more is acknowledged.
     poisoned: Option<StorageError>,
@@ -122,6 +124,9 @@ enum Asked {
     Fetch(GatherId),
     /// Another shard.
     There {
+        home: ShardId,
+        /// It may wait for members of a group.
+        awaits_members: bool,
         /// Of the batch that went with it.
         bytes: usize,
         /// False once it was cancelled: its end is awaited for the sake of the bounds alone.
@@ -193,6 +198,7 @@ impl Shard {
             producers: UseOrder::default(),
             // Another stream of numbers than the catalog's, which draws from the same seed.
             groups: Groups::new(groups, seed.rotate_left(17) ^ 0x6772_6f75_7073),
+            withdrawn: Vec::new(),
             group_log: GroupLog::default(),
             poisoned: None,
             events: VecDeque::new(),
@@ -404,13 +410,30 @@ impl Shard {
     /// far stays done.
     pub fn cancel(&mut self, request: RequestId) {
         match self.requests.get_mut(&request).map(|r| &mut r.asked) {
-            Some(Asked::There { wanted, .. }) => *wanted = false,
+            Some(Asked::There {
+                home,
+                awaits_members,
+                wanted,
+                ..
+            }) => {
+                let (home, is_told) = (*home, *awaits_members && *wanted);
+                *wanted = false;
+                if is_told {
+                    self.send(home, MeshMessage::Withdrawn { request });
+                }
+            }
             Some(Asked::Fetch(gather)) => {
                 let gather = *gather;
                 self.drop_fetch(gather);
                 self.requests.remove(&request);
             }
-            Some(Asked::Here) | None => drop(self.requests.remove(&request)),
+            Some(Asked::Here) => {
+                self.requests.remove(&request);
+                if self.groups.holds(request) {
+                    self.withdrawn.push(request);
+                }
+            }
+            None => {}
         }
     }
 
@@ -449,6 +472,7 @@ impl Shard {
                 assert_eq!(request.origin, from, "a request is sent by its origin");
                 self.execute(now, request, command);
             }
+            MeshMessage::Withdrawn { request } => self.withdraw_from_group(now, request),
             MeshMessage::Ended { request, outcome } => {
                 let asked = &mut self.asked[usize::from(from.0)];
                 *asked = asked.checked_sub(1).expect("a reply answers a request");
@@ -508,6 +532,9 @@ impl Shard {
         }
         self.retry_appends(now);
         self.run_waiting_fetches(now);
+        for request in std::mem::take(&mut self.withdrawn) {
+            self.withdraw_from_group(now, request);
+        }
         self.log_groups(now);
         self.advance_catalog(now);
         while let Some(watcher) = self.watches.poll_fired() {
@@ -597,7 +624,7 @@ impl Shard {
         };
         let is_wanted = match ended.asked {
             Asked::Here | Asked::Fetch(_) => true,
-            Asked::There { bytes, wanted } => {
+            Asked::There { bytes, wanted, .. } => {
                 self.asked_bytes -= bytes;
                 self.stages.note_mesh(ended.begun);
                 wanted
@@ -667,8 +694,17 @@ impl Shard {
         }
         self.asked[usize::from(home.0)] += 1;
         self.asked_bytes += bytes;
-        let wanted = true;
-        self.set_asked(request, Asked::There { bytes, wanted });
+        let awaits_members = match &command {
+            RemoteCommand::Group(asked) => asked.awaits_members(),
+            _ => false,
+        };
+        let asked = Asked::There {
+            home,
+            awaits_members,
+            bytes,
+            wanted: true,
+        };
+        self.set_asked(request, asked);
         self.send(home, MeshMessage::Request { request, command });
     }
 

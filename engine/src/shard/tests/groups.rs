@@ -131,6 +131,27 @@ fn a_commit_is_answered_when_it_is_durable_and_read_only_then() {
 }
 
 #[test]
+fn a_member_whose_connection_closes_is_missed_wherever_it_came_in() {
+    for shard in [0, 1] {
+        let mut world = World::new(2);
+        let waits = world.submit(shard, group("g", join()));
+        world.run();
+        let connection = world.request(shard, waits).connection;
+        world.shards[usize::from(shard)].cancel_connection(connection);
+        world.run();
+        assert!(world.ended(waits).is_none(), "nobody hears of it");
+        assert!(!world.shards[usize::from(shard)].awaits_others());
+        // It did not know its id: it cannot come back.
+        match world.ask(shard, group("g", GroupAsk::Describe)) {
+            Ok(Outcome::Group(GroupAnswer::Described(Some(described)))) => {
+                assert!(described.members.is_empty(), "{described:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn every_shard_answers_for_every_group() {
     let mut world = World::new(3);
     let partitions = world.create("t", 2);
