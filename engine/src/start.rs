@@ -363,7 +363,7 @@ impl<'a> Opened<'a> {
         let groups = &mut self.found.groups;
         groups.retain(|group, _| catalog.group_home(group) == shard);
         for state in groups.values_mut() {
-            state.offsets.retain(|id, _| catalog.place(*id).is_some());
+            state.offsets.retain(|id| catalog.place(id).is_some());
             // Members that were there are not: their group is empty since now.
             state.empty_since_ms.get_or_insert(now.wall_ms);
         }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::members::{Group, Member, Parked, Phase};
+use super::members::{Group, Phase};
 use super::request::{GroupRefusal, JoinGroup, Joined};
+use super::roster::{Member, Parked, Said};
 use super::{GroupAnswer, Turn};
 use crate::command::RequestId;
 
@@ -40,7 +41,7 @@ impl Group {
         if join.member.is_empty() {
             return self.join_new(turn, request, join);
         }
-        if self.pending.contains_key(join.member.as_str()) {
+        if self.members.is_pending(&join.member) {
             if join.instance.is_some() {
                 // Static members are never given an id to join with.
                 return Err(GroupRefusal::UnknownMember);
@@ -58,19 +59,15 @@ impl Group {
     fn has_room(&self, turn: &Turn<'_>, id: &str) -> bool {
         let max = turn.settings.members_max;
         let member = self.members.get(id);
-        match self.phase {
-            Phase::Empty => self.pending.contains_key(id) || self.pending.len() < max,
+        let (is_in, members) = match self.phase {
+            Phase::Empty => (false, 0),
             Phase::Preparing(_) => {
-                let known = member.is_some_and(Member::has_joined) || self.pending.contains_key(id);
-                let members = self.members.values();
-                let joined = members.filter(|member| member.has_joined()).count();
-                known || joined + self.pending.len() < max
+                let has_joined = member.is_some_and(Member::has_joined);
+                (has_joined, self.members.joined())
             }
-            Phase::Completing | Phase::Stable => {
-                let known = member.is_some() || self.pending.contains_key(id);
-                known || self.members.len() + self.pending.len() < max
-            }
-        }
+            Phase::Completing | Phase::Stable => (member.is_some(), self.members.len()),
+        };
+        is_in || self.members.is_pending(id) || members + self.members.pending_len() < max
     }
 
     /// One too many: it is out, and the others go on as they are.
@@ -99,7 +96,7 @@ impl Group {
         }
         if join.id_first {
             let lapses = turn.now.boot.after_ms(join.session_timeout_ms);
-            self.pending.insert(Arc::clone(&id), lapses);
+            self.members.add_pending(Arc::clone(&id), lapses);
             return Err(GroupRefusal::JoinWithId(id));
         }
         self.add_member(turn, request, id, join);
@@ -121,7 +118,7 @@ impl Group {
         if self.members.is_empty() {
             self.state.protocol_type = Some(Arc::clone(&join.protocol_type));
         }
-        self.pending.remove(&id);
+        self.members.remove_pending(&id);
         let can_return = !join.member.is_empty() || join.instance.is_some();
         let instance: Option<Arc<str>> = join.instance.map(Arc::from);
         if let Some(instance) = &instance {
@@ -134,8 +131,7 @@ impl Group {
             client: join.client,
             session_timeout_ms: join.session_timeout_ms,
             rebalance_timeout_ms: join.rebalance_timeout_ms,
-            protocols: join.protocols,
-            topics: join.topics,
+            said: Said::new(join.protocols, join.topics),
             assignment: Bytes::new(),
             is_new: true,
             can_return,
@@ -144,17 +140,17 @@ impl Group {
             deadline: turn.now.boot.after_ms(NEW_MEMBER_MS),
             number: self.joins,
         };
-        self.spoken.add(&member.protocols);
         turn.wait(request, Arc::clone(&id));
-        let before = self.members.insert(id, member);
-        assert!(before.is_none(), "a member's id is its own");
+        self.members.insert(id, member);
         self.begin_rebalance(turn);
     }
 
     /// One that is a member says that it is there, or that it has something else to say.
     fn join_again(&mut self, turn: &mut Turn<'_>, request: RequestId, join: JoinGroup) {
         let leads = self.leader.as_deref() == Some(join.member.as_str());
-        let says_same = self.members[join.member.as_str()].protocols == join.protocols;
+        let id = self.members.id_of(&join.member);
+        let member = self.members.get(&id).expect("a member's id");
+        let says_same = member.said.protocols == join.protocols;
         let is_current = match self.phase {
             Phase::Empty => unreachable!("an empty group has no member to come back"),
             Phase::Preparing(_) => false,
@@ -164,13 +160,11 @@ impl Group {
             Phase::Stable => says_same && !leads,
         };
         if is_current {
-            let id = self.id_of(&join.member);
             let answer = self.joined(&id, leads && self.phase == Phase::Completing);
-            self.member_mut(&id).renew(turn);
+            self.members.change(&id, |member| member.renew(turn));
             turn.end_durably(request, answer);
             return;
         }
-        let id = self.id_of(&join.member);
         self.park_join(turn, request, &id, join);
         self.begin_rebalance(turn);
     }
@@ -184,14 +178,13 @@ impl Group {
         join: JoinGroup,
     ) {
         turn.wait(request, Arc::clone(id));
-        self.spoken.add(&join.protocols);
-        let member = self.members.get_mut(id).expect("the caller checked it");
-        self.spoken.take(&member.protocols);
-        member.session_timeout_ms = join.session_timeout_ms;
-        member.rebalance_timeout_ms = join.rebalance_timeout_ms;
-        member.protocols = join.protocols;
-        member.topics = join.topics;
-        let before = std::mem::replace(&mut member.parked, Parked::Join(request));
+        let said = Said::new(join.protocols, join.topics);
+        self.members.say(id, said);
+        let before = self.members.change(id, |member| {
+            member.session_timeout_ms = join.session_timeout_ms;
+            member.rebalance_timeout_ms = join.rebalance_timeout_ms;
+            std::mem::replace(&mut member.parked, Parked::Join(request))
+        });
         if let Some(old) = before.request() {
             turn.refuse(old, GroupRefusal::Rebalancing);
         }
@@ -220,10 +213,11 @@ impl Group {
         self.members.insert(Arc::clone(&new), member);
         let may_skip = join.may_skip_assignment;
         self.park_join(turn, request, &new, join);
-        self.member_mut(&new).renew(turn);
+        self.members.change(&new, |member| member.renew(turn));
         match self.phase {
             Phase::Stable if self.protocol == Some(self.elect_protocol()) => {
-                self.member_mut(&new).parked = Parked::No;
+                self.members
+                    .change(&new, |member| member.parked = Parked::No);
                 let leads = self.leader.as_ref() == Some(&new);
                 let mut joined = self.joined(&new, leads && may_skip);
                 if let GroupAnswer::Joined(joined) = &mut joined {

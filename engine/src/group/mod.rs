@@ -8,11 +8,13 @@
 //! of a slot is data in the catalog, so groups move with the cores like everything else, and every
 //! shard knows the home of a group that does not exist yet.
 
+mod committed;
 mod join;
 mod members;
 mod offsets;
 mod rebalance;
 mod request;
+mod roster;
 mod spoken;
 pub(crate) mod state;
 mod sync;
@@ -194,7 +196,7 @@ impl Groups {
         let groups = self.groups.iter().map(|(name, group)| GroupReport {
             group: Arc::clone(name),
             description: group.describe(),
-            offsets: group.state.offsets.clone(),
+            offsets: BTreeMap::clone(&group.state.offsets),
         });
         groups.collect()
     }
@@ -425,7 +427,7 @@ impl Groups {
     /// drops what the catalog does not know.
     pub(crate) fn forget_partitions(&mut self, gone: &BTreeSet<PartitionId>) {
         for group in self.groups.values_mut() {
-            group.state.offsets.retain(|id, _| !gone.contains(id));
+            group.state.offsets.retain(|id| !gone.contains(&id));
             self.bytes -= group.counted_bytes;
             group.counted_bytes = group.bytes();
             self.bytes += group.counted_bytes;
@@ -476,7 +478,7 @@ fn needs_name(ask: &GroupAsk) -> bool {
 /// Bytes that a request may leave in a group.
 fn bytes_of(ask: &GroupAsk) -> usize {
     match ask {
-        GroupAsk::Join(join) => members::join_bytes(join),
+        GroupAsk::Join(join) => roster::join_bytes(join),
         GroupAsk::Sync(sync) => sync.assignments.iter().map(|(_, share)| share.len()).sum(),
         GroupAsk::Commit(commit) => {
             let offsets = commit.offsets.iter();

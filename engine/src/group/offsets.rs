@@ -1,5 +1,6 @@
 //! How far a group came: committing, telling and forgetting offsets.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use millrace_storage::units::PartitionId;
@@ -94,7 +95,8 @@ impl Group {
             Phase::Empty => Err(GroupRefusal::UnknownMember),
             // While the group rebalances members may still save what they did.
             Phase::Preparing(_) | Phase::Stable => {
-                self.member_mut(&claimed.member).renew(turn);
+                self.members
+                    .change(&claimed.member, |member| member.renew(turn));
                 Ok(())
             }
         }
@@ -136,9 +138,10 @@ impl Group {
             return turn.refuse(request, GroupRefusal::NotEmpty);
         }
         let mut forgotten = Vec::new();
+        let read = self.topics_read();
         let results = partitions.into_iter().map(|partition| {
             let place = catalog.place(partition);
-            if !is_empty && place.is_some_and(|place| self.reads(&place.topic)) {
+            if !is_empty && place.is_some_and(|place| is_among(read.as_ref(), &place.topic)) {
                 return Err(GroupRefusal::Subscribed);
             }
             if self.state.offsets.contains_key(&partition) {
@@ -153,7 +156,7 @@ impl Group {
 
     fn forget_offsets(&mut self, turn: &mut Turn<'_>, partitions: Vec<PartitionId>) {
         for partition in &partitions {
-            self.state.offsets.remove(partition);
+            self.state.offsets.remove(*partition);
         }
         for partitions in partitions.chunks(FORGOTTEN_MAX) {
             turn.log(GroupChange::OffsetsForgotten {
@@ -186,15 +189,21 @@ impl Group {
             };
             ends_ms <= turn.now.wall_ms
         };
+        let read = self.topics_read();
         let is_read = |partition: &PartitionId| {
             let place = catalog.place(*partition);
-            is_stable && place.is_some_and(|place| self.reads(&place.topic))
+            is_stable && place.is_some_and(|place| is_among(read.as_ref(), &place.topic))
         };
         let offsets = self.state.offsets.iter();
         let over = offsets.filter(|(partition, found)| is_over(found) && !is_read(partition));
         let over: Vec<PartitionId> = over.map(|(partition, _)| *partition).collect();
         self.forget_offsets(turn, over);
     }
+}
+
+/// Whether a topic is one of those that members read.
+fn is_among(read: Option<&BTreeSet<&str>>, topic: &str) -> bool {
+    read.is_none_or(|read| read.contains(topic))
 }
 
 /// Whether a partition was deleted. One that this copy of the catalog does not have yet was not.

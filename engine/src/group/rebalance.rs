@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::members::{FirstRebalance, Group, Member, Parked, Phase, Preparing};
+use super::members::{FirstRebalance, Group, Phase, Preparing};
 use super::request::{GroupRefusal, LeavingMember};
+use super::roster::{Member, Parked};
 use super::state::GroupChange;
 use super::{GroupAnswer, Turn};
 use crate::command::RequestId;
@@ -13,16 +14,15 @@ use crate::command::RequestId;
 impl Group {
     /// Makes everyone join again, unless that is under way.
     pub(super) fn begin_rebalance(&mut self, turn: &mut Turn<'_>) {
-        let timeout_ms = self.rebalance_timeout_ms();
         let (wait_ms, first) = match self.phase {
             Phase::Preparing(_) => return,
             Phase::Empty => {
                 let delay_ms = turn.settings.initial_rebalance_delay_ms;
-                let left_ms = timeout_ms.saturating_sub(delay_ms);
+                let left_ms = self.rebalance_timeout_ms().saturating_sub(delay_ms);
                 let grew = false;
                 (delay_ms, Some(FirstRebalance { left_ms, grew }))
             }
-            Phase::Completing | Phase::Stable => (timeout_ms, None),
+            Phase::Completing | Phase::Stable => (self.rebalance_timeout_ms(), None),
         };
         if self.phase == Phase::Completing {
             self.refuse_syncs(turn);
@@ -34,23 +34,21 @@ impl Group {
 
     /// Those that wait for their share of a generation that will not be must join again.
     fn refuse_syncs(&mut self, turn: &mut Turn<'_>) {
-        for member in self.members.values_mut() {
+        self.members.change_all(|_, member| {
             member.assignment = Bytes::new();
             if let Parked::Sync(request) = member.parked {
                 member.parked = Parked::No;
                 member.renew(turn);
                 turn.refuse(request, GroupRefusal::Rebalancing);
             }
-        }
+        });
     }
 
     /// As long as the slowest member may take.
     fn rebalance_timeout_ms(&self) -> u64 {
-        let members = self.members.values();
-        members
-            .map(|member| member.rebalance_timeout_ms)
-            .max()
-            .unwrap_or(0)
+        let members = self.members.iter();
+        let timeouts = members.map(|(_, member)| member.rebalance_timeout_ms);
+        timeouts.max().unwrap_or(0)
     }
 
     /// Begins the next generation if nobody is missing.
@@ -58,10 +56,8 @@ impl Group {
         let Phase::Preparing(Preparing { first: None, .. }) = self.phase else {
             return;
         };
-        let members = || self.members.values();
-        let all_did = self.pending.is_empty() && members().all(Member::has_joined);
-        let is_awaited = self.members.is_empty() || members().any(Member::awaits_generation);
-        if all_did && is_awaited {
+        let is_awaited = self.members.is_empty() || self.members.awaits_generation();
+        if self.members.all_joined() && is_awaited {
             self.complete_join(turn);
         }
     }
@@ -101,10 +97,8 @@ impl Group {
 
     /// Tells everyone of the generation, once no restart can give its number to another.
     fn answer_joins(&mut self, turn: &mut Turn<'_>) {
-        let ids: Vec<Arc<str>> = self.members.keys().cloned().collect();
-        for id in ids {
-            let leads = self.leader.as_ref() == Some(&id);
-            let member = self.member_mut(&id);
+        let mut waiting = Vec::new();
+        self.members.change_all(|id, member| {
             let parked = std::mem::replace(&mut member.parked, Parked::No);
             member.is_new = false;
             member.can_return = true;
@@ -112,10 +106,12 @@ impl Group {
             if parked != Parked::Cut {
                 member.renew(turn);
             }
-            if let Parked::Join(request) = parked {
-                let answer = self.joined(&id, leads);
-                turn.end_durably(request, answer);
-            }
+            waiting.extend(parked.request().map(|request| (Arc::clone(id), request)));
+        });
+        for (id, request) in waiting {
+            let leads = self.leader.as_ref() == Some(&id);
+            let answer = self.joined(&id, leads);
+            turn.end_durably(request, answer);
         }
     }
 
@@ -126,11 +122,8 @@ impl Group {
         if leader.is_some_and(Member::awaits_generation) {
             return true;
         }
-        let waiting = self
-            .members
-            .iter()
-            .filter(|(_, one)| one.awaits_generation());
-        let first = waiting.min_by_key(|(_, member)| member.number);
+        let mut in_order = self.members.in_order();
+        let first = in_order.find(|(_, one)| one.awaits_generation());
         let Some((id, _)) = first else { return false };
         self.leader = Some(Arc::clone(id));
         true
@@ -147,11 +140,10 @@ impl Group {
 
     /// Does what is due: members and ids that are out of time go, waiting ends.
     pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
-        self.pending.retain(|_, lapses| *lapses > turn.now.boot);
-        let late = self.members.iter().filter(|(_, one)| one.is_late(turn));
-        let late: Vec<Arc<str>> = late.map(|(id, _)| Arc::clone(id)).collect();
-        for id in late {
-            self.drop_member(turn, &id);
+        for id in self.members.late(turn.now.boot) {
+            if !self.members.remove_pending(&id) {
+                self.drop_member(turn, &id);
+            }
         }
         if self.sync_until.is_some_and(|until| until <= turn.now.boot) {
             self.drop_unsynced(turn);
@@ -200,14 +192,16 @@ impl Group {
     pub(super) fn withdraw(&mut self, turn: &mut Turn<'_>, request: RequestId, id: &Arc<str>) {
         // It ends for the sake of the books.
         turn.refuse(request, GroupRefusal::Rebalancing);
-        let member = self.member_mut(id);
-        member.renew(turn);
-        member.parked = match member.parked {
-            Parked::Join(_) => Parked::Cut,
-            Parked::Sync(_) => Parked::No,
-            Parked::No | Parked::Cut => unreachable!("it waits with that request"),
-        };
-        if !member.can_return {
+        let can_return = self.members.change(id, |member| {
+            member.renew(turn);
+            member.parked = match member.parked {
+                Parked::Join(_) => Parked::Cut,
+                Parked::Sync(_) => Parked::No,
+                Parked::No | Parked::Cut => unreachable!("it waits with that request"),
+            };
+            member.can_return
+        });
+        if !can_return {
             self.drop_member(turn, id);
             self.complete_join_if_all_did(turn);
         }
@@ -249,7 +243,7 @@ impl Group {
             self.drop_member(turn, &holder);
             return Ok(());
         }
-        if self.pending.remove(leaving.member.as_str()).is_some() {
+        if self.members.remove_pending(&leaving.member) {
             return Ok(());
         }
         self.check_member(&leaving.member, instance)?;

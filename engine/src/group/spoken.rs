@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::request::GroupProtocol;
 
 /// How many members speak each protocol.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Spoken {
     /// At least 1 each.
     speakers: BTreeMap<Arc<str>, usize>,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use millrace_storage::units::{LeaderEpoch, Offset, PartitionId};
 
+use super::committed::Committed;
 use super::request::{CommittedOffset, NewOffset};
 use super::slot_of;
 use crate::codec::{CodecError, Decoder, Encoder};
@@ -37,7 +38,7 @@ pub(crate) struct GroupState {
     pub(crate) protocol_type: Option<Arc<str>>,
     /// When the last member went, milliseconds since the Unix epoch; `None` with members.
     pub(crate) empty_since_ms: Option<i64>,
-    pub(crate) offsets: BTreeMap<PartitionId, CommittedOffset>,
+    pub(crate) offsets: Committed,
 }
 
 /// A durable step of one group, or of many.
@@ -109,19 +110,12 @@ impl GroupState {
         }
     }
 
-    /// About how many bytes it takes in memory.
-    pub(crate) fn bytes(&self) -> usize {
-        let words = self.offsets.values();
-        let words = words.map(|committed| offset_bytes(&committed.commit));
-        words.sum()
-    }
-
     pub(crate) fn encode(&self, out: &mut Encoder) {
         out.i32(self.generation);
         out.string(self.protocol_type.as_deref().unwrap_or_default());
         out.i64(self.empty_since_ms.unwrap_or(NONE));
         out.count(self.offsets.len());
-        for (partition, committed) in &self.offsets {
+        for (partition, committed) in self.offsets.iter() {
             encode_offset(*partition, &committed.commit, out);
             out.i64(committed.committed_ms);
             out.i64(committed.expires_ms.unwrap_or(NONE));
@@ -133,7 +127,7 @@ impl GroupState {
         let protocol_type = some_text(input.string("a protocol type")?);
         let empty_since_ms = some_time(input.i64("a group's empty time")?);
         let count = input.count(OFFSET_BYTES + 16, "committed offsets")?;
-        let mut offsets = BTreeMap::new();
+        let mut offsets = Committed::default();
         for _ in 0..count {
             let (partition, commit) = decode_offset(input)?;
             let committed = CommittedOffset {
@@ -178,7 +172,7 @@ pub(crate) fn apply(groups: &mut GroupStates, change: GroupChange) {
         GroupChange::OffsetsForgotten { group, partitions } => {
             if let Some(state) = groups.get_mut(&group) {
                 for partition in partitions {
-                    state.offsets.remove(&partition);
+                    state.offsets.remove(partition);
                 }
             }
         }
@@ -227,7 +221,7 @@ pub(crate) fn move_entries<'a>(
                 generation: state.generation,
                 protocol_type: state.protocol_type.clone(),
                 empty_since_ms: state.empty_since_ms,
-                offsets: BTreeMap::new(),
+                offsets: Committed::default(),
             };
             let mut bytes = 0;
             while bytes < MOVE_BYTES_MAX
@@ -448,7 +442,7 @@ mod tests {
             generation: 9,
             protocol_type: Some(name("consumer")),
             empty_since_ms: Some(77),
-            offsets: BTreeMap::from([(
+            offsets: Committed::from_iter([(
                 PartitionId(4),
                 CommittedOffset {
                     commit: commit(8, "m"),

@@ -1,11 +1,12 @@
 //! Within a generation: the leader deals the shares, members take theirs and say that they live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::members::{Group, Member, Parked, Phase};
+use super::members::{Group, Phase};
 use super::request::{GroupRefusal, Membership, SyncGroup, Synced};
+use super::roster::Parked;
 use super::{GroupAnswer, Turn};
 use crate::command::RequestId;
 
@@ -38,9 +39,10 @@ impl Group {
             Phase::Preparing(_) => Err(GroupRefusal::Rebalancing),
             Phase::Completing => {
                 self.note_synced(id);
-                turn.wait(request, self.id_of(id));
-                let member = self.member_mut(id);
-                let before = std::mem::replace(&mut member.parked, Parked::Sync(request));
+                turn.wait(request, self.members.id_of(id));
+                let before = self.members.change(id, |member| {
+                    std::mem::replace(&mut member.parked, Parked::Sync(request))
+                });
                 if let Some(old) = before.request() {
                     turn.refuse(old, GroupRefusal::Rebalancing);
                 }
@@ -51,9 +53,10 @@ impl Group {
             }
             Phase::Stable => {
                 self.note_synced(id);
-                let member = self.member_mut(id);
-                member.renew(turn);
-                let assignment = member.assignment.clone();
+                let assignment = self.members.change(id, |member| {
+                    member.renew(turn);
+                    member.assignment.clone()
+                });
                 let answer = self.synced(assignment);
                 turn.end(request, answer);
                 Ok(())
@@ -62,8 +65,8 @@ impl Group {
     }
 
     fn note_synced(&mut self, id: &str) {
-        self.member_mut(id).awaits_sync = false;
-        if !self.members.values().any(|member| member.awaits_sync) {
+        self.members.change(id, |member| member.awaits_sync = false);
+        if !self.members.awaits_sync() {
             self.sync_until = None;
         }
     }
@@ -72,7 +75,7 @@ impl Group {
     fn deal(&mut self, turn: &mut Turn<'_>, assignments: Vec<(String, Bytes)>) {
         let mut shares: BTreeMap<String, Bytes> = assignments.into_iter().collect();
         let mut waiting = Vec::new();
-        for (id, member) in &mut self.members {
+        self.members.change_all(|id, member| {
             let share = shares.remove(&**id).unwrap_or_default();
             member.assignment = share.clone();
             if let Parked::Sync(request) = member.parked {
@@ -80,7 +83,7 @@ impl Group {
                 member.renew(turn);
                 waiting.push((request, share));
             }
-        }
+        });
         self.phase = Phase::Stable;
         for (request, share) in waiting {
             let answer = self.synced(share);
@@ -108,7 +111,8 @@ impl Group {
             turn.refuse(request, refusal);
             return;
         }
-        self.member_mut(&membership.member).renew(turn);
+        self.members
+            .change(&membership.member, |member| member.renew(turn));
         match self.phase {
             Phase::Empty => turn.refuse(request, GroupRefusal::UnknownMember),
             Phase::Preparing(_) => turn.refuse(request, GroupRefusal::Rebalancing),
@@ -116,12 +120,13 @@ impl Group {
         }
     }
 
-    /// Whether any member reads that topic. Members whose topics cannot be told read all of them.
-    pub(super) fn reads(&self, topic: &str) -> bool {
-        let reads = |member: &Member| match &member.topics {
-            Some(topics) => topics.iter().any(|read| **read == *topic),
-            None => true,
-        };
-        self.members.values().any(reads)
+    /// The topics that members read; `None` where those of a member cannot be told, which may read
+    /// all of them.
+    pub(super) fn topics_read(&self) -> Option<BTreeSet<&str>> {
+        let mut all = BTreeSet::new();
+        for (_, member) in self.members.iter() {
+            all.extend(member.said.topics.as_ref()?.iter().map(|topic| &**topic));
+        }
+        Some(all)
     }
 }

@@ -1,5 +1,6 @@
 //! Groups alone: requests and time in, answers and log entries out.
 
+mod many;
 mod members;
 mod offsets;
 mod rebalance;
@@ -122,18 +123,24 @@ impl Bench {
     fn check(&self) {
         let counted: usize = self.groups.groups.values().map(Group::bytes).sum();
         assert_eq!(self.groups.bytes, counted, "bytes are counted right");
+        for group in self.groups.groups.values() {
+            let offsets = group.state.offsets.values();
+            let bytes: usize = offsets.map(|one| state::offset_bytes(&one.commit)).sum();
+            assert_eq!(group.state.offsets.bytes(), bytes);
+        }
         let members = self
             .groups
             .groups
             .values()
-            .flat_map(|group| group.members.values());
-        let parked = members.filter_map(|member| member.parked.request());
+            .flat_map(|group| group.members.iter());
+        let parked = members.filter_map(|(_, member)| member.parked.request());
         let parked: BTreeSet<RequestId> = parked.collect();
         assert!(
             self.groups.waiting.keys().eq(&parked),
             "what waits is what members wait with"
         );
         for (name, group) in &self.groups.groups {
+            group.members.check();
             let in_time = |due| group.armed.is_some_and(|armed| armed <= due);
             assert!(
                 group.due().is_none_or(in_time),
