@@ -29,6 +29,8 @@ const CATCH_UP_NS_MAX: u64 = 600 * SECOND_NS;
 const QUIET_NS_MAX: u64 = 10 * SECOND_NS;
 /// The same when some messages' fate is unknown, so that no exact end can be awaited.
 const QUIET_UNCERTAIN_NS_MAX: u64 = SECOND_NS;
+/// Consumers that have everything once go on for so long: what is there twice may come at the end.
+const DOUBLES_NS: u64 = SECOND_NS / 10;
 
 /// What a phase does.
 pub(crate) struct PhasePlan {
@@ -287,7 +289,8 @@ impl Watched {
         } else {
             QUIET_NS_MAX
         };
-        (delivered >= expected && !uncertain) || quiet_ns > quiet_ns_max
+        let is_all_there = delivered >= expected && !uncertain && quiet_ns > DOUBLES_NS;
+        is_all_there || quiet_ns > quiet_ns_max
     }
 
     fn sum(&self, counter: impl Fn(&Live) -> &Counter) -> u64 {

@@ -245,6 +245,14 @@ impl Report {
         }
     }
 
+    /// Why there is no verdict, where there is none.
+    pub(crate) fn why_not_verified(&self) -> &'static str {
+        match self.scenario.acks {
+            0 => "nothing is acknowledged with --acks 0",
+            _ => "nothing was read back",
+        }
+    }
+
     /// Whether everything that was to happen happened, and nothing else.
     pub(crate) fn is_success(&self) -> bool {
         let searched = self.find_max.as_ref();

@@ -73,7 +73,7 @@ pub(crate) struct Outcome {
     pub(crate) broker_config: Option<Value>,
     /// What its stages recorded in the measured phase, warm-up included.
     pub(crate) stages: Vec<Stage>,
-    /// What the broker wrote to storage until everything was sent.
+    /// What the broker wrote to storage from the first message until everything was sent.
     pub(crate) written_bytes: Option<u64>,
     /// What this process used in the measured phase.
     pub(crate) generator: Usage,
@@ -215,6 +215,24 @@ impl Peer {
     }
 }
 
+/// What a broker writes to storage from one moment on: the same span as the messages that the
+/// figure is held against.
+struct Written<'a> {
+    peer: &'a Peer,
+    before: Option<u64>,
+}
+
+impl<'a> Written<'a> {
+    fn from_now(peer: &'a Peer) -> Self {
+        let before = peer.written_bytes();
+        Self { peer, before }
+    }
+
+    fn until_now(&self) -> Option<u64> {
+        Some(self.peer.written_bytes()? - self.before?)
+    }
+}
+
 /// Usage of both sides from one moment on.
 struct Meter<'a> {
     peer: &'a Peer,
@@ -297,17 +315,18 @@ impl<'a> Run<'a> {
     }
 
     fn produce(&self) -> anyhow::Result<Outcome> {
+        let written = Written::from_now(self.peer);
         let plan = PhasePlan {
             producers: self.scenario.producers(&self.topic, None),
             ..self.scenario.phase("produce")
         };
         let meter = Meter::start(self.peer)?;
         let sent = self.phase(plan)?;
-        let mut outcome = meter.finish(sent, None, self.peer.written_bytes())?;
+        let mut outcome = meter.finish(sent, None, written.until_now())?;
         let sent = &mut outcome.result;
         if self.scenario.verify && !sent.interrupted && sent.failures.is_empty() {
             let read = self.read_all(sent, "verify", 1)?;
-            outcome.verdict = verdict(sent, &read);
+            outcome.verdict = self.verdict(sent, &read);
             sent.interrupted |= read.interrupted;
             sent.failures.extend(read.failures);
         }
@@ -321,8 +340,9 @@ impl<'a> Run<'a> {
             producers: scenario.producers(&self.topic, Some(per_stream)),
             ..scenario.unlimited_phase("fill")
         };
+        let written = Written::from_now(self.peer);
         let filled = self.phase(fill)?;
-        let written_bytes = self.peer.written_bytes();
+        let mut written_bytes = written.until_now();
         let meter = Meter::start(self.peer)?;
         if filled.interrupted || !filled.failures.is_empty() {
             return meter.finish(filled, None, written_bytes);
@@ -330,7 +350,10 @@ impl<'a> Run<'a> {
         let mut read = self.read_all(&filled, "consume", scenario.groups())?;
         read.recorder.accepted_bytes += filled.recorder.accepted_bytes;
         read.take_ledgers_of(&filled);
-        let verdict = verdict(&read, &read);
+        if scenario.meanwhile_per_s.is_some() {
+            written_bytes = written.until_now();
+        }
+        let verdict = self.verdict(&read, &read);
         let mut outcome = meter.finish(read, verdict, written_bytes)?;
         outcome.filled = Some(Filled {
             flow: filled.recorder.acked,
@@ -347,10 +370,18 @@ impl<'a> Run<'a> {
             consumers: self.scenario.consumers(&self.topic, self.scenario.groups()),
             ..self.scenario.phase(name)
         };
+        let written = Written::from_now(self.peer);
         let meter = Meter::start(self.peer)?;
         let result = self.phase(plan)?;
-        let verdict = verdict(&result, &result);
-        meter.finish(result, verdict, self.peer.written_bytes())
+        let verdict = self.verdict(&result, &result);
+        meter.finish(result, verdict, written.until_now())
+    }
+
+    /// Judges a run whose reading side was not stopped half-way. Without acknowledgements nothing
+    /// was promised that could be held against what came.
+    fn verdict(&self, sent: &PhaseResult, read: &PhaseResult) -> Option<Verdict> {
+        let whole = !read.interrupted && read.failures.is_empty();
+        (whole && self.scenario.acks != 0).then(|| verify::judge(&sent.ledgers, &read.sightings))
     }
 
     /// Has every one of `groups` read everything that `sent` had acknowledged.
@@ -475,7 +506,11 @@ impl Hunt<'_> {
             &recorder.ack
         };
         let p99_us = micros(latency.quantile_ns(0.99));
-        let is_whole = recorder.refused.is_empty() && recorder.unanswered == 0;
+        let is_sound = outcome.verdict.as_ref().is_none_or(Verdict::is_clean);
+        let is_whole = recorder.refused.is_empty()
+            && recorder.unanswered == 0
+            && outcome.result.failures.is_empty()
+            && is_sound;
         let holds = latency.count() > 0 && is_whole && p99_us <= self.p99_max_us;
         let probe = Probe {
             rate_per_s,
@@ -497,10 +532,4 @@ impl Hunt<'_> {
         );
         probe
     }
-}
-
-/// Judges a run whose reading side was not stopped half-way.
-fn verdict(sent: &PhaseResult, read: &PhaseResult) -> Option<Verdict> {
-    let whole = !read.interrupted && read.failures.is_empty();
-    whole.then(|| verify::judge(&sent.ledgers, &read.sightings))
 }

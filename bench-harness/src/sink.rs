@@ -54,6 +54,8 @@ pub(crate) enum Keeping {
     AllButOne,
     /// Kept, but one batch of each partition twice.
     OneTwice,
+    /// Kept, every batch twice.
+    EachTwice,
     /// Kept, but one batch of each partition after its successor.
     OneLate,
 }
@@ -111,6 +113,10 @@ impl Log {
             Keeping::AllButOne if is_treated_badly => {}
             Keeping::OneLate if is_treated_badly => self.late = Some(batch.to_owned()),
             Keeping::OneTwice if is_treated_badly => {
+                self.keep(batch)?;
+                self.keep(batch)?;
+            }
+            Keeping::EachTwice => {
                 self.keep(batch)?;
                 self.keep(batch)?;
             }

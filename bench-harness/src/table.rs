@@ -185,7 +185,10 @@ impl Report {
                 ),
             ),
             None if self.interrupted => put(out, format_args!("not verified: stopped early")),
-            None => put(out, format_args!("not verified: nothing was read back")),
+            None => put(
+                out,
+                format_args!("not verified: {}", self.why_not_verified()),
+            ),
         }
         for warning in &self.warnings {
             put(out, format_args!("warning    {warning}"));

@@ -390,8 +390,9 @@ impl Page {
             self.banner("bad", "Wrong", &text);
         }
         let Some(verdict) = &report.verification else {
-            let text = "Nothing was read back to look for lost or doubled messages.";
-            self.banner("note", "Not verified", text);
+            let why = report.why_not_verified();
+            let text = format!("Lost or doubled messages were not looked for: {why}.");
+            self.banner("note", "Not verified", &text);
             return;
         };
         if verdict.is_clean() {
@@ -469,7 +470,7 @@ impl Page {
 
 fn verified(report: &Report) -> (&'static str, String) {
     match &report.verification {
-        None => ("no", "nothing was read back".to_owned()),
+        None => ("no", report.why_not_verified().to_owned()),
         Some(verdict) if verdict.is_clean() => (
             "clean",
             format!("{} messages", rate_text(verdict.acknowledged as f64)),

@@ -370,7 +370,7 @@ fn verdict_on_load(keeping: Keeping, load: Load, groups: usize) -> Verdict {
         threads: 2,
         groups,
         // Waits for what never comes only as long as for an unknown fate.
-        uncertain: true,
+        uncertain: keeping == Keeping::AllButOne,
         ..phase(load, &topic, Duration::ZERO)
     };
     let result = run(plan, Clock::start(), &interrupts()).expect("started");
@@ -396,6 +396,12 @@ fn a_broker_that_drops_doubles_or_reorders_is_found_out() {
     assert!(
         dropped.lost > 0 && dropped.doubled == 0 && dropped.reordered == 0,
         "{dropped:?}"
+    );
+    let all_doubled = verdict_on(Keeping::EachTwice);
+    assert_eq!(
+        (all_doubled.doubled, all_doubled.lost),
+        (all_doubled.acknowledged, 0),
+        "the last one too"
     );
     let doubled = verdict_on(Keeping::OneTwice);
     assert!(
