@@ -244,7 +244,7 @@ impl Recovery<'_> {
         settled: Lsn,
         replay: &mut Replay<'_>,
     ) -> Result<Plan, StorageError> {
-        let from = (start, self.seeding);
+        let from = (start, settled, self.seeding);
         let chain = Chain::follow(disk, &self.survey, from, &mut |visit| replay.visit(visit))?;
         let testimony = judge::hear(disk, &self.survey, &chain, self.seeding)?;
         let loss = self.judge(disk, &chain, testimony.durable.max(settled))?;

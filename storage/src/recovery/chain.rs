@@ -42,7 +42,7 @@ pub(super) enum Visit<'a> {
         header: &'a BlockHeader,
         payload: &'a [u8],
     },
-    /// The chain goes on at a higher address: a loss that was accepted earlier.
+    /// The chain goes on, or begins, at a higher address: a loss that was accepted earlier.
     Jump { from: Lsn, to: Lsn },
 }
 
@@ -132,11 +132,12 @@ impl Chain {
         self.last().header.life
     }
 
-    /// Follows the chain from `start`, telling `visit` what is on it.
+    /// Follows the chain from `start`, telling `visit` what is on it. All below `settled` was on
+    /// it once: a chain that begins above lost its beginning, and the file that told of it is gone.
     pub(super) fn follow(
         disk: &mut StartDisk<'_, '_>,
         survey: &Survey,
-        (start, seeding): (FileHeader, Seeding),
+        (start, settled, seeding): (FileHeader, Lsn, Seeding),
         visit: &mut dyn FnMut(Visit<'_>) -> Result<(), StorageError>,
     ) -> Result<Self, StorageError> {
         let first = survey.successor(&start.predecessor).unwrap_or(start);
@@ -145,6 +146,12 @@ impl Chain {
             recorded: Lsn(0),
             found: "",
         };
+        if first.first_lsn > settled {
+            visit(Visit::Jump {
+                from: settled,
+                to: first.first_lsn,
+            })?;
+        }
         let mut next = Some(first);
         while let Some(header) = next {
             if let Some(before) = chain.files.last() {

@@ -211,6 +211,69 @@ fn an_accepted_loss_jumps_offsets_once_and_raises_the_epoch() {
 }
 
 #[test]
+fn a_loss_accepted_by_a_start_that_did_not_get_to_its_end_is_not_forgotten() {
+    let mut world = World::new(2);
+    let partitions = world.create("t", 2);
+    let mut next: u64 = 0;
+    for _ in 0..40 {
+        for partition in &partitions {
+            let appended = world.append(0, *partition, &large(-1, -1));
+            assert_eq!(appended.map(|one| one.base_offset), Ok(Offset(next)));
+        }
+        next += 1;
+        world.pass_ms(100);
+    }
+    for shard in 0..2 {
+        assert!(counter(&world, shard, "snapshots") > 0);
+    }
+    let moved = world.shards[0].catalog().next_partition();
+    // What is not settled stands at the beginning of the log, and the first block of it is bad.
+    world.disk = world.disk.after_power_cut(Survival::Nothing, 3);
+    for shard in [0, 1].map(ShardId) {
+        for file in world.disk.files(shard) {
+            if matches!(file, FileName::Wal(_)) {
+                world.disk.damage(shard, file, 4_096 + 8, &[0xff; 8]);
+            }
+        }
+    }
+    for shard in [0, 1].map(ShardId) {
+        let (of, range) = match world.try_start() {
+            Err(OpenError::Quarantine {
+                error:
+                    StorageError::Quarantine {
+                        shard, from, to, ..
+                    },
+                ..
+            }) => (shard, LossRange { from, to }),
+            other => panic!("damage refuses the start: {other:?}"),
+        };
+        assert_eq!(of, shard, "the loss before counts");
+        // The start of shard 1 is tried without the word for shard 0, which did what it said.
+        world.config.accept_loss = vec![(of, range)];
+    }
+    world.start();
+    world.config.accept_loss.clear();
+    for _ in 0..2 {
+        for partition in &partitions {
+            let appended = world.append(0, *partition, &BatchMaker::new(1));
+            let appended = appended.expect("taken");
+            assert!(appended.base_offset > Offset(next), "given out before");
+            let fenced = Some(&Refusal::FencedLeaderEpoch {
+                current: LeaderEpoch(1),
+            });
+            let mut fetch = world.wanted(&[(*partition, appended.base_offset.0)], 0);
+            fetch.partitions[0].leader_epoch = Some(LeaderEpoch(0));
+            assert_eq!(world.fetch(0, fetch)[0].result.as_ref().err(), fenced);
+        }
+        assert!(
+            world.shards[0].catalog().next_partition() > moved,
+            "no id is given again"
+        );
+        world.power_cut();
+    }
+}
+
+#[test]
 fn what_a_loss_took_can_be_deleted_as_well() {
     let mut world = World::new(1);
     let partition = world.create("t", 1)[0];
