@@ -35,6 +35,9 @@ const FAILED_PASSES_MAX: u64 = 8;
 const FULL_TURNS_MAX: u32 = 64;
 /// How far the clock is taken forward when nothing is left to do now.
 const IDLE_STEP_MS: u64 = 100;
+/// Such steps since the last pass after which settling everything is given up: longer than a pass
+/// that failed waits for its next try.
+const IDLE_STEPS_MAX: u32 = 3_000;
 
 /// Logs on offer, and the files that hold them.
 #[derive(Clone, Debug)]
@@ -69,26 +72,40 @@ impl Store {
         self.settle_all();
         let failed = self.settle.counters.discarded;
         let mut now = now;
-        let mut full_turns = 0;
+        let (mut full_turns, mut idle_steps) = (0, 0);
         while !self.is_settled() {
+            let passes = self.settle.counters.passes;
             if !self.drive_turn(now, disk, snapshot) {
                 now.boot = now.boot.after_ms(IDLE_STEP_MS);
+                idle_steps += 1;
             }
             self.check_alive()?;
             if self.settle.counters.discarded - failed > FAILED_PASSES_MAX {
                 return Err(self.failure());
             }
+            if self.settle.counters.passes > passes {
+                idle_steps = 0;
+            }
             // Nobody deletes anything meanwhile: what does not fit now never will.
             let is_full = self.manifest.is_out_of_space();
             full_turns = if is_full { full_turns + 1 } else { 0 };
             if full_turns > FULL_TURNS_MAX {
-                let (shard, file) = (self.config.shard, "the next manifest".to_owned());
-                let error = DiskError::NoSpace;
-                return Err(StorageError::Io { shard, file, error });
+                return Err(self.no_space("the next manifest"));
+            }
+            if idle_steps > IDLE_STEPS_MAX {
+                return Err(self.no_space("the next log file"));
             }
         }
         self.drive(now, disk);
         self.check_alive()
+    }
+
+    fn no_space(&self, file: &str) -> StorageError {
+        StorageError::Io {
+            shard: self.config.shard,
+            file: file.to_owned(),
+            error: DiskError::NoSpace,
+        }
     }
 
     /// One turn with every operation carried out at once. Returns whether there was any.
@@ -98,8 +115,10 @@ impl Store {
         disk: &mut BlockingDisk<'_>,
         snapshot: &mut dyn FnMut() -> Vec<u8>,
     ) -> bool {
+        self.schedule.moving = true;
         self.close_group(now);
         self.handle_timeout(now);
+        self.schedule.moving = false;
         let asked = self.events.len();
         self.events
             .retain(|event| *event != StoreEvent::WantsSnapshot);

@@ -39,6 +39,9 @@ pub(super) struct Schedule {
     merge_at: BootTime,
     /// A clean stop began: nothing new is.
     pub(super) closing: bool,
+    /// A start moves logs. Packs stay as they are: a shard that has linked some already knows them
+    /// by who wrote them, also after a start that was cut short.
+    pub(super) moving: bool,
 }
 
 /// How long after a turn that could not begin a due pass the next one looks again.
@@ -58,7 +61,7 @@ impl Store {
             let stepped = settle.step(now, &mut context);
             self.note_failure(stepped);
             self.stop_if_lost();
-        } else {
+        } else if !self.schedule.moving {
             self.merge(now);
         }
     }

@@ -235,6 +235,104 @@ fn settling_everything_ends_when_the_manifest_finds_no_room() {
 }
 
 #[test]
+fn a_start_after_one_that_was_cut_short_offers_the_packs_that_were_adopted() {
+    let roomy = |shard, seed| StoreConfig {
+        wal_file_bytes: 4 << 20,
+        batch_bytes_max: 64 << 10,
+        segment_bytes_min: 8 << 20,
+        ..config(shard, seed)
+    };
+    let open = |disk: &mut SimDisk, shard, seed| {
+        Store::open(
+            roomy(shard, seed),
+            NOW,
+            &mut *disk.blocking(shard),
+            &mut |_| {},
+        )
+        .expect("opens")
+    };
+    let mut disk = SimDisk::new(1);
+    let mut old = open(&mut disk, OLD, 1);
+    // All in one pack, of which most is dead soon: worth a merge once it is shared.
+    let dead = PartitionId(9);
+    for log in LOGS.into_iter().chain([dead]) {
+        old.create_log(log, LogConfig::default());
+        for number in 0..BATCHES {
+            let bytes = match log {
+                _ if log == dead => batch(number, 1, 9, 60_000),
+                log => bytes_of(log, number),
+            };
+            let append = Append {
+                partition: log,
+                base_offset: Offset(number),
+                leader_epoch: LeaderEpoch(0),
+                append_time_ms: None,
+                batch: Batch::check(&bytes).expect("good"),
+            };
+            old.append(NOW, append).expect("taken");
+            old.drive(NOW, &mut *disk.blocking(OLD));
+        }
+    }
+    old.settle_everything(NOW, &mut *disk.blocking(OLD), &mut Vec::new)
+        .expect("settled");
+    old.remove_log(dead);
+    old.drive(NOW, &mut *disk.blocking(OLD));
+    let mut home = open(&mut disk, HOME, 2);
+    let offer = old.export(&mut *disk.blocking(OLD), &MOVED);
+    home.adopt(&mut *disk.blocking(HOME), &offer.expect("offered"))
+        .expect("adopted");
+    // Ends before the catalog says that the logs moved: the next start does it all again.
+    let mut disk = disk.after_power_cut(Survival::Nothing, 1);
+    let mut old = open(&mut disk, OLD, 3);
+    let mut home = open(&mut disk, HOME, 4);
+    old.settle_everything(NOW, &mut *disk.blocking(OLD), &mut Vec::new)
+        .expect("settled");
+    let offer = old.export(&mut *disk.blocking(OLD), &MOVED);
+    home.adopt(&mut *disk.blocking(HOME), &offer.expect("offered"))
+        .expect("what is here already is left");
+    old.release(NOW, &mut *disk.blocking(OLD), &MOVED)
+        .expect("released");
+    check_moved(&mut disk, &mut old, &mut home);
+    // A shard that serves gives the space back.
+    for second in 1..5 {
+        let mut now = NOW;
+        now.boot = now.boot.after_ms(1_000 * second);
+        let mut turn = || {
+            old.handle_timeout(now);
+            let mut moved = false;
+            while let Some(op) = old.poll_disk() {
+                let done = disk.run(OLD, op);
+                old.handle_disk(now, done);
+                moved = true;
+            }
+            moved
+        };
+        while turn() {}
+    }
+    assert_eq!(old.counters().merge.merges, 1);
+}
+
+#[test]
+fn settling_everything_ends_when_the_log_finds_no_room() {
+    let mut disk = full();
+    let mut old = open(&mut disk, OLD, 5).expect("opens");
+    let mut disk = disk.blocking(OLD);
+    let mut without_room = |op: DiskOp| match op {
+        DiskOp::Create { token, file, .. } if !matches!(file, FileName::Temporary(_)) => DiskDone {
+            token,
+            result: Err(DiskError::NoSpace),
+            buffer: None,
+        },
+        op => disk(op),
+    };
+    let settled = old.settle_everything(NOW, &mut without_room, &mut Vec::new);
+    let Err(StorageError::Io { error, .. }) = settled else {
+        panic!("it has nothing to write to: {settled:?}");
+    };
+    assert_eq!(error, DiskError::NoSpace);
+}
+
+#[test]
 fn a_power_cut_anywhere_on_the_way_loses_nothing() {
     let survivals = [
         Survival::Nothing,
