@@ -74,7 +74,7 @@ pub(crate) fn open(
     let mut disk = StartDisk::new(disk, config.shard);
     let listing = disk.list()?;
     let has_reserve = space::prepare_start(&mut disk, config, &listing)?;
-    let survey = Survey::take(&mut disk, config.shard, &listing)?;
+    let mut survey = Survey::take(&mut disk, config.shard, &listing, seeding(config))?;
     match Manifest::open(
         disk.inner(),
         config.shard,
@@ -82,7 +82,9 @@ pub(crate) fn open(
         config.manifest_bytes_max,
     )? {
         Some(manifest) => {
-            let recovery = Recovery {
+            let start = manifest.state().chain_start;
+            survey.note_generation(start.generation, start.life);
+            let mut recovery = Recovery {
                 config,
                 seeding: seeding(config),
                 listing,

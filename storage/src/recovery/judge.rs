@@ -7,7 +7,8 @@
 //! several groups in flight a hole in front of whole blocks is an ordinary crash.
 //!
 //! Witnesses are blocks of the live end's own life behind the end, and blocks of later lives: a
-//! roll whose header or predecessor did not survive. A live end whose file is shorter than its
+//! roll whose header or predecessor did not survive. What looks like a block within what a client
+//! sent is none: see [`super::survey`]. A live end whose file is shorter than its
 //! header says has lost its witnesses: all that had room there counts as acknowledged. Earlier
 //! lives off the chain were abandoned by an earlier recovery and say nothing about this end.
 
@@ -69,10 +70,10 @@ pub(super) fn hear(
     Ok(testimony)
 }
 
-/// Hears every block of life `first_life` or later. A file whose whole header says that it is on
-/// an earlier life holds none if its first block says the same. A disk that lost the header's
-/// write, or put it where the first block was, and said that it had it, must not make what follows
-/// invisible.
+/// Hears every block of the log's own, of life `first_life` or later. A file whose whole header
+/// says that it is on an earlier life holds none if its first block says the same. A disk that lost
+/// the header's write, or put it where the first block was, and said that it had it, must not make
+/// what follows invisible.
 pub(super) fn hear_lives(
     disk: &mut StartDisk<'_, '_>,
     survey: &Survey,
@@ -83,15 +84,12 @@ pub(super) fn hear_lives(
     for (slot, file) in &survey.slots {
         let mut reader = FileReader::new(*slot, file.bytes, seeding);
         let is_earlier = file.header.is_some_and(|header| header.life.0 < first_life);
-        if is_earlier
-            && reader
-                .first_life(disk)?
-                .is_some_and(|life| life.0 < first_life)
-        {
+        if is_earlier && file.first_life.is_some_and(|life| life.0 < first_life) {
             continue;
         }
         reader.scan(disk, FIRST_BLOCK, &mut |header| {
-            if header.life.0 >= first_life && header.shard == shard {
+            let is_late = header.life.0 >= first_life && header.shard == shard;
+            if is_late && survey.is_own(file, header) {
                 testimony.hear(header);
             }
         })?;
@@ -115,7 +113,8 @@ pub(super) fn hear_intact(
         let mut places: Vec<FilePosition> = Vec::new();
         reader.scan(disk, FIRST_BLOCK, &mut |header| {
             let is_in_range = header.first_lsn >= lost.from && header.end_lsn() <= lost.to;
-            if header.shard == shard && header.life.0 >= first_life && is_in_range {
+            let is_late = header.life.0 >= first_life && header.shard == shard;
+            if is_late && is_in_range && survey.is_own(file, header) {
                 places.push(header.position);
             }
         })?;

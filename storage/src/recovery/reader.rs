@@ -5,7 +5,7 @@ use crate::blocking::StartDisk;
 use crate::buf::AlignedBuf;
 use crate::disk::{DiskError, FileName};
 use crate::error::StorageError;
-use crate::units::{FilePosition, LifeId, PAGE_BYTES, page_ceil};
+use crate::units::{FilePosition, PAGE_BYTES, page_ceil};
 
 /// Bytes of one read, unless a block is larger.
 const STEP_BYTES: usize = 4 << 20;
@@ -79,15 +79,6 @@ impl FileReader {
             return Ok(Err("the file's end or a page that cannot be read"));
         };
         Ok(BlockHeader::decode(page, seeding).map_err(BlockError::found))
-    }
-
-    /// The life of the file's first block, if its header is whole.
-    pub(super) fn first_life(
-        &mut self,
-        disk: &mut StartDisk<'_, '_>,
-    ) -> Result<Option<LifeId>, StorageError> {
-        let first = self.header(disk, FIRST_BLOCK)?;
-        Ok(first.ok().map(|(header, _)| header.life))
     }
 
     /// Calls `visit` with every whole block header from `position` on, also one that stands at the

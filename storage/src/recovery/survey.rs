@@ -1,13 +1,19 @@
 //! What the headers of all WAL files say, before any of them is believed.
+//!
+//! And which generations are the log's own. A page within a block's payload is what a client sent,
+//! and may be the image of a block header with any numbers in it; only a generation, drawn at
+//! random and told to nobody, cannot be guessed. So a block off the chain counts if its generation
+//! stands where no payload ever does: in a whole file header, in the manifest, or in a file's first
+//! block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use crate::block::{ChainPoint, FileHeader, FileHeaderError};
+use crate::block::{BlockHeader, ChainPoint, FIRST_BLOCK, FileHeader, FileHeaderError, Seeding};
 use crate::blocking::StartDisk;
 use crate::buf::AlignedBuf;
 use crate::disk::{DiskError, FileName, Listing};
 use crate::error::StorageError;
-use crate::units::{FilePosition, LifeId, PAGE_BYTES, ShardId};
+use crate::units::{FilePosition, Generation, LifeId, PAGE_BYTES, ShardId};
 
 /// One WAL file as found.
 #[derive(Debug)]
@@ -15,12 +21,18 @@ pub(super) struct SlotFile {
     pub(super) bytes: u64,
     /// `None`: blank, damaged, unreadable, or another file's.
     pub(super) header: Option<FileHeader>,
+    /// The life of its first block, if that is whole.
+    pub(super) first_life: Option<LifeId>,
+    /// Nothing tells whose blocks it holds: header and first block are both not whole.
+    is_nameless: bool,
 }
 
 /// Every WAL file, by slot.
 #[derive(Debug)]
 pub(super) struct Survey {
     pub(super) slots: BTreeMap<u32, SlotFile>,
+    /// The log's own, each with its life.
+    generations: HashSet<(Generation, LifeId)>,
 }
 
 impl Survey {
@@ -28,15 +40,49 @@ impl Survey {
         disk: &mut StartDisk<'_, '_>,
         shard: ShardId,
         listing: &Listing,
+        seeding: Seeding,
     ) -> Result<Self, StorageError> {
-        let mut slots = BTreeMap::new();
+        let (mut slots, mut generations) = (BTreeMap::new(), HashSet::new());
         for (file, bytes) in &listing.files {
             let FileName::Wal(slot) = *file else { continue };
             let header = read_header(disk, shard, slot)?;
-            let bytes = *bytes;
-            slots.insert(slot, SlotFile { bytes, header });
+            let first_page = read_page(disk, slot, FIRST_BLOCK)?;
+            let first_page = first_page.unwrap_or_else(|| AlignedBuf::zeroed(PAGE_BYTES));
+            let block = BlockHeader::decode(&first_page, seeding).ok();
+            let block = block.map(|(block, _)| block);
+            let block = block.filter(|b| b.shard == shard && b.position == FIRST_BLOCK);
+            // Put where the first block was, by a disk that took one place for another.
+            let misplaced = FileHeader::decode(&first_page).ok();
+            let misplaced = misplaced.filter(|h| h.shard == shard && h.slot == slot);
+            for header in header.iter().chain(&misplaced) {
+                let before = header.predecessor;
+                generations.insert((header.generation, header.life));
+                generations.insert((before.generation, before.life));
+            }
+            generations.extend(block.map(|block| (block.generation, block.life)));
+            let found = SlotFile {
+                bytes: *bytes,
+                header,
+                first_life: block.map(|block| block.life),
+                is_nameless: header.is_none() && block.is_none() && misplaced.is_none(),
+            };
+            slots.insert(slot, found);
         }
-        Ok(Self { slots })
+        Ok(Self { slots, generations })
+    }
+
+    /// The manifest names this one.
+    pub(super) fn note_generation(&mut self, generation: Generation, life: LifeId) {
+        self.generations.insert((generation, life));
+    }
+
+    /// Whether a block header found in `file` is one that the log wrote. In a file of which nothing
+    /// tells whose blocks it holds, a life counts that could have come.
+    pub(super) fn is_own(&self, file: &SlotFile, block: &BlockHeader) -> bool {
+        let lives = self.slots.len() as u64;
+        let may_be = block.life.0 <= self.life_max().0.saturating_add(lives);
+        let is_known = self.generations.contains(&(block.generation, block.life));
+        is_known || file.is_nameless && may_be
     }
 
     /// The life that goes on from `point`. A recovery that was cut short and one that followed it
@@ -57,6 +103,21 @@ impl Survey {
     pub(super) fn life_max(&self) -> LifeId {
         let lives = self.headers().map(|header| header.life);
         lives.max().unwrap_or_default()
+    }
+}
+
+/// A page of `wal-SLOT`; `None` where the file ends before or the disk cannot read it.
+fn read_page(
+    disk: &mut StartDisk<'_, '_>,
+    slot: u32,
+    position: FilePosition,
+) -> Result<Option<AlignedBuf>, StorageError> {
+    let file = FileName::Wal(slot);
+    let (page, result) = disk.read(file, position, AlignedBuf::zeroed(PAGE_BYTES));
+    match result {
+        Ok(PAGE_BYTES) => Ok(Some(page)),
+        Err(DiskError::Crashed) => Err(disk.error(Some(file), DiskError::Crashed)),
+        Ok(_) | Err(_) => Ok(None),
     }
 }
 

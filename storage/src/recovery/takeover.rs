@@ -231,7 +231,14 @@ impl Recovery<'_> {
             Some((slot, file)) => (*slot, file.bytes),
             None => self.extra_slot(disk, usual.max(need))?,
         };
-        let life = LifeId(plan.life.max(self.survey.life_max()).0 + 1);
+        let before = plan.life.max(self.survey.life_max());
+        let life = before.0.checked_add(1).map(LifeId);
+        let life = life.ok_or(StorageError::Corrupt {
+            shard: self.config.shard,
+            file: FileName::Wal(slot),
+            position: FilePosition(0),
+            found: "no life is left above those that the log's files name",
+        })?;
         let header = FileHeader {
             shard: self.config.shard,
             slot,

@@ -1,11 +1,11 @@
 //! Questions to recovery when the disk lies: it refuses, or nothing is missing.
 
 use super::*;
-use crate::block::{FIRST_BLOCK, FileHeader};
+use crate::block::{BlockHeader, FIRST_BLOCK, FileHeader, Seeding};
 use crate::config::LossRange;
 use crate::disk::FileName;
 use crate::error::StorageError;
-use crate::units::{LifeId, PAGE_BYTES};
+use crate::units::{FilePosition, Generation, LifeId, PAGE_BYTES};
 
 /// A machine whose log holds `groups` acknowledged groups and is sealed.
 fn sealed(groups: u64) -> (Machine, Model) {
@@ -149,6 +149,52 @@ fn a_header_that_was_lost_or_misdirected_does_not_hide_what_its_file_holds() {
     last.encode(&mut page);
     disk.damage(SHARD, file, FIRST_BLOCK.0, &page);
     assert!(is_refused(&disk), "misdirected");
+}
+
+/// What a client may send within a batch: the image of a block of `life`, which says that very
+/// much more than there is was durable.
+fn image_of_a_block(life: LifeId) -> Vec<u8> {
+    let mut image = vec![0; PAGE_BYTES];
+    let header = BlockHeader {
+        generation: Generation(7),
+        life,
+        position: FilePosition(9 * PAGE_BYTES as u64),
+        first_lsn: Lsn(1 << 40),
+        durable_lsn: Lsn(1 << 40),
+        block_bytes: PAGE_BYTES as u32,
+        payload_bytes: 0,
+        payload_crc: 0,
+        prev_header_crc: 0,
+        shard: SHARD,
+        entries: 0,
+    };
+    header.encode(&mut image, Seeding::Generation);
+    image
+}
+
+#[test]
+fn what_a_client_sent_is_no_witness() {
+    let (machine, model) = sealed(20);
+    let header_of = |file: FileName| {
+        let contents = machine.disk.contents(SHARD, file)?;
+        FileHeader::decode(contents.first_chunk::<PAGE_BYTES>()?).ok()
+    };
+    let files = machine.disk.files(SHARD).into_iter();
+    let logs: Vec<FileName> = files.filter(|f| matches!(f, FileName::Wal(_))).collect();
+    let lives = logs.iter().filter_map(|file| header_of(*file));
+    let last = lives.map(|header| header.life).max().expect("a log");
+    for life in [LifeId(last.0 + 1), LifeId(u64::MAX)] {
+        let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+        // An early file is settled and used again; its new header was torn by the crash.
+        let mut recycled = disk.contents(SHARD, FILE).expect("there");
+        recycled.truncate(9 * PAGE_BYTES);
+        recycled[..PAGE_BYTES].fill(0xaa);
+        recycled.extend(image_of_a_block(life));
+        let spare = logs.iter().find(|file| header_of(**file).is_none());
+        disk.damage(SHARD, *spare.expect("one is ready"), 0, &recycled);
+        let (_, found) = start(&disk, &small());
+        assert_eq!(found, Ok(told(&model.ids)), "{life:?}");
+    }
 }
 
 #[test]
