@@ -183,7 +183,7 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     fn run(
-        &self,
+        &mut self,
         disk: &mut StartDisk<'_, '_>,
         mut manifest: Manifest,
         tell: &mut dyn FnMut(Replayed<'_>),

@@ -42,6 +42,8 @@ pub(crate) struct Space {
     reserve: Reserve,
     /// Batches are refused.
     is_full: bool,
+    /// They are until the reserve is whole again.
+    awaits_reserve: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,7 @@ impl Space {
                 Reserve::Missing
             },
             is_full: false,
+            awaits_reserve: false,
         }
     }
 
@@ -124,6 +127,7 @@ impl Space {
                 file: FileName::Reserve,
             });
         }
+        self.awaits_reserve = true;
         self.set_full(true)
     }
 
@@ -139,6 +143,7 @@ impl Space {
         match (self.reserve, &done.result) {
             (Reserve::Taking(_), Ok(_) | Err(DiskError::AlreadyExists)) => {
                 self.reserve = Reserve::Held;
+                self.awaits_reserve = false;
                 self.set_full(false)
             }
             (Reserve::Taking(_), Err(_)) => {
@@ -160,19 +165,16 @@ impl Space {
         let low = self.low_bytes_max.min(small);
         // A little more than the mark, so that it does not flap.
         let enough = low + low / 4;
+        let reserve = self.reserve_bytes_max.min(small);
+        if self.reserve == Reserve::Missing && space.available_bytes >= enough + reserve {
+            self.take(reserve, ops);
+        }
         match self.reserve {
-            Reserve::Held if space.available_bytes < low => self.set_full(true),
-            Reserve::Held if space.available_bytes >= enough => self.set_full(false),
-            Reserve::Missing => {
-                let bytes = self.reserve_bytes_max.min(small);
-                if space.available_bytes >= enough + bytes {
-                    self.take(bytes, ops);
-                    return SpaceNews::Nothing;
-                }
-                if space.available_bytes < low {
-                    return self.set_full(true);
-                }
-                SpaceNews::Nothing
+            Reserve::Missing | Reserve::Held if space.available_bytes < low => self.set_full(true),
+            Reserve::Missing | Reserve::Held | Reserve::Taking(_)
+                if space.available_bytes >= enough && !self.awaits_reserve =>
+            {
+                self.set_full(false)
             }
             _ => SpaceNews::Nothing,
         }
@@ -183,6 +185,7 @@ impl Space {
         let bytes = bytes - bytes % page;
         if bytes == 0 {
             self.reserve = Reserve::Held; // Configured without one.
+            self.awaits_reserve = false;
             return;
         }
         let token = self.tokens.issue();
@@ -330,7 +333,6 @@ mod tests {
         };
         let (mut s, mut at) = (Space::new(&none, START, false), 0);
         assert_eq!(s.out_of_space(&mut ops), SpaceNews::Full(true));
-        second(&mut s, &mut at, 10 * MIB, &mut ops);
         let news = second(&mut s, &mut at, 10 * MIB, &mut ops);
         assert_eq!(
             news,
@@ -358,6 +360,19 @@ mod tests {
             second(&mut s, &mut at, 10 * MIB, &mut ops),
             SpaceNews::Full(false)
         );
+    }
+
+    #[test]
+    fn a_store_without_its_reserve_takes_batches_again_above_the_mark() {
+        let (mut s, mut ops, mut at) = (Space::new(&config(), START, false), VecDeque::new(), 0);
+        let full = second(&mut s, &mut at, 8 * MIB - 1, &mut ops);
+        assert_eq!(full, SpaceNews::Full(true));
+        let still = second(&mut s, &mut at, 9 * MIB, &mut ops);
+        assert_eq!(still, SpaceNews::Nothing);
+        // Not enough for a reserve, but nothing found no room either.
+        let room = second(&mut s, &mut at, 10 * MIB, &mut ops);
+        assert_eq!(room, SpaceNews::Full(false));
+        assert!(ops.is_empty());
     }
 
     #[test]

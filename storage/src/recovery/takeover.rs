@@ -216,7 +216,7 @@ impl Recovery<'_> {
     /// After an accepted loss, blocks off the chain are its only witnesses until the new life is
     /// durable: it gets a file of its own.
     pub(super) fn new_life(
-        &self,
+        &mut self,
         disk: &mut StartDisk<'_, '_>,
         plan: &Plan,
     ) -> Result<(FileHeader, u64), StorageError> {
@@ -253,7 +253,7 @@ impl Recovery<'_> {
 
     /// Makes a file beside those that are there. On a full disk the reserve is given up for it.
     fn extra_slot(
-        &self,
+        &mut self,
         disk: &mut StartDisk<'_, '_>,
         bytes: u64,
     ) -> Result<(u32, u64), StorageError> {
@@ -272,6 +272,7 @@ impl Recovery<'_> {
             return made.map(|()| (slot, bytes));
         }
         disk.remove(FileName::Reserve)?;
+        self.has_reserve = false;
         if disk
             .list()?
             .files
