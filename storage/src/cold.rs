@@ -15,8 +15,6 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::buf::{AlignedBuf, BufferPool};
 use crate::disk::{DiskDone, DiskOp, DiskOutcome, DiskToken, DiskTokens};
 use crate::error::ReadError;
@@ -366,11 +364,8 @@ fn unpinned(outcome: Cold, read_bytes: usize) -> Cold {
     let Cold::Done(Ok(mut records)) = outcome else {
         return outcome;
     };
-    let bytes: usize = records.batches.iter().map(Bytes::len).sum();
-    if bytes < read_bytes / 2 {
-        for batch in &mut records.batches {
-            *batch = Bytes::copy_from_slice(batch);
-        }
+    if records.bytes() < read_bytes / 2 {
+        records.unpin();
     }
     Cold::Done(Ok(records))
 }

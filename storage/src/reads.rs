@@ -91,7 +91,8 @@ pub struct ReadCounters {
 struct Fetch {
     /// Never empty; back to back.
     places: Vec<BlockPlace>,
-    waiting: Vec<ReadTicket>,
+    /// Who waits, and for which of the blocks.
+    waiting: Vec<(ReadTicket, Lsn)>,
 }
 
 /// How far a read came.
@@ -171,12 +172,12 @@ impl Reads {
     fn fetch(&mut self, lsn: Lsn, ticket: ReadTicket, context: &mut ReadContext<'_>) {
         let brings = |fetch: &&mut Fetch| fetch.places.iter().any(|p| p.first_lsn == lsn);
         if let Some(fetch) = self.fetches.values_mut().find(brings) {
-            fetch.waiting.push(ticket);
+            fetch.waiting.push((ticket, lsn));
             return;
         }
         let durable_lsn = context.durable_lsn;
         let places = context.wal.stretch(lsn, FETCH_BYTES, durable_lsn);
-        let waiting = vec![ticket];
+        let waiting = vec![(ticket, lsn)];
         self.start_fetch(Fetch { places, waiting }, context);
     }
 
@@ -194,8 +195,9 @@ impl Reads {
         self.fetches.insert(token, fetch);
     }
 
-    /// Takes a fetch's completion and goes on with the reads that waited for it. Returns the
-    /// damage that it found.
+    /// Takes a fetch's completion and goes on with the reads that waited for it. Who waited for a
+    /// block that it did not bring asks for that alone: what is wrong with another is no answer.
+    /// Returns the damage that it found.
     pub(crate) fn handle(
         &mut self,
         done: DiskDone,
@@ -204,44 +206,75 @@ impl Reads {
         let fetch = self.fetches.remove(&done.token);
         let mut fetch = fetch.expect("a completion belongs to a fetch");
         let first = fetch.places[0];
+        let is_for_first = |waiter: &(ReadTicket, Lsn)| waiter.1 == first.first_lsn;
         if done.result != Ok(DiskOutcome::Done) && fetch.places.len() > 1 {
             // Perhaps it is a neighbour that cannot be read.
             fetch.places.truncate(1);
+            let waiting = std::mem::take(&mut fetch.waiting);
+            let (own, others) = waiting.into_iter().partition(is_for_first);
+            fetch.waiting = own;
             self.start_fetch(fetch, context);
             context.wal.slots.unpin(first.slot, context.ops);
+            self.fetch_again(others, context);
             return None;
         }
         context.wal.slots.unpin(first.slot, context.ops);
-        let block = self.keep_blocks(&fetch.places, done, context);
-        self.counters.damaged += u64::from(block.is_err());
+        let brought = self.keep_blocks(&fetch.places, done, context);
+        self.counters.damaged += u64::from(brought.is_err());
+        let (blocks, error) = match brought {
+            Ok(blocks) => (blocks, None),
+            Err(error) => (BTreeMap::new(), Some(error)),
+        };
         let mut damage = None;
-        for ticket in fetch.waiting {
-            let Some((want, settled)) = self.pending.remove(&ticket) else {
-                continue; // Cancelled meanwhile.
-            };
-            if settled != context.settled && !self.trust_anything {
-                self.rerouted.push_back((ticket, want));
+        let mut others = Vec::new();
+        for (ticket, lsn) in fetch.waiting {
+            if !blocks.contains_key(&lsn) && lsn != first.first_lsn {
+                others.push((ticket, lsn));
                 continue;
             }
-            match &block {
-                Ok(block) => self.go_on(ticket, want, (first.first_lsn, block), context),
-                Err(error) => {
-                    damage = Some((want.partition, *error));
-                    self.done.push_back((ticket, Err(*error)));
-                }
+            let Some(want) = self.take_pending(ticket, context) else {
+                continue;
+            };
+            if let Some(error) = error {
+                damage = Some((want.partition, error));
+                self.done.push_back((ticket, Err(error)));
+            } else {
+                self.go_on(ticket, want, (lsn, &blocks[&lsn]), context);
             }
         }
+        self.fetch_again(others, context);
         damage
     }
 
-    /// Checks and keeps what a fetch brought, and returns its first block, whose damage counts;
-    /// a damaged neighbour is found again by whoever asks for it.
+    /// What a read whose fetch came back wants, unless it was cancelled meanwhile or must look
+    /// into the packs again.
+    fn take_pending(&mut self, ticket: ReadTicket, context: &ReadContext<'_>) -> Option<Want> {
+        let (want, settled) = self.pending.remove(&ticket)?;
+        if settled != context.settled && !self.trust_anything {
+            self.rerouted.push_back((ticket, want));
+            return None;
+        }
+        Some(want)
+    }
+
+    /// Starts a fetch for each block that these wait for.
+    fn fetch_again(&mut self, waiting: Vec<(ReadTicket, Lsn)>, context: &mut ReadContext<'_>) {
+        for (ticket, lsn) in waiting {
+            if let Some(want) = self.take_pending(ticket, context) {
+                self.pending.insert(ticket, (want, context.settled));
+                self.fetch(lsn, ticket, context);
+            }
+        }
+    }
+
+    /// Checks and keeps what a fetch brought, up to the first block that is not as it was written:
+    /// damage of the very first counts, a damaged neighbour is found again by whoever asks for it.
     fn keep_blocks(
         &mut self,
         places: &[BlockPlace],
         done: DiskDone,
         context: &mut ReadContext<'_>,
-    ) -> Result<Bytes, ReadError> {
+    ) -> Result<BTreeMap<Lsn, Bytes>, ReadError> {
         let first = &places[0];
         match done.result {
             Ok(DiskOutcome::Done) => {}
@@ -249,9 +282,10 @@ impl Reads {
             Err(error) => return Err(ReadError::Disk(error)),
         }
         let stretch = Bytes::from_owner(done.buffer.expect("a read's buffer comes back"));
+        let mut blocks = BTreeMap::new();
         let mut at = 0;
         for place in places {
-            let block = stretch.slice(at..at + place.block_bytes);
+            let mut block = stretch.slice(at..at + place.block_bytes);
             at += place.block_bytes;
             if !self.is_as_written(place, &block, context.wal) {
                 if place == first {
@@ -259,11 +293,16 @@ impl Reads {
                 }
                 break;
             }
+            if place.block_bytes < stretch.len() {
+                // Of its own memory: one kept block of a stretch must not keep the others.
+                block = Bytes::copy_from_slice(&block);
+            }
             self.counters.blocks += 1;
             self.counters.block_bytes += block.len() as u64;
-            context.cache.keep_read(place.first_lsn, block);
+            context.cache.keep_read(place.first_lsn, block.clone());
+            blocks.insert(place.first_lsn, block);
         }
-        Ok(stretch.slice(..first.block_bytes))
+        Ok(blocks)
     }
 
     /// Whether `block` is what was written at `place` in this life.
@@ -350,6 +389,7 @@ fn serve(
         What::Time(TimePoint::AtLeast(timestamp_ms)) => reader.first_at_least(timestamp_ms),
         What::Time(TimePoint::Max) => reader.first_with_max(),
     }
+    .map(|step| reader.unpinned(step))
 }
 
 /// One read on its way through one log.
@@ -478,6 +518,33 @@ impl LogReader<'_> {
             }
         }
         Ok(Some(batches))
+    }
+
+    /// Gives batches memory of their own when they are the lesser part of the blocks that they lie
+    /// in: an answer that waits must not keep more memory than its bytes say.
+    fn unpinned(&self, step: Step) -> Step {
+        let Step::Done(mut records) = step else {
+            return step;
+        };
+        let (Some(first), Some(last)) = (records.batches.first(), records.batches.last()) else {
+            return Step::Done(records);
+        };
+        let base_of = |batch| BatchHeader::parse(batch).map(|header| header.base_offset);
+        let (Ok(from), Ok(to)) = (base_of(first), base_of(last)) else {
+            unreachable!("batches were parsed on the way");
+        };
+        let runs = self.log.runs.range(self.log.run_at(from)..);
+        let (mut held_bytes, mut before) = (0, None);
+        for run in runs.take_while(|run| run.base_offset <= to) {
+            if before != Some(run.block) {
+                held_bytes += self.blocks.get(run.block).map_or(0, Bytes::len);
+            }
+            before = Some(run.block);
+        }
+        if records.bytes() < held_bytes / 2 {
+            records.unpin();
+        }
+        Step::Done(records)
     }
 
     fn damaged(&self, run: &Run) -> ReadError {

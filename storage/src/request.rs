@@ -1,6 +1,6 @@
 //! What a store is asked and what it answers.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::error::{ReadError, StorageError};
 use crate::record::{Batch, BatchHeader};
@@ -75,6 +75,16 @@ impl Records {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.batches.iter().map(Bytes::len).sum()
+    }
+
+    /// Copies all batches into memory of their own, so that they keep none of what they were read
+    /// from.
+    pub(crate) fn unpin(&mut self) {
+        let mut own = BytesMut::with_capacity(self.bytes());
+        for batch in &mut self.batches {
+            own.extend_from_slice(batch);
+            *batch = own.split().freeze();
+        }
     }
 }
 

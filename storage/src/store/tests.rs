@@ -1,5 +1,7 @@
 //! Questions to a store that runs: order of acknowledgement, reads, poison.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::config::SeededBug;
 use crate::disk::DiskOutcome;
@@ -7,7 +9,7 @@ use crate::record::Batch;
 use crate::record::tests::hello;
 use crate::request::TimePoint;
 use crate::testing::SimDisk;
-use crate::units::{LeaderEpoch, ShardId};
+use crate::units::{LeaderEpoch, PAGE_BYTES, ShardId};
 
 pub(crate) const SHARD: ShardId = ShardId(0);
 pub(crate) const LOG: PartitionId = PartitionId(7);
@@ -55,6 +57,11 @@ impl Store {
     pub(crate) fn section_bytes(&self, log: PartitionId) -> Vec<u64> {
         let sections = self.packs.sections(log);
         sections.map(|(_, section)| section.bytes).collect()
+    }
+
+    /// Whether the manifest has something to say and no room for it.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.manifest.is_out_of_space()
     }
 }
 
@@ -418,6 +425,134 @@ fn a_cold_read_takes_neighbours_along_and_does_without_an_unreadable_one() {
     let (_, records) = store.poll_read().expect("answered");
     let expected: Vec<u64> = (1..14).collect();
     assert_eq!(offsets(&records.expect("readable")), expected);
+}
+
+/// Operations that the store has, of which the first is a read's.
+fn fetches(store: &mut Store) -> Vec<DiskOp> {
+    let ops: Vec<_> = std::iter::from_fn(|| store.poll_disk()).collect();
+    assert!(matches!(ops[0], DiskOp::Read { .. }));
+    ops
+}
+
+fn read_as(store: &mut Store, ticket: u64, from: u64, end: u64) {
+    let request = ReadRequest {
+        ticket: ReadTicket(ticket),
+        bytes_max: 1,
+        ..request(from, end)
+    };
+    assert_eq!(store.read(now(0), request), ReadOutcome::Pending);
+}
+
+/// What the reads of offsets 0 and 1, in neighbouring blocks, come to when they share one fetch.
+fn neighbours(
+    damage: &dyn Fn(&mut SimDisk),
+    failure: Option<DiskError>,
+) -> BTreeMap<u64, Result<Vec<u64>, ReadError>> {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let end = fill(&mut store, &mut disk);
+    damage(&mut disk);
+    read_as(&mut store, 1, 0, end);
+    read_as(&mut store, 2, 1, end);
+    let mut ops = fetches(&mut store);
+    assert_eq!(ops.len(), 1, "one fetch brings both blocks");
+    let op = ops.remove(0);
+    let done = match failure {
+        None => disk.run(SHARD, op),
+        Some(error) => done(op, Err(error)),
+    };
+    store.handle_disk(now(0), done);
+    settle_disk(&mut store, &mut disk, now(0));
+    let answers = std::iter::from_fn(|| store.poll_read());
+    let answers = answers.map(|(ticket, records)| (ticket.0, records.map(|r| offsets(&r))));
+    answers.collect()
+}
+
+#[test]
+fn reads_that_share_a_fetch_share_neither_damage_nor_failure() {
+    let page = PAGE_BYTES as u64;
+    let file = crate::disk::FileName::Wal(0);
+    let first = |disk: &mut SimDisk| disk.damage(SHARD, file, page + 500, &[0; 4]);
+    let found = neighbours(&first, None);
+    assert!(matches!(found[&1], Err(ReadError::Damaged { .. })));
+    assert_eq!(found[&2], Ok(vec![1]), "its own block is whole");
+
+    let second = |disk: &mut SimDisk| disk.damage(SHARD, file, 2 * page + 500, &[0; 4]);
+    let found = neighbours(&second, None);
+    assert_eq!(found[&1], Ok(vec![0]));
+    assert!(matches!(found[&2], Err(ReadError::Damaged { .. })));
+
+    let found = neighbours(&|_| {}, Some(DiskError::Io { errno: 5 }));
+    assert_eq!((&found[&1], &found[&2]), (&Ok(vec![0]), &Ok(vec![1])));
+}
+
+#[test]
+fn an_answer_keeps_no_more_memory_than_its_batches_are_worth() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let other = PartitionId(LOG.0 + 1);
+    store.create_log(other, LogConfig::default());
+    append(&mut store, 0);
+    let large = batch(1, 8_000);
+    let beside = Append {
+        partition: other,
+        base_offset: Offset(0),
+        leader_epoch: LeaderEpoch(0),
+        append_time_ms: None,
+        batch: Batch::check(&large).expect("good"),
+    };
+    store.append(now(0), beside).expect("taken");
+    store.close_group(now(0));
+    settle_disk(&mut store, &mut disk, now(0));
+    let read = |store: &mut Store, request| match store.read(now(0), request) {
+        ReadOutcome::Ready(records) => records.expect("readable"),
+        ReadOutcome::Pending => panic!("the block is in memory"),
+    };
+    let small = read(&mut store, request(0, 1));
+    assert_eq!(offsets(&small), [0]);
+    let found = store.find_time(
+        now(0),
+        TimeRequest {
+            ticket: ReadTicket(9),
+            partition: LOG,
+            point: TimePoint::Max,
+            end: Offset(1),
+        },
+    );
+    let ReadOutcome::Ready(Ok(found)) = found else {
+        panic!("the block is in memory");
+    };
+    let most = ReadRequest {
+        partition: other,
+        ..request(0, 1)
+    };
+    let most = read(&mut store, most);
+    let block = store.cache.get(Lsn(0)).expect("kept");
+    let lies_in_block = |records: &Records| {
+        let bounds = block.as_ptr_range();
+        bounds.contains(&records.batches[0].as_ptr())
+    };
+    assert!(!lies_in_block(&small) && !lies_in_block(&found));
+    assert!(lies_in_block(&most), "without a copy");
+}
+
+#[test]
+fn a_kept_block_of_a_fetch_keeps_none_of_its_neighbours() {
+    let mut disk = SimDisk::new(1);
+    let mut store = quiet(&mut disk);
+    let end = fill(&mut store, &mut disk);
+    read_as(&mut store, 1, 0, end);
+    settle_disk(&mut store, &mut disk, now(0));
+    assert!(store.poll_read().is_some());
+    let blocks = store.counters().reads.blocks;
+    assert!(blocks > 2, "neighbours came along");
+    let lsns: Vec<Lsn> = store.wal.closed()[0].block_lsns().collect();
+    let kept = lsns.iter().filter_map(|lsn| store.cache.get(*lsn));
+    let mut kept: Vec<_> = kept.map(|block| block.as_ptr_range()).collect();
+    assert!(kept.len() > 2);
+    kept.sort_by_key(|range| range.start);
+    let touch = kept.windows(2).any(|pair| pair[0].end == pair[1].start);
+    assert!(!touch, "each has memory of its own");
 }
 
 #[test]
