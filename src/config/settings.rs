@@ -188,7 +188,7 @@ settings! {
         /// Producers are refused while less than this is free, bytes; less on a small one.
         low_bytes: u64 = 256 * MIB, 0..=64 * GIB;
         /// Room for edits in a shard's manifest, bytes; half of it used asks for a rewrite.
-        manifest_bytes_max: u64 = MIB, 64 * KIB..=GIB;
+        manifest_bytes_max: u64 = MIB, 64 * KIB..=64 * MIB;
     }
 
     /// Memory budgets; all of them per shard.

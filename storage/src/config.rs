@@ -45,7 +45,8 @@ pub struct StoreConfig {
     pub disk_low_bytes: u64,
     /// How often retention is applied, milliseconds.
     pub retention_check_ms: u64,
-    /// Room for edits in the manifest; half of it used asks for a rewrite. Preallocated.
+    /// Room for edits in the manifest; half of it used asks for a rewrite. Preallocated; at most
+    /// [`crate::manifest::ROOM_BYTES_MAX`].
     pub manifest_bytes_max: u64,
     /// Damaged ranges that the operator gives up, each exactly as a refusal named it.
     pub accept_loss: Vec<LossRange>,
@@ -101,6 +102,7 @@ impl StoreConfig {
         assert!(
             self.manifest_bytes_max.is_multiple_of(page) && self.manifest_bytes_max >= 4 * page
         );
+        assert!(self.manifest_bytes_max <= crate::manifest::ROOM_BYTES_MAX);
         let largest = crate::block::block_bytes_for(self.batch_bytes_max);
         assert!(
             largest as u64 + 4 * page <= self.wal_file_bytes,

@@ -30,8 +30,14 @@ use format::RunIdentity;
 
 /// The tag of the manifest's tokens.
 pub const MANIFEST_TAG: u8 = 1;
-/// No manifest is larger: 100,000 packs of 10,000 partitions stay far below.
+/// No manifest is larger: 100,000 packs of 10,000 partitions stay far below, with the most room
+/// for edits behind them.
 const FILE_BYTES_MAX: u64 = 256 << 20;
+/// The most room for edits that may be asked for.
+pub const ROOM_BYTES_MAX: u64 = 64 << 20;
+
+const _: () = assert!(2 * ROOM_BYTES_MAX <= FILE_BYTES_MAX, "the state has room");
+
 /// Bytes of one read while opening.
 const READ_BYTES: usize = 1 << 20;
 
@@ -459,10 +465,15 @@ impl Manifest {
         let queued: Vec<_> = self.queued.iter().flat_map(|(_, e)| e.clone()).collect();
         let queued_bytes = 2 * file_length(format::encode_edits(&queued).len() + 2 * PAGE_BYTES);
         let queued_bytes = queued_bytes.next_multiple_of(file_length(PAGE_BYTES));
+        let file_bytes = end + queued_bytes + self.room_bytes;
+        assert!(
+            file_bytes <= FILE_BYTES_MAX,
+            "a start reads what is written: {file_bytes} bytes"
+        );
         self.step = Step::Rewrite(Rewrite {
             stage: Stage::RemoveTemporary,
             buffer: Some(format::aligned(&[&page, &copy, &copy])),
-            file_bytes: end + queued_bytes + self.room_bytes,
+            file_bytes,
             end,
             crc,
         });

@@ -220,6 +220,15 @@ fn a_wrong_value_is_refused_with_its_line_and_what_would_be_right() {
 }
 
 #[test]
+fn a_manifest_has_no_more_room_than_a_start_can_read() {
+    let most = millrace_storage::manifest::ROOM_BYTES_MAX;
+    let config = from_text(&format!("[disk]\nmanifest_bytes_max = {most}")).expect("allowed");
+    assert_eq!(config.config.disk.manifest_bytes_max, most);
+    let said = refusal(&format!("[disk]\nmanifest_bytes_max = {}", most + 4_096));
+    assert!(said.contains("is out of range"), "{said}");
+}
+
+#[test]
 fn values_that_do_not_fit_each_other_are_refused_where_they_were_set() {
     assert_eq!(
         refusal("[wal]\nfile_bytes = \"1MiB\"\nbatch_bytes_max = \"4MiB\"\n"),
