@@ -55,7 +55,8 @@ pub struct MergeCounters {
 #[derive(Debug)]
 pub(crate) struct Merge {
     shard: ShardId,
-    /// Packs with fewer live bytes are small.
+    /// Packs with fewer live bytes are small. Any two of them fit one merge, and what comes of as
+    /// many as fit is not small.
     small_bytes: u64,
     small_packs_max: usize,
     tokens: DiskTokens,
@@ -93,7 +94,7 @@ impl Merge {
     pub(crate) fn new(config: &StoreConfig) -> Self {
         Self {
             shard: config.shard,
-            small_bytes: config.segment_bytes_min,
+            small_bytes: config.segment_bytes_min.min(MERGE_BYTES_MAX / 2),
             small_packs_max: config.small_packs_max,
             tokens: DiskTokens::new(MERGE_TAG),
             phase: Phase::Idle,
@@ -163,7 +164,8 @@ impl Merge {
             .map(|(id, pack)| (id, pack.live_bytes()))
             .filter(|(_, live)| *live < self.small_bytes)
             .collect();
-        if small.len() > self.small_packs_max {
+        // One alone would come out as it went in.
+        if small.len() > self.small_packs_max.max(1) {
             let mut bytes = 0;
             let chosen = small.iter().take_while(|(_, live)| {
                 bytes += live;

@@ -1,6 +1,8 @@
 //! Merging in whole stores on the simulated disk.
 
+use super::{MERGE_BYTES_MAX, Merge};
 use crate::config::StoreConfig;
+use crate::disk::FileName;
 use crate::log_index::LogConfig;
 use crate::settle::tests::{A, B, SHARD, World, config, is_pack};
 use crate::testing::Survival;
@@ -131,6 +133,66 @@ fn a_damaged_source_stops_its_merge_and_hurts_nothing_else() {
     let from = world.logs[&A].end / 2;
     let request = world.request(A, from, 1 << 20);
     world.read(request).expect("readable");
+}
+
+#[test]
+fn a_pack_is_never_merged_alone() {
+    let mut world = World::new(
+        5,
+        StoreConfig {
+            small_packs_max: 0,
+            ..merging()
+        },
+    );
+    produce_packs(&mut world, 2);
+    for _ in 0..20 {
+        world.ms += 1000;
+        world.run();
+    }
+    let merge = world.store.counters().merge;
+    assert_eq!(merge.sources, 2 * merge.merges, "{merge:?}");
+    world.check(1 << 20);
+}
+
+#[test]
+fn packs_count_as_small_only_if_two_of_them_fit_a_merge() {
+    let large = StoreConfig {
+        segment_bytes_min: 1 << 40,
+        ..merging()
+    };
+    let merge = Merge::new(&large);
+    assert!(2 * merge.small_bytes <= MERGE_BYTES_MAX);
+    assert_eq!(
+        Merge::new(&merging()).small_bytes,
+        merging().segment_bytes_min
+    );
+}
+
+#[test]
+fn a_merge_without_room_leaves_the_reserve_alone() {
+    let mut world = World::new(
+        6,
+        StoreConfig {
+            reserve_bytes: 64 << 10,
+            disk_low_bytes: 0,
+            ..merging()
+        },
+    );
+    world.disk.set_capacity(64 << 20);
+    world.ms += 1000;
+    world.run();
+    produce_packs(&mut world, 5);
+    one_too_many(&mut world);
+    assert!(world.disk.files(SHARD).contains(&FileName::Reserve));
+    world.disk.set_capacity(world.disk.used_bytes());
+    world.run();
+    let merge = world.store.counters().merge;
+    assert!(merge.discarded > 0, "{merge:?}");
+    assert!(world.disk.files(SHARD).contains(&FileName::Reserve));
+    world.append(A, 700).expect("producers go on");
+    world.run();
+    world.disk.set_capacity(64 << 20);
+    world.check(1 << 20);
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Store {
             merge.begin_if_due(now, &mut context);
         }
         let stepped = merge.step(now, &mut context);
-        self.note_failure(stepped);
+        self.note_merge(stepped);
     }
 
     fn merge_parts(&mut self) -> (&mut Merge, MergeContext<'_>) {
@@ -120,13 +120,13 @@ impl Store {
     pub(super) fn handle_merge(&mut self, now: Now, done: DiskDone) {
         let (merge, mut context) = self.merge_parts();
         let handled = merge.handle_copy(now, done, &mut context);
-        self.note_failure(handled);
+        self.note_merge(handled);
     }
 
     pub(super) fn handle_merge_output(&mut self, now: Now, done: DiskDone) {
         let (merge, mut context) = self.merge_parts();
         let handled = merge.handle_output(now, done, &mut context);
-        self.note_failure(handled);
+        self.note_merge(handled);
     }
 
     fn settle_parts(&mut self, now: Now) -> (&mut Settle, SettleContext<'_>) {
@@ -215,6 +215,15 @@ impl Store {
 
     fn is_wal_empty(&self) -> bool {
         self.wal.closed().is_empty() && !self.commit.has_content(&self.wal)
+    }
+
+    /// A merge is no must: one that finds no room waits, and leaves the reserve to what is.
+    fn note_merge(&mut self, result: Result<(), SettleFailure>) {
+        if result == Err(SettleFailure::Output(DiskError::NoSpace)) {
+            tracing::warn!(shard = %self.config.shard, "no space to merge; trying again later");
+        } else {
+            self.note_failure(result);
+        }
     }
 
     /// A failed pass or merge costs time, nothing else: say so and go on.
