@@ -109,9 +109,11 @@ impl Merge {
         matches!(self.phase, Phase::Idle)
     }
 
-    /// Whether no operation is on its way either.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.is_idle() && self.reads_in_flight == 0
+    /// Whether no operation is on its way either. `is_stuck`: the manifest's edit that ends a
+    /// merge does not come.
+    pub(crate) fn is_quiet(&self, is_stuck: bool) -> bool {
+        let is_committing = matches!(self.phase, Phase::Committing(..));
+        (self.is_idle() || is_stuck && is_committing) && self.reads_in_flight == 0
     }
 
     /// A clean stop begins: a merge that is not committed is given up.

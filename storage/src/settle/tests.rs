@@ -727,6 +727,49 @@ fn a_clean_stop_gives_up_a_pass_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_clean_stop_does_not_wait_for_room_on_the_disk() {
+    let tight = StoreConfig {
+        manifest_bytes_max: 16 << 10,
+        ..config()
+    };
+    let mut world = World::new(14, tight);
+    world.logs.remove(&B);
+    world.produce(A, 200, 8000);
+    world.ms += 60_000;
+    world.run();
+    // What dies is told to the manifest until that is full and finds no room for the next one.
+    let end = world.logs[&A].end;
+    for start in (0..end).step_by(6) {
+        world.disk.set_capacity(world.disk.used_bytes());
+        let now = world.now();
+        let deleted = world.store.append_log_start(now, A, Offset(start));
+        deleted.expect("a full disk takes deletes");
+        world.model(A).start = start;
+        world.run();
+        if world.store.lacks_room() {
+            break;
+        }
+    }
+    assert!(world.store.lacks_room());
+    let now = world.now();
+    for _ in 0..1000 {
+        world.store.close(now);
+        while let Some(op) = world.store.poll_disk() {
+            world.disk.submit(SHARD, op);
+        }
+        match world.disk.complete_one() {
+            Some((_, done)) => world.store.handle_disk(now, done),
+            None => break,
+        }
+    }
+    assert!(world.store.is_quiet(), "the stop ends");
+    world.disk.set_capacity(u64::MAX);
+    let disk = world.disk.after_power_cut(Survival::Nothing, 1);
+    world.reopen(disk).expect("opens");
+    world.check(1 << 20);
+}
+
+#[test]
 fn a_limit_above_the_number_of_files_does_not_hold_the_log_up() {
     let patient = StoreConfig {
         settle_files_max: 100,
