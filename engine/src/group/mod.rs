@@ -110,11 +110,13 @@ impl Turn<'_> {
         self.effects.push_back(Effect::Log(change));
     }
 
-    /// An id that no member of any group ever had.
+    /// An id that no member of any group ever had. It begins with what people know the member by,
+    /// cut to what every protocol's names of members have room for.
     fn new_member_id(&mut self, prefix: &str) -> Arc<str> {
         let mut bytes = [0; 16];
         rand_core::Rng::fill_bytes(self.random, &mut bytes);
         let id = Builder::from_random_bytes(bytes).into_uuid();
+        let prefix = &prefix[..prefix.floor_char_boundary(MEMBER_PREFIX_BYTES_MAX)];
         Arc::from(format!("{prefix}-{id}"))
     }
 }
@@ -139,6 +141,10 @@ pub(crate) struct Groups {
     sweep_from: Option<Arc<str>>,
 }
 
+/// Longest name of a group, and of what its members speak, bytes: what a 16-bit length can say.
+pub const GROUP_NAME_BYTES_MAX: usize = i16::MAX as usize;
+/// Bytes of a client's own name in the id that its member gets.
+const MEMBER_PREFIX_BYTES_MAX: usize = 255;
 /// Time between two steps of the sweep, milliseconds.
 const SWEEP_STEP_MS: u64 = 10_000;
 /// Groups that one step looks at.
@@ -285,7 +291,8 @@ impl Groups {
         name: &Arc<str>,
         ask: &GroupAsk,
     ) -> Result<(), Refusal> {
-        if name.is_empty() && needs_name(ask) {
+        let is_long = name.len() > GROUP_NAME_BYTES_MAX;
+        if is_long || (name.is_empty() && needs_name(ask)) {
             return Err(Refusal::Group(GroupRefusal::InvalidName));
         }
         if let GroupAsk::Join(join) = ask {

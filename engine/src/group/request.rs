@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millrace_storage::units::{LeaderEpoch, Offset, PartitionId};
 
+use super::GROUP_NAME_BYTES_MAX;
 use crate::event::Refusal;
 
 /// A request to one group. It is served at the group's home.
@@ -290,7 +291,7 @@ pub struct MemberDescription {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupRefusal {
     /// A name that is not allowed.
-    #[error("a group's name must not be empty")]
+    #[error("a group's name must have 1 to {GROUP_NAME_BYTES_MAX} bytes")]
     InvalidName,
     /// There is no group of that name.
     #[error("there is no such group")]

@@ -250,8 +250,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Lets `write` put the rest of the body at the end of the frame.
-    pub(crate) fn with_body(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        write(self.out);
+    pub(crate) fn with_body<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        write(self.out)
     }
 
     /// Bytes of the frame so far.

@@ -12,6 +12,7 @@ mod group_offsets;
 mod handshake;
 mod hostile;
 mod lists;
+mod long_texts;
 mod produce;
 mod samples;
 mod topic_ids;

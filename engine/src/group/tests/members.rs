@@ -21,6 +21,22 @@ fn a_lone_member_leads_and_gets_its_share() {
 }
 
 #[test]
+fn ids_stay_short_however_a_client_calls_itself() {
+    let long = "ä".repeat(20_000);
+    for instance in [None, Some(long.clone())] {
+        let mut bench = Bench::new();
+        let mut asked = join("");
+        asked.client.id.clone_from(&long);
+        asked.instance = instance;
+        let asked = bench.submit(GroupAsk::Join(asked));
+        bench.pass_ms(0);
+        let id = bench.joined(asked).member;
+        assert_eq!(id.len(), 254 + 37, "whole characters, and a random end");
+        assert!(id.starts_with("ääää"));
+    }
+}
+
+#[test]
 fn the_first_rebalance_waits_for_others_but_not_for_ever() {
     let mut bench = Bench::with(GroupSettings {
         initial_rebalance_delay_ms: 3_000,

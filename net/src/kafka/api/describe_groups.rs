@@ -9,7 +9,7 @@ use millrace_engine::group::{GroupAnswer, GroupAsk, GroupDescription, MemberDesc
 
 use super::groups::{answer, ask, shared, standing};
 use super::{Call, Handled, Reply, ReplyTo, Work, decode, text};
-use crate::kafka::errors::{ErrorCode, group_error_code};
+use crate::kafka::errors::{ErrorCode, Failure, group_error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
 
@@ -86,8 +86,9 @@ fn describe(version: i16, group: GroupId, found: Found) -> DescribedGroup {
             described.group_state = text("Dead");
             if version >= VERSION_NOT_FOUND_MIN {
                 let words = format!("Group {} not found.", described.group_id.as_str());
-                described.error_code = ErrorCode::GroupIdNotFound.code();
-                described.error_message = Some(text(words));
+                let failure = Failure::new(ErrorCode::GroupIdNotFound, words);
+                described.error_code = failure.code.code();
+                described.error_message = failure.message.map(text);
             }
             described
         }

@@ -382,20 +382,17 @@ impl ReplyTo {
     /// A reply with a body of the message crate.
     ///
     /// # Errors
-    /// It would be too long.
+    /// It would be too long, or holds what its version cannot say.
     fn frame<Body: Encodable>(self, body: &Body) -> Result<Reply, ProtocolViolation> {
         // ApiVersions must be readable by clients that know only its version 0: KIP-511.
         let flexible = self.api.is_flexible(self.version) && self.api != Api::ApiVersions;
-        let bytes = body
-            .compute_size(self.version)
-            .expect("every field set exists in its version");
+        let bytes = body.compute_size(self.version);
+        let bytes = bytes.map_err(|error| self.unsayable(error))?;
         self.check_bytes(bytes)?;
         let mut out = Vec::with_capacity(HEADER_BYTES_MAX + bytes);
         let mut writer = Writer::begin(&mut out, self.correlation, flexible);
-        writer.with_body(|out| {
-            body.encode(out, self.version)
-                .expect("every field set exists in its version");
-        });
+        let encoded = writer.with_body(|out| body.encode(out, self.version));
+        encoded.map_err(|error| self.unsayable(error))?;
         writer.end().map_err(|error| self.too_long(error))?;
         Ok(Reply::Frame(out))
     }
@@ -404,7 +401,8 @@ impl ReplyTo {
     /// one, because there may be many and they take far more memory than their bytes.
     ///
     /// # Errors
-    /// It would be too long; no more than one item is made past that.
+    /// It would be too long; no more than one item is made past that. Or it holds what its version
+    /// cannot say.
     fn frame_of_items<Item: Encodable>(
         self,
         items: impl ExactSizeIterator<Item = Item>,
@@ -415,10 +413,8 @@ impl ReplyTo {
         writer.i32(0); // Throttle time, ms.
         writer.length(Some(items.len()));
         for item in items {
-            writer.with_body(|out| {
-                item.encode(out, self.version)
-                    .expect("every field set exists in its version");
-            });
+            let encoded = writer.with_body(|out| item.encode(out, self.version));
+            encoded.map_err(|error| self.unsayable(error))?;
             self.check_bytes(writer.bytes())?;
         }
         writer.tags();
@@ -438,6 +434,14 @@ impl ReplyTo {
         Err(self.too_long(format!(
             "{bytes} bytes or more, listeners.kafka.reply_bytes_max = {max}"
         )))
+    }
+
+    /// A reply may hold what others sent, in versions that have room for more.
+    fn unsayable(self, why: impl std::fmt::Display) -> ProtocolViolation {
+        let (api, version) = (self.api, self.version);
+        ProtocolViolation {
+            reason: format!("a {api:?} request, version {version}, has no answer: {why}"),
+        }
     }
 
     fn too_long(self, why: impl std::fmt::Display) -> ProtocolViolation {
