@@ -20,7 +20,7 @@ use millrace_engine::event::{Outcome, Refusal};
 use millrace_storage::units::{BootTime, Now};
 
 use crate::io::IoOp;
-use crate::session::{CommandSink, ConnectionAddresses, ProtocolSession, ProtocolViolation};
+use crate::session::{CommandSink, ConnectionAddresses, Gate, ProtocolSession, ProtocolViolation};
 use crate::window::{Budget, Window};
 
 /// What one connection may take and how long it may dawdle.
@@ -120,15 +120,6 @@ pub(crate) struct Connection<S> {
     is_queued: bool,
     /// Waits until the shard accepts this again.
     blocked_by: Option<Gate>,
-}
-
-/// What a shard may not accept for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Gate {
-    /// The log takes no appends.
-    Appends,
-    /// There is no memory for answers.
-    Questions,
 }
 
 /// The receive that is under way.
@@ -430,7 +421,9 @@ impl<S: ProtocolSession> Connection<S> {
         around: &mut Surroundings<'_>,
     ) -> Result<usize, ProtocolViolation> {
         let mut taken_in_all = 0;
-        loop {
+        // A request that waits for the shard: waiting for the peer would be for bytes that never
+        // come.
+        self.blocked_by = loop {
             let rest = &input[taken_in_all..];
             let taken = self.session.handle_input(now, rest, around.sink)?;
             assert!(taken.bytes <= rest.len(), "a session takes what is there");
@@ -442,24 +435,13 @@ impl<S: ProtocolSession> Connection<S> {
             }
             if taken_in_all == input.len() {
                 self.need_bytes = 0;
-                break;
+                break None;
             }
             if taken.bytes == 0 || !self.wants_input(around.limits) {
-                break;
+                break taken.waits_for;
             }
-        }
-        // A request that nothing of is taken or missing is one that the shard has no room for. It
-        // waits for the shard: waiting for the peer would wait for bytes that never come.
-        let is_left = taken_in_all < input.len();
-        self.blocked_by = if !is_left || self.need_bytes > 0 || !self.session.wants_input() {
-            None
-        } else if !around.sink.accepts_appends() {
-            Some(Gate::Appends)
-        } else if !around.sink.accepts_questions() {
-            Some(Gate::Questions)
-        } else {
-            None
         };
+        let is_left = taken_in_all < input.len();
         let is_waiting_for_peer = is_left && self.wants_input(around.limits);
         if is_waiting_for_peer {
             self.request_since.get_or_insert(now.boot);
@@ -707,6 +689,8 @@ impl<S: ProtocolSession> Connection<S> {
     fn deadlines(&self, limits: &ConnectionLimits) -> [Option<(BootTime, &'static str)>; 4] {
         let idle = self.last_active.after_ms(limits.idle_ms_max);
         let handshake = limits.handshake_deadline(self.opened, self.window.len());
+        // Whoever waits for us is not late.
+        let is_held_up = self.starved_since.is_some() || self.blocked_by.is_some();
         let request = self
             .request_since
             .filter(|_| self.starved_since.is_none())
@@ -716,8 +700,7 @@ impl<S: ProtocolSession> Connection<S> {
             .map(|sending| limits.transfer_deadline(sending.since, sending.bytes));
         [
             Some((idle, "idle for too long")),
-            (!self.has_spoken && self.starved_since.is_none())
-                .then_some((handshake, "no whole request in time")),
+            (!self.has_spoken && !is_held_up).then_some((handshake, "no whole request in time")),
             request.map(|at| (at, "a request arrived too slowly")),
             reply.map(|at| (at, "a reply was taken too slowly")),
         ]

@@ -128,13 +128,26 @@ impl ProtocolSession for Session {
 }
 
 /// What `handle_input` did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// Bytes taken from the front of the input.
     pub bytes: usize,
     /// Bytes that the request now at the front needs in all, if known; already within the
-    /// protocol's limit. 0: unknown, or the session stopped by choice (`wants_input` is false).
+    /// protocol's limit. 0: unknown, or the session stopped by choice (`wants_input` is false), or
+    /// it waits for a gate.
     pub need_bytes: usize,
+    /// The request now at the front is whole and waits for this; `wants_input` is true all the
+    /// same.
+    pub waits_for: Option<Gate>,
+}
+
+/// What a shard may not accept for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gate {
+    /// The log takes no appends.
+    Appends,
+    /// There is no memory for answers.
+    Questions,
 }
 
 /// Why a connection is closed on the peer's account. Logged, with the peer's address.

@@ -3,6 +3,7 @@
 //! The io_uring driver and the simulator both run it. A turn: hand it everything that happened
 //! (`handle_*`), call [`Worker::end_turn`] once, then take out what is to be done (`poll_*`).
 
+mod blocked;
 mod sink;
 mod slow;
 mod stop;
@@ -19,15 +20,16 @@ use millrace_engine::stages::{Stage, Unit};
 use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
-use crate::connection::{Connection, ConnectionLimits, Gate, SendBuffers, Surroundings};
+use crate::connection::{Connection, ConnectionLimits, SendBuffers, Surroundings};
 use crate::control::{
     ControlAnswer, ControlAsk, ControlCommand, ControlReply, ControlRequest, WorkerReport,
 };
 use crate::io::{IoDone, IoOp, ListenerId};
 use crate::kafka::{self, KafkaConfig};
 use crate::refusals::Refusals;
-use crate::session::{ClusterView, ConnectionAddresses, Session};
+use crate::session::{ClusterView, ConnectionAddresses, Gate, Session};
 use crate::window::Budget;
+use blocked::Blocked;
 use sink::Sink;
 use stop::Stop;
 
@@ -105,7 +107,7 @@ pub struct Worker {
     /// Slots whose connection may have something to do, each once.
     dirty: Vec<u32>,
     /// Connections that wait for the log or for memory for answers, and for memory to receive into.
-    blocked: BTreeSet<(Gate, u32)>,
+    blocked: Blocked,
     starved: BTreeSet<u32>,
     /// Connections that wait until others' sends have ended.
     queued: BTreeSet<u32>,
@@ -123,9 +125,7 @@ pub struct Worker {
     /// When the present step of a clean stop has lasted too long; `None` before its first turn.
     stop_until: Option<BootTime>,
     counters: Counters,
-    /// Since when producers are not read because the log takes nothing.
-    stalled_since: Option<BootTime>,
-    /// How long such times lasted.
+    /// How long producers were not read because the log took nothing.
     log_stall: Stage,
 }
 
@@ -190,7 +190,7 @@ impl Worker {
             by_address: HashMap::new(),
             refusals: Refusals::default(),
             dirty: Vec::new(),
-            blocked: BTreeSet::new(),
+            blocked: Blocked::default(),
             starved: BTreeSet::new(),
             queued: BTreeSet::new(),
             held: Held::default(),
@@ -202,7 +202,6 @@ impl Worker {
             stop: Stop::Running,
             stop_until: None,
             counters: Counters::default(),
-            stalled_since: None,
             log_stall: Stage::new("log_stall", Unit::Nanoseconds),
         }
     }
@@ -403,25 +402,21 @@ impl Worker {
 
     /// Lets those go on that wait for what the shard accepts again.
     fn unblock_accepted(&mut self, now: Now) {
-        if self.blocked.is_empty() {
-            return;
-        }
-        let accepts = |gate: Gate| match gate {
-            Gate::Appends => self.shard.accepts_appends(),
-            Gate::Questions => self.shard.accepts_questions(),
-        };
-        let open = [Gate::Appends, Gate::Questions].map(|gate| (gate, accepts(gate)));
-        for (gate, _) in open.into_iter().filter(|(_, is_open)| *is_open) {
+        for gate in [Gate::Appends, Gate::Questions] {
+            let is_open = match gate {
+                Gate::Appends => self.shard.accepts_appends(),
+                Gate::Questions => self.shard.accepts_questions(),
+            };
+            if !is_open {
+                continue;
+            }
             if gate == Gate::Appends
-                && let Some(since) = self.stalled_since.take()
+                && let Some(since) = self.blocked.end_stall()
             {
                 self.log_stall.record(now.boot.since_ns(since));
             }
-            let range = (gate, 0)..=(gate, u32::MAX);
-            let slots: Vec<(Gate, u32)> = self.blocked.range(range).copied().collect();
-            for key in slots {
-                self.blocked.remove(&key);
-                self.unblock(key.1);
+            for slot in self.blocked.open(gate) {
+                self.unblock(slot);
             }
         }
     }
@@ -677,13 +672,10 @@ impl Worker {
         let held = entry.held_now();
         self.held.recount(&mut entry.held, held);
         if let Some(gate) = entry.connection.blocked_by()
-            && self.blocked.insert((gate, slot))
+            && self.blocked.insert(now, gate, slot)
         {
             match gate {
-                Gate::Appends => {
-                    self.counters.receives_blocked_by_log += 1;
-                    self.stalled_since.get_or_insert(now.boot);
-                }
+                Gate::Appends => self.counters.receives_blocked_by_log += 1,
                 Gate::Questions => self.counters.receives_blocked_by_answers += 1,
             }
         }
@@ -746,8 +738,7 @@ impl Worker {
         if let Some(timer) = entry.timer {
             self.timers.remove(&(timer, id.slot));
         }
-        self.blocked.remove(&(Gate::Appends, id.slot));
-        self.blocked.remove(&(Gate::Questions, id.slot));
+        self.blocked.forget(id.slot);
         self.starved.remove(&id.slot);
         self.queued.remove(&id.slot);
         self.connections -= 1;

@@ -24,10 +24,7 @@ impl ProtocolSession for Lines {
         input: &[u8],
         sink: &mut dyn CommandSink,
     ) -> Result<Taken, ProtocolViolation> {
-        let mut taken = Taken {
-            bytes: 0,
-            need_bytes: 0,
-        };
+        let mut taken = Taken::default();
         while let Some(first) = input.get(taken.bytes).filter(|_| !self.is_held) {
             match first {
                 b'!' => {
@@ -39,7 +36,10 @@ impl ProtocolSession for Lines {
                     self.is_held = true;
                     taken.bytes += 1;
                 }
-                b'@' if !sink.accepts_appends() => break,
+                b'@' if !sink.accepts_appends() => {
+                    taken.waits_for = Some(Gate::Appends);
+                    break;
+                }
                 _ => {
                     let rest = &input[taken.bytes..];
                     let Some(colon) = rest.iter().position(|byte| *byte == b':') else {
@@ -362,11 +362,25 @@ fn a_whole_request_that_the_log_has_no_room_for_waits_for_the_log() {
         "no window is lent for bytes that never come: {ops:?}"
     );
     assert_eq!(world.connection.session.requests, 0);
+    world
+        .pass(20_000)
+        .expect("the peer's first request is whole");
     world.sink.accepts_appends = true;
     world.connection.unblock();
     world.poll();
     assert_eq!(world.connection.session.requests, 2);
     assert!(world.connection.blocked_by().is_none());
+}
+
+#[test]
+fn a_request_that_is_not_whole_waits_for_its_peer_whatever_the_log_takes() {
+    let mut world = World::new(1 << 20);
+    world.poll();
+    world.sink.accepts_appends = false;
+    // Nobody knows yet how long it is.
+    world.receive(b"^1");
+    assert!(world.connection.blocked_by().is_none());
+    world.pass(10_000).expect_err("no request in ten seconds");
 }
 
 #[test]

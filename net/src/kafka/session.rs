@@ -12,8 +12,8 @@
 //!   for minutes, so their number is bounded by that of connections.
 //!
 //! A produce request is also left in the input while the log takes no appends, and others but
-//! fetches while there is no memory for answers. `wants_input` stays true then: the sink knows when
-//! that is over, and the worker asks it.
+//! fetches while there is no memory for answers. `wants_input` stays true then, and
+//! `Taken::waits_for` names what is waited for: the worker asks the shard when that is over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use super::fetch_set::FetchSet;
 use super::frame::{self, Front, Request};
 use super::versions::Api;
 use crate::reply_order::ReplyOrder;
-use crate::session::{CommandSink, ProtocolSession, ProtocolViolation, Taken};
+use crate::session::{CommandSink, Gate, ProtocolSession, ProtocolViolation, Taken};
 
 /// One connection.
 #[derive(Debug)]
@@ -98,22 +98,25 @@ impl Session {
         }
     }
 
-    /// Whether a request must stay where it is for now.
-    fn must_wait(&mut self, request: &Request<'_>, sink: &dyn CommandSink) -> bool {
+    /// Whether a request must stay where it is until another of its connection has ended.
+    fn must_wait(&mut self, request: &Request<'_>) -> bool {
         match request.api {
-            Api::Fetch if self.fetch_out => {
-                self.fetch_waits = true;
-                true
-            }
-            Api::JoinGroup | Api::SyncGroup if self.group_out => {
-                self.group_waits = true;
-                true
-            }
-            Api::Produce => !sink.accepts_appends(),
-            // Its answer has a bound of its own below.
-            Api::Fetch | Api::ApiVersions => false,
-            _ => !sink.accepts_questions(),
+            Api::Fetch => self.fetch_waits = self.fetch_out,
+            Api::JoinGroup | Api::SyncGroup => self.group_waits = self.group_out,
+            _ => {}
         }
+        self.fetch_waits || self.group_waits
+    }
+
+    /// What of the shard a request must wait for.
+    fn closed_gate(request: &Request<'_>, sink: &dyn CommandSink) -> Option<Gate> {
+        let (gate, is_open) = match request.api {
+            Api::Produce => (Gate::Appends, sink.accepts_appends()),
+            // A fetch waits for room below, and the other's answer is short.
+            Api::Fetch | Api::ApiVersions => return None,
+            _ => (Gate::Questions, sink.accepts_questions()),
+        };
+        (!is_open).then_some(gate)
     }
 
     fn handle_request(
@@ -213,35 +216,32 @@ impl ProtocolSession for Session {
         if let Some(violation) = &self.failed {
             return Err(violation.clone());
         }
-        let mut bytes = 0;
-        let mut need_bytes = 0;
+        let mut taken = Taken::default();
         while self.wants_input() {
-            match frame::front(&input[bytes..], self.is_first, &self.config)? {
-                Front::Incomplete { need_bytes: need } => {
-                    need_bytes = need;
+            match frame::front(&input[taken.bytes..], self.is_first, &self.config)? {
+                Front::Incomplete { need_bytes } => {
+                    taken.need_bytes = need_bytes;
                     break;
                 }
-                Front::Whole { request, .. } if self.must_wait(&request, sink) => break,
-                Front::Whole {
-                    request,
-                    bytes: taken,
-                } => {
+                Front::Whole { request, .. } if self.must_wait(&request) => break,
+                Front::Whole { request, bytes } => {
+                    taken.waits_for = Self::closed_gate(&request, sink);
+                    if taken.waits_for.is_some() {
+                        break;
+                    }
                     self.handle_request(now, &request, sink)?;
-                    bytes += taken;
+                    taken.bytes += bytes;
                 }
-                Front::UnknownApiVersions {
-                    correlation,
-                    bytes: taken,
-                } => {
+                Front::UnknownApiVersions { correlation, bytes } => {
                     let slot = self.replies.take_slot();
                     let reply = api::unknown_version(&self.config, correlation)?;
                     self.reply(slot, reply);
-                    bytes += taken;
+                    taken.bytes += bytes;
                 }
             }
             self.is_first = false;
         }
-        Ok(Taken { bytes, need_bytes })
+        Ok(taken)
     }
 
     fn handle_outcome(

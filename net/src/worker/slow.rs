@@ -4,7 +4,7 @@ use millrace_engine::command::ConnectionId;
 use millrace_storage::units::{BootTime, Now};
 
 use super::{Entry, Worker};
-use crate::connection::Gate;
+use crate::session::Gate;
 
 /// A send may take so long while others wait for its memory, milliseconds.
 const SLOWEST_SEND_MS: u64 = 5_000;
@@ -104,8 +104,7 @@ impl Worker {
 
     /// Notes since when somebody waits for memory for an answer and none was given.
     pub(super) fn note_answers_awaited(&mut self, now: Now) {
-        let questions = (Gate::Questions, 0)..=(Gate::Questions, u32::MAX);
-        let question = self.blocked.range(questions).next().is_some();
+        let question = self.blocked.awaits(Gate::Questions);
         let fetch = self.shard.fetch_waits_since();
         self.answers_awaited_since = match (fetch, question) {
             (None, false) => None,

@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
     OffsetForLeaderEpochRequest,
 };
 use millrace_engine::catalog::change::Operation;
-use millrace_net::session::ProtocolSession;
+use millrace_net::session::{Gate, ProtocolSession};
 use millrace_storage::units::PartitionId;
 
 use crate::broker::{Broker, FIRST_TOPIC};
@@ -391,8 +391,15 @@ fn questions_wait_while_there_is_no_memory_for_answers() {
         connection.session.wants_input(),
         "the sink says when to go on"
     );
+    // A log that takes nothing makes no difference to a question, nor to half a length.
+    connection.broker.accepts_appends = false;
+    let taken = connection.feed().expect("a good request");
+    assert_eq!(taken.waits_for, Some(Gate::Questions));
     connection.broker.accepts_questions = true;
-    connection.feed().expect("a good request");
+    connection.input.extend([0, 0]);
+    let taken = connection.feed().expect("a good request");
+    assert_eq!((taken.need_bytes, taken.waits_for), (0, None));
+    assert_eq!(connection.input.split_off(0), [0, 0]);
     assert!(connection.input.is_empty());
     assert!(connection.session.held_bytes() > 0);
     assert!(!connection.output().is_empty());

@@ -91,10 +91,7 @@ pub(crate) fn serve(input: &[u8]) -> Served {
 /// As [`serve`], by a broker of one's own.
 fn serve_with(config: KafkaConfig, mut wall: Wall, input: &[u8]) -> Served {
     let config = Arc::new(config);
-    let mut result = Ok(Taken {
-        bytes: 0,
-        need_bytes: 0,
-    });
+    let mut result = Ok(Taken::default());
     let mut output = Vec::new();
     let info = measure(|| {
         let mut session = Session::new(config);
@@ -164,8 +161,8 @@ fn every_prefix_of_a_good_request_waits_for_the_rest() {
                 _ => whole,
             };
             let expected = Taken {
-                bytes: 0,
                 need_bytes,
+                ..Taken::default()
             };
             assert_eq!(taken, expected, "{} {}", sample.api, sample.version);
             assert!(served.output.is_empty());
