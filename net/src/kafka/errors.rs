@@ -16,9 +16,11 @@ pub(crate) enum ErrorCode {
     CorruptMessage = 2,
     UnknownTopicOrPartition = 3,
     LeaderNotAvailable = 5,
+    NotLeaderOrFollower = 6,
     RequestTimedOut = 7,
     MessageTooLarge = 10,
     OffsetMetadataTooLarge = 12,
+    CoordinatorLoadInProgress = 14,
     CoordinatorNotAvailable = 15,
     InvalidTopic = 17,
     InvalidRequiredAcks = 21,
@@ -187,6 +189,33 @@ fn bad_batch(error: BatchError) -> ErrorCode {
 pub(crate) fn fetch_error_code(refusal: &Refusal) -> ErrorCode {
     match refusal {
         Refusal::Damaged(_) => ErrorCode::CorruptMessage,
+        // The one code that every client takes for "ask for the leader, and again, a little later".
+        // Java's consumer throws at what Kafka's brokers never say to a fetch, a timeout included.
+        Refusal::Busy(_) | Refusal::OutcomeUnknown => ErrorCode::NotLeaderOrFollower,
         other => error_code(other),
+    }
+}
+
+/// The code for a producer id that cannot be had. What is worth a retry is told as a coordinator
+/// that is just starting: Java's older producers retry that, and are finished by a timeout.
+pub(crate) fn producer_id_error_code(refusal: &Refusal) -> ErrorCode {
+    match refusal {
+        Refusal::Busy(_) | Refusal::OutcomeUnknown => ErrorCode::CoordinatorLoadInProgress,
+        other => error_code(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_broker_is_told_in_a_code_that_is_retried() {
+        for refusal in [Refusal::Busy("limits.requests_max"), Refusal::OutcomeUnknown] {
+            assert_eq!(fetch_error_code(&refusal).code(), 6);
+            assert_eq!(producer_id_error_code(&refusal).code(), 14);
+            assert_eq!(group_error_code(&refusal).code(), 15);
+            assert_eq!(error_code(&refusal).code(), 7);
+        }
     }
 }

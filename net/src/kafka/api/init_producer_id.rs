@@ -8,7 +8,7 @@ use millrace_engine::command::Command;
 use millrace_engine::event::{Outcome, Refusal};
 
 use super::{Call, Handled, Reply, ReplyTo, Work, decode};
-use crate::kafka::errors::{ErrorCode, error_code};
+use crate::kafka::errors::{ErrorCode, producer_id_error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
 
@@ -46,7 +46,7 @@ impl Pending {
         self.result = Some(match outcome {
             Ok(Outcome::ProducerIdAllocated(id)) => Ok(id),
             Ok(other) => panic!("drawing a producer id ended with {other:?}"),
-            Err(refusal) => Err(error_code(&refusal)),
+            Err(refusal) => Err(producer_id_error_code(&refusal)),
         });
     }
 
