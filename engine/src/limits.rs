@@ -127,7 +127,7 @@ pub struct Limits {
     /// An idempotent producer is forgotten after this long without an append. Milliseconds,
     /// default one day; 1,000 and up. A restart begins the period anew.
     pub producer_expiry_ms: u64,
-    /// Searches for an offset by time under way in one shard. Default 1,024; 1 and up.
+    /// Searches for an offset by time under way in one shard; more wait. Default 1,024; 1 and up.
     pub lookups_max: usize,
     /// Requests to one other shard without an answer yet. Default 65,536; 1 and up. Bounds what
     /// waits for room in a full ring.

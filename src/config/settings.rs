@@ -307,7 +307,7 @@ settings! {
         producers_max: u64 = 262_144, 1..=16_777_216;
         /// An idempotent producer is forgotten after this long without an append, milliseconds.
         producer_expiry_ms: u64 = 86_400_000, 1_000..=31_536_000_000;
-        /// Searches for an offset by time under way in one shard.
+        /// Searches for an offset by time under way in one shard; more wait for their turn.
         lookups_max: u64 = 1_024, 1..=1_000_000;
         /// Requests to one other shard without an answer yet.
         mesh_requests_max: u64 = 65_536, 1..=1_000_000;

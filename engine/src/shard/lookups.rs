@@ -13,9 +13,15 @@ use crate::command::{Isolation, OffsetQuery, RequestId};
 use crate::event::{FoundOffset, Outcome, Refusal};
 use crate::jobs::{Job, JobDone, JobOp, JobResult, JobToken, RecordQuery};
 
-/// Searches by time in progress: at most `lookups_max`.
+/// Searches by time.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
+    /// Those that have not begun, by when they came. No more than there are requests: each leaves
+    /// with its own.
+    waiting: BTreeMap<u64, (Lookup, Isolation)>,
+    /// Keys of `waiting`.
+    waiting_of: BTreeMap<RequestId, u64>,
+    next_waiting: u64,
     /// Waiting for the store to find the batch.
     finding: BTreeMap<ReadTicket, Lookup>,
     /// Waiting for a job to find the record in it.
@@ -33,8 +39,34 @@ struct Lookup {
 }
 
 impl Lookups {
+    /// How many are in progress: at most `lookups_max`.
     pub(super) fn len(&self) -> usize {
         self.finding.len() + self.searching.len()
+    }
+
+    /// How many wait to begin.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn wait(&mut self, lookup: Lookup, isolation: Isolation) {
+        let number = self.next_waiting;
+        self.next_waiting += 1;
+        self.waiting.insert(number, (lookup, isolation));
+        self.waiting_of.insert(lookup.request, number);
+    }
+
+    fn pop_waiting(&mut self) -> Option<(Lookup, Isolation)> {
+        let (_, (lookup, isolation)) = self.waiting.pop_first()?;
+        self.waiting_of.remove(&lookup.request);
+        Some((lookup, isolation))
+    }
+
+    /// A request was withdrawn: its search need not begin.
+    pub(super) fn forget(&mut self, request: RequestId) {
+        if let Some(number) = self.waiting_of.remove(&request) {
+            self.waiting.remove(&number);
+        }
     }
 }
 
@@ -52,7 +84,6 @@ impl Shard {
             Err(refusal) => return self.complete(request, Err(refusal)),
         };
         let leader_epoch = partition.leader_epoch();
-        let end = partition.readable_end(isolation);
         let place = |offset| {
             Some(FoundOffset {
                 offset,
@@ -66,7 +97,8 @@ impl Shard {
                 return self.complete(request, Ok(Outcome::OffsetFound(found)));
             }
             OffsetQuery::Latest => {
-                return self.complete(request, Ok(Outcome::OffsetFound(place(end))));
+                let found = place(partition.readable_end(isolation));
+                return self.complete(request, Ok(Outcome::OffsetFound(found)));
             }
             OffsetQuery::MaxTimestamp => RecordQuery::MaxTimestamp,
             OffsetQuery::AtOrAfter(time_ms) => RecordQuery::AtOrAfter(time_ms),
@@ -77,13 +109,26 @@ impl Shard {
             by,
             leader_epoch,
         };
-        self.start_search(now, lookup, end);
+        self.lookups.wait(lookup, isolation);
+        self.start_searches(now);
+    }
+
+    /// Begins searches, in the order in which they came, as far as the bound allows.
+    pub(super) fn start_searches(&mut self, now: Now) {
+        while self.lookups.len() < self.config.limits.lookups_max
+            && let Some((lookup, isolation)) = self.lookups.pop_waiting()
+        {
+            match self.partition(lookup.partition) {
+                Ok(partition) => {
+                    let end = partition.readable_end(isolation);
+                    self.start_search(now, lookup, end);
+                }
+                Err(refusal) => self.complete(lookup.request, Err(refusal)),
+            }
+        }
     }
 
     fn start_search(&mut self, now: Now, lookup: Lookup, end: Offset) {
-        if self.lookups.len() >= self.config.limits.lookups_max {
-            return self.complete(lookup.request, Err(Refusal::Busy("limits.lookups_max")));
-        }
         let ticket = self.next_ticket;
         self.next_ticket = ReadTicket(ticket.0 + 1);
         let request = TimeRequest {

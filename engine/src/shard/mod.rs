@@ -428,6 +428,7 @@ impl Shard {
                 self.requests.remove(&request);
             }
             Some(Asked::Here) => {
+                self.lookups.forget(request);
                 self.requests.remove(&request);
                 if self.groups.holds(request) {
                     self.withdrawn.push(request);
@@ -530,6 +531,7 @@ impl Shard {
         while let Some((ticket, result)) = self.store.poll_read() {
             self.finish_read(now, ticket, result);
         }
+        self.start_searches(now);
         self.retry_appends(now);
         self.run_waiting_fetches(now);
         for request in std::mem::take(&mut self.withdrawn) {

@@ -85,6 +85,7 @@ impl Shard {
             ("watches_now", self.watches.len()),
             ("home_reads_now", self.reads.len()),
             ("lookups_now", self.lookups.len()),
+            ("lookups_waiting_now", self.lookups.waiting()),
             ("producers_now", self.producers.len()),
             ("groups_now", self.groups.len()),
             ("group_bytes_now", self.groups.bytes()),

@@ -211,7 +211,10 @@ mod tests {
 
     #[test]
     fn a_busy_broker_is_told_in_a_code_that_is_retried() {
-        for refusal in [Refusal::Busy("limits.requests_max"), Refusal::OutcomeUnknown] {
+        for refusal in [
+            Refusal::Busy("limits.requests_max"),
+            Refusal::OutcomeUnknown,
+        ] {
             assert_eq!(fetch_error_code(&refusal).code(), 6);
             assert_eq!(producer_id_error_code(&refusal).code(), 14);
             assert_eq!(group_error_code(&refusal).code(), 15);

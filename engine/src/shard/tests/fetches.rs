@@ -240,3 +240,49 @@ fn offsets_are_found_at_the_ends_and_by_time() {
         assert_eq!(largest, Some((4, Some(WALL_MS + 30))));
     }
 }
+
+#[test]
+fn searches_past_their_bound_wait_for_their_turn() {
+    let mut engine = EngineConfig::default();
+    engine.limits.lookups_max = 2;
+    let mut world = World::with(2, engine);
+    let partitions = world.create("t", 8);
+    for partition in &partitions {
+        let batch = BatchMaker::new(2).deltas(&[0, 10]);
+        assert!(world.append(0, *partition, &batch).is_ok());
+    }
+    let asked: Vec<u64> = partitions
+        .iter()
+        .map(|partition| {
+            let command = Command::FindOffset {
+                partition: *partition,
+                at: OffsetQuery::AtOrAfter(WALL_MS + 5),
+                isolation: Isolation::Uncommitted,
+            };
+            world.submit(0, command)
+        })
+        .collect();
+    let withdrawn = asked.iter().zip(&partitions).rev();
+    let (withdrawn, _) = withdrawn
+        .into_iter()
+        .find(|(_, partition)| world.shards[0].home(**partition) == Ok(ShardId(0)))
+        .expect("partitions are spread");
+    let request = world.request(0, *withdrawn);
+    world.shards[0].cancel(request);
+    assert!(world.shards[0].lookups.waiting() > 0);
+    world.run();
+    for sequence in &asked {
+        let ended = world.ended(*sequence);
+        if sequence == withdrawn {
+            assert!(ended.is_none(), "it was withdrawn");
+            continue;
+        }
+        match ended {
+            Some(Ok(Outcome::OffsetFound(Some(found)))) => assert_eq!(found.offset, Offset(1)),
+            other => panic!("{other:?}"),
+        }
+    }
+    for shard in &world.shards {
+        assert_eq!((shard.lookups.len(), shard.lookups.waiting()), (0, 0));
+    }
+}
