@@ -111,7 +111,8 @@ pub struct Limits {
     pub fetch_partitions_max: usize,
     /// Fetches of one shard's connections under way or parked. Default 65,536; 1 and up.
     pub fetches_max: usize,
-    /// Requests of one shard's connections without an answer yet. Default 262,144; 1 and up.
+    /// Requests of one shard's connections without an answer yet, but for fetches and those that
+    /// wait for members of a group. Default 262,144; 1 and up.
     pub requests_max: usize,
     /// Appends of one shard that are not durable yet. Default 262,144; 1 and up.
     pub waiters_max: usize,
@@ -129,8 +130,8 @@ pub struct Limits {
     pub producer_expiry_ms: u64,
     /// Searches for an offset by time under way in one shard; more wait. Default 1,024; 1 and up.
     pub lookups_max: usize,
-    /// Requests to one other shard without an answer yet. Default 65,536; 1 and up. Bounds what
-    /// waits for room in a full ring.
+    /// Requests to one other shard without an answer yet, but for those that wait for members of a
+    /// group. Default 65,536; 1 and up. Bounds what waits for room in a full ring.
     pub mesh_requests_max: usize,
     /// Bytes of batches that a shard has given to others and that are not appended yet. Default
     /// 256 MiB; more than the largest request.

@@ -295,7 +295,8 @@ settings! {
         /// Partitions of all fetch sessions of one shard's connections, about 200 bytes each; past
         /// it clients are served without a session.
         remembered_partitions_max: u64 = 1_000_000, 0..=100_000_000;
-        /// Requests of one shard's connections without an answer yet.
+        /// Requests of one shard's connections without an answer yet, but for fetches and those
+        /// that wait for members of a group.
         requests_max: u64 = 262_144, 1..=16_777_216;
         /// Appends of one shard that are not durable yet.
         waiters_max: u64 = 262_144, 1..=16_777_216;
@@ -309,7 +310,8 @@ settings! {
         producer_expiry_ms: u64 = 86_400_000, 1_000..=31_536_000_000;
         /// Searches for an offset by time under way in one shard; more wait for their turn.
         lookups_max: u64 = 1_024, 1..=1_000_000;
-        /// Requests to one other shard without an answer yet.
+        /// Requests to one other shard without an answer yet, but for those that wait for members
+        /// of a group.
         mesh_requests_max: u64 = 65_536, 1..=1_000_000;
         /// Slots of each ring between two shards; a power of two.
         mesh_ring_slots: u64 = 1_024, 2..=1_048_576;

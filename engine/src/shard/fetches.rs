@@ -9,8 +9,8 @@ use millrace_storage::error::ReadError;
 use millrace_storage::units::{Now, Offset, PartitionId, ShardId};
 use millrace_storage::{ReadOutcome, ReadRequest, ReadTicket, Records};
 
+use super::Shard;
 use super::answers::READ_BYTES_MIN;
-use super::{Asked, Shard};
 use crate::command::{FetchPartition, FetchRequest, Isolation, RequestId};
 use crate::event::{Fetched, FetchedPartition, Outcome, Refusal};
 use crate::gather::{Gather, GatherId, Next, WatchOrder};
@@ -118,7 +118,7 @@ impl Shard {
         self.deadlines.insert((gather.deadline(), id));
         self.fetched_partitions += gather.fetch().partitions.len();
         self.gathers.insert(id, gather);
-        self.set_asked(request, Asked::Fetch(id));
+        self.requests.set_fetch(request, id);
         self.run_fetch(now, id);
     }
 

@@ -15,6 +15,7 @@ mod fetches;
 mod groups;
 mod lookups;
 mod reports;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +40,7 @@ use crate::limits::EngineConfig;
 use crate::mesh::{MeshMessage, RemoteCommand};
 use crate::partition::use_order::UseOrder;
 use crate::partition::{Partition, PartitionState};
-use crate::stages::{Passage, Stages};
+use crate::stages::Stages;
 use crate::waiters::Waiters;
 use crate::watches::Watches;
 use answers::Answers;
@@ -50,6 +51,7 @@ use fetches::Reads;
 use groups::GroupLog;
 use lookups::Lookups;
 use reports::Counters;
+use requests::{Asked, Request, Requests};
 
 /// One shard.
 #[derive(Debug)]
@@ -80,12 +82,8 @@ pub struct Shard {
     deadlines: BTreeSet<(BootTime, GatherId)>,
     next_gather: GatherId,
     next_ticket: ReadTicket,
-    /// Requests of this shard's connections without an end. At most `requests_max`.
-    requests: BTreeMap<RequestId, Request>,
-    /// Requests that each other shard has to end. At most `mesh_requests_max` each.
-    asked: Vec<usize>,
-    /// Bytes of batches that other shards have to append. At most `mesh_append_bytes_max`.
-    asked_bytes: usize,
+    /// Of this shard's connections, without an end.
+    requests: Requests,
     /// Other shards that may still ask something of this one: it must not end before them.
     askers: BTreeSet<ShardId>,
     /// Whether a clean stop told the others that this one asks no more.
@@ -105,33 +103,6 @@ pub struct Shard {
     jobs: VecDeque<JobOp>,
     counters: Counters,
     stages: Stages,
-}
-
-/// A request of one of this shard's connections.
-#[derive(Clone, Copy, Debug)]
-struct Request {
-    asked: Asked,
-    begun: BootTime,
-    passage: Passage,
-}
-
-/// Who works on a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    /// This shard.
-    Here,
-    /// A fetch of this shard.
-    Fetch(GatherId),
-    /// Another shard.
-    There {
-        home: ShardId,
-        /// It may wait for members of a group.
-        awaits_members: bool,
-        /// Of the batch that went with it.
-        bytes: usize,
-        /// False once it was cancelled: its end is awaited for the sake of the bounds alone.
-        wanted: bool,
-    },
 }
 
 /// What a shard is made of when it begins to serve.
@@ -186,9 +157,7 @@ impl Shard {
             deadlines: BTreeSet::new(),
             next_gather: GatherId(0),
             next_ticket: ReadTicket(0),
-            requests: BTreeMap::new(),
-            asked: vec![0; usize::from(shards)],
-            asked_bytes: 0,
+            requests: Requests::new(shards),
             askers: (0..shards)
                 .map(ShardId)
                 .filter(|other| *other != id)
@@ -271,12 +240,7 @@ impl Shard {
         self.pending.is_empty()
             && self.store.accepts_appends()
             && self.waiters.len() <= limits.waiters_max / 2
-            && self.requests.len() <= limits.requests_max / 2
-            && self.asked_bytes <= limits.mesh_append_bytes_max / 2
-            && self
-                .asked
-                .iter()
-                .all(|asked| *asked <= limits.mesh_requests_max / 2)
+            && self.requests.are_half_free(limits)
     }
 
     /// Sessions hold replies of `bytes`, and have the outcome of every event.
@@ -317,21 +281,11 @@ impl Shard {
     pub fn submit(&mut self, now: Now, request: RequestId, command: Command<'_>) {
         assert_eq!(request.origin, self.id, "a request begins at its origin");
         self.counters.requests += 1;
-        let full = self.requests.len() >= self.config.limits.requests_max;
         self.stages.begin_turn(now);
-        let entry = Request {
-            asked: Asked::Here,
-            begun: now.boot,
-            passage: match command {
-                Command::Append { .. } => Passage::Append,
-                Command::Fetch(_) => Passage::Fetch,
-                _ => Passage::Other,
-            },
-        };
-        let before = self.requests.insert(request, entry);
-        assert!(before.is_none(), "a request is submitted once");
-        if full {
-            self.complete(request, Err(Refusal::Busy("limits.requests_max")));
+        let begun = Request::new(now.boot, &command);
+        let begun = self.requests.begin(request, begun, &self.config.limits);
+        if let Err(limit) = begun {
+            self.complete(request, Err(Refusal::Busy(limit)));
             return;
         }
         self.begin_command(now, request, command);
@@ -409,7 +363,7 @@ impl Shard {
     /// Withdraws a request of one of this shard's connections: no event follows. What it did so
     /// far stays done.
     pub fn cancel(&mut self, request: RequestId) {
-        match self.requests.get_mut(&request).map(|r| &mut r.asked) {
+        match self.requests.asked(request) {
             Some(Asked::There {
                 home,
                 awaits_members,
@@ -425,11 +379,11 @@ impl Shard {
             Some(Asked::Fetch(gather)) => {
                 let gather = *gather;
                 self.drop_fetch(gather);
-                self.requests.remove(&request);
+                self.requests.remove(request);
             }
             Some(Asked::Here) => {
                 self.lookups.forget(request);
-                self.requests.remove(&request);
+                self.requests.remove(request);
                 if self.groups.holds(request) {
                     self.withdrawn.push(request);
                 }
@@ -440,13 +394,7 @@ impl Shard {
 
     /// Withdraws every request of a connection.
     pub fn cancel_connection(&mut self, connection: ConnectionId) {
-        let id = |sequence| RequestId {
-            origin: self.id,
-            connection,
-            sequence,
-        };
-        let range = self.requests.range(id(0)..=id(u64::MAX));
-        let requests: Vec<RequestId> = range.map(|(request, _)| *request).collect();
+        let requests = self.requests.of_connection(self.id, connection);
         for request in requests {
             self.cancel(request);
         }
@@ -475,8 +423,7 @@ impl Shard {
             }
             MeshMessage::Withdrawn { request } => self.withdraw_from_group(now, request),
             MeshMessage::Ended { request, outcome } => {
-                let asked = &mut self.asked[usize::from(from.0)];
-                *asked = asked.checked_sub(1).expect("a reply answers a request");
+                self.requests.note_answered(from, request);
                 self.complete(request, outcome);
             }
             MeshMessage::Read {
@@ -566,7 +513,7 @@ impl Shard {
     /// Whether requests of this shard's connections wait for other shards.
     #[must_use]
     pub fn awaits_others(&self) -> bool {
-        self.asked.iter().any(|asked| *asked > 0) || self.awaits_producer_ids()
+        self.requests.are_elsewhere() || self.awaits_producer_ids()
     }
 
     /// Whether other shards may still ask something of this one, which ends after they said that
@@ -621,13 +568,12 @@ impl Shard {
             self.send(request.origin, MeshMessage::Ended { request, outcome });
             return;
         }
-        let Some(ended) = self.requests.remove(&request) else {
+        let Some(ended) = self.requests.remove(request) else {
             return; // It was cancelled.
         };
         let is_wanted = match ended.asked {
             Asked::Here | Asked::Fetch(_) => true,
-            Asked::There { bytes, wanted, .. } => {
-                self.asked_bytes -= bytes;
+            Asked::There { wanted, .. } => {
                 self.stages.note_mesh(ended.begun);
                 wanted
             }
@@ -639,12 +585,6 @@ impl Shard {
                 .note_brought(outcome.as_ref().map_or(0, Outcome::list_bytes));
             self.events.push_back(Event { request, outcome });
         } // Else it was cancelled.
-    }
-
-    /// A request that was just submitted is worked on elsewhere.
-    fn set_asked(&mut self, request: RequestId, asked: Asked) {
-        let entry = self.requests.get_mut(&request);
-        entry.expect("a request is there until its end").asked = asked;
     }
 
     fn send(&mut self, to: ShardId, message: MeshMessage) {
@@ -678,35 +618,15 @@ impl Shard {
 
     /// Sends a command to its home.
     fn ask(&mut self, home: ShardId, request: RequestId, command: RemoteCommand) {
-        let limits = &self.config.limits;
         let bytes = match &command {
             RemoteCommand::Append { batch, .. } => batch.len(),
             _ => 0,
         };
-        let full = if self.asked[usize::from(home.0)] >= limits.mesh_requests_max {
-            Some("limits.mesh_requests_max")
-        } else if bytes > 0 && self.asked_bytes + bytes > limits.mesh_append_bytes_max {
-            Some("memory.mesh_append_bytes_max")
-        } else {
-            None
-        };
-        if let Some(limit) = full {
+        let limits = &self.config.limits;
+        if let Err(limit) = self.requests.send(request, home, bytes, limits) {
             self.complete(request, Err(Refusal::Busy(limit)));
             return;
         }
-        self.asked[usize::from(home.0)] += 1;
-        self.asked_bytes += bytes;
-        let awaits_members = match &command {
-            RemoteCommand::Group(asked) => asked.awaits_members(),
-            _ => false,
-        };
-        let asked = Asked::There {
-            home,
-            awaits_members,
-            bytes,
-            wanted: true,
-        };
-        self.set_asked(request, asked);
         self.send(home, MeshMessage::Request { request, command });
     }
 

@@ -286,3 +286,27 @@ fn searches_past_their_bound_wait_for_their_turn() {
         assert_eq!((shard.lookups.len(), shard.lookups.waiting()), (0, 0));
     }
 }
+
+#[test]
+fn idle_readers_stop_no_producer() {
+    let mut engine = EngineConfig::default();
+    engine.limits.requests_max = 4;
+    engine.limits.mesh_requests_max = 4;
+    let mut world = World::with(2, engine);
+    let partitions = world.create("t", 2);
+    let from: Vec<(PartitionId, u64)> = partitions.iter().map(|p| (*p, 0)).collect();
+    let parked: Vec<u64> = (0..9)
+        .map(|_| {
+            let fetch = world.wanted(&from, 10_000);
+            world.submit(0, Command::Fetch(fetch))
+        })
+        .collect();
+    world.run();
+    assert!(world.shards[0].accepts_appends());
+    for partition in &partitions {
+        assert!(world.append(0, *partition, &BatchMaker::new(1)).is_ok());
+    }
+    for sequence in parked {
+        assert!(world.ended(sequence).is_some_and(|ended| ended.is_ok()));
+    }
+}

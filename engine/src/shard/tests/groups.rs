@@ -383,3 +383,29 @@ fn no_generation_comes_again_after_an_accepted_loss() {
         assert_eq!(world.offsets(0, "c"), [(partition.0, 5)]);
     }
 }
+
+#[test]
+fn members_that_wait_for_each_other_stop_no_producer() {
+    let mut engine = EngineConfig::default();
+    engine.limits.requests_max = 4;
+    engine.limits.mesh_requests_max = 4;
+    let mut world = World::with(2, engine);
+    let partitions = world.create("t", 2);
+    let waiting: Vec<u64> = (0..24)
+        .map(|number| world.submit(0, group(&format!("g{}", number % 8), join())))
+        .collect();
+    world.run();
+    assert!(world.ended.is_empty(), "the first rebalance waits for more");
+    assert!(world.shards[0].accepts_appends());
+    for partition in &partitions {
+        assert!(world.append(0, *partition, &BatchMaker::new(1)).is_ok());
+    }
+    for _ in 0..5 {
+        world.pass_ms(1_000);
+    }
+    for sequence in waiting {
+        let ended = world.ended(sequence).expect("the rebalance is over");
+        assert!(matches!(ended, Ok(Outcome::Group(GroupAnswer::Joined(_)))));
+    }
+    assert!(!world.shards[0].awaits_others());
+}
