@@ -12,8 +12,9 @@ use millrace_storage::record::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::jobs::{JobResult, RecordQuery};
 use crate::limits::SEARCH_BYTES_MAX;
 
-/// A window that zstd may ask memory for, bytes; Kafka's clients use at most 8 MiB.
-const ZSTD_WINDOW_BYTES_MAX: u64 = 32 << 20;
+/// A window that zstd may ask memory for, bytes: that of its highest level, 22. It is what zstd's
+/// own decoder takes unasked.
+const ZSTD_WINDOW_BYTES_MAX: u64 = 128 << 20;
 /// How Java's snappy stream begins; librdkafka sends the same. Others send one raw block.
 const SNAPPY_STREAM_MAGIC: &[u8; 8] = b"\x82SNAPPY\0";
 /// That magic, and two version numbers.

@@ -126,6 +126,26 @@ fn what_unpacks_to_too_much_is_given_up() {
     }
 }
 
+/// A frame of one raw block, with a window of that many bits.
+fn zstd_with_window(bits: u8, records: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (bits - 10) << 3];
+    let block = u32::try_from(records.len()).expect("small") << 3 | 1;
+    frame.extend_from_slice(&block.to_le_bytes()[..3]);
+    frame.extend_from_slice(records);
+    frame
+}
+
+#[test]
+fn zstds_highest_levels_are_read_and_no_larger_windows() {
+    let plain = BatchMaker::new(1).deltas(&DELTAS);
+    for (bits, is_read) in [(10, true), (23, true), (25, true), (27, true), (28, false)] {
+        let payload = zstd_with_window(bits, plain.records_alone());
+        let batch = plain.clone().attributes(4).payload(payload).bytes();
+        let found = search(&batch, at(5), SEARCH_BYTES_MAX);
+        assert_eq!(found.is_ok(), is_read, "{bits}: {found:?}");
+    }
+}
+
 #[test]
 fn lengths_that_lie_are_refused() {
     let cases: [&[u8]; 5] = [
