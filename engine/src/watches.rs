@@ -3,7 +3,7 @@
 //! A watch is one fetch's interest in some partitions of this shard. It fires once, when enough
 //! bytes became readable in them together, and is gone.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use millrace_storage::units::{PartitionId, ShardId};
 
@@ -23,8 +23,9 @@ pub(crate) struct Watcher {
 pub(crate) struct Watches {
     /// By fetch, each at most once.
     watches: BTreeMap<Watcher, Watch>,
-    /// Who watches a partition. No empty lists; agrees with `watches`.
-    by_partition: HashMap<PartitionId, Vec<Watcher>>,
+    /// Who watches a partition. No empty sets; agrees with `watches`. Ordered, because thousands of
+    /// readers may wait for one partition and leave one by one.
+    by_partition: HashMap<PartitionId, BTreeSet<Watcher>>,
     /// Watches that fired, to be told.
     fired: VecDeque<Watcher>,
 }
@@ -49,7 +50,7 @@ impl Watches {
             self.by_partition
                 .entry(*partition)
                 .or_default()
-                .push(watcher);
+                .insert(watcher);
         }
         let watch = Watch {
             partitions,
@@ -68,9 +69,7 @@ impl Watches {
         for watcher in watchers {
             let watch = self.watches.get_mut(watcher).expect("both sides agree");
             watch.bytes_wanted = watch.bytes_wanted.saturating_sub(bytes);
-            // A partition named twice in a fetch counts its bytes twice: it then fires early,
-            // reads, and watches again.
-            if watch.bytes_wanted == 0 && enough.last() != Some(watcher) {
+            if watch.bytes_wanted == 0 {
                 enough.push(*watcher);
             }
         }
@@ -104,7 +103,7 @@ impl Watches {
         };
         for partition in watch.partitions {
             if let Some(watchers) = self.by_partition.get_mut(&partition) {
-                watchers.retain(|other| *other != watcher);
+                watchers.remove(&watcher);
                 if watchers.is_empty() {
                     self.by_partition.remove(&partition);
                 }
@@ -151,6 +150,23 @@ mod tests {
         watches.note_readable(P, 100);
         assert_eq!(watches.poll_fired(), None);
         assert!(watches.by_partition.is_empty() && watches.len() == 0);
+    }
+
+    /// Quadratic, this would take minutes.
+    #[test]
+    fn very_many_watchers_of_one_partition_fire_at_once() {
+        const WATCHERS: u64 = 200_000;
+        let mut watches = Watches::default();
+        for gather in 0..WATCHERS {
+            watches.add(watcher(gather), vec![P], 1);
+        }
+        watches.note_readable(P, 1);
+        for gather in 0..WATCHERS {
+            assert_eq!(watches.poll_fired(), Some(watcher(gather)));
+            watches.add(watcher(gather), vec![P], 1);
+        }
+        watches.note_changed(P);
+        assert!(watches.len() == 0 && watches.by_partition.is_empty());
     }
 
     #[test]
