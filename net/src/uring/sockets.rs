@@ -101,6 +101,8 @@ enum Receive {
     Starved,
     /// Once, into memory of its own.
     Own(Vec<u8>),
+    /// The same, being cancelled.
+    OwnStopping(Vec<u8>),
 }
 
 /// The send that is under way.
@@ -312,9 +314,13 @@ impl Sockets {
                 deliver(IoDone::ReceiveStopped { connection });
             }
             // It has ended by itself, and that is told.
-            Receive::None | Receive::Stopping => {}
+            Receive::None | Receive::Stopping | Receive::OwnStopping(_) => {}
             // It ends with ECANCELED, or with bytes that came first.
-            Receive::Own(_) => self.cancel_receive(ring, connection, Kind::ReceiveInto),
+            Receive::Own(ref mut buffer) => {
+                let buffer = std::mem::take(buffer);
+                socket.receive = Receive::OwnStopping(buffer);
+                self.cancel_receive(ring, connection, Kind::ReceiveInto);
+            }
         }
     }
 
@@ -337,8 +343,13 @@ impl Sockets {
         // A receive that is just running cannot be cancelled (EALREADY, or ENOENT while it moves
         // between the kernel's lists): ask again until it has ended.
         let is_missed = matches!(completion.outcome(), Err(libc::EALREADY | libc::ENOENT));
-        if is_missed && matches!(socket.receive, Receive::Stopping) && !socket.is_closing {
-            self.cancel_receive(ring, connection, Kind::Receive);
+        let kind = match socket.receive {
+            Receive::Stopping => Kind::Receive,
+            Receive::OwnStopping(_) => Kind::ReceiveInto,
+            Receive::None | Receive::Shared | Receive::Starved | Receive::Own(_) => return,
+        };
+        if is_missed && !socket.is_closing {
+            self.cancel_receive(ring, connection, kind);
         }
     }
 
@@ -416,7 +427,7 @@ impl Sockets {
             Kind::ReceiveInto => {
                 let socket = self.socket(connection);
                 let receive = std::mem::replace(&mut socket.receive, Receive::None);
-                let Receive::Own(buffer) = receive else {
+                let (Receive::Own(buffer) | Receive::OwnStopping(buffer)) = receive else {
                     unreachable!("its completion ends it")
                 };
                 let bytes = completion.outcome().map(|bytes| bytes as usize);
@@ -684,4 +695,48 @@ const CANCEL_ACCEPT: Token = Token {
 /// Any descriptor will do.
 fn spare_descriptor() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").map(OwnedFd::from).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// The kernel says so of a receive that is running, and it goes on.
+    #[test]
+    fn a_cancellation_that_missed_an_own_receive_is_repeated() {
+        let mut ring = Ring::new(8).expect("the kernel gives a ring");
+        let buffers = Buffers::register(&ring, 16, 4096).expect("the kernel takes buffers");
+        let mut sockets = Sockets::new(Vec::new(), buffers, 1);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let _client = TcpStream::connect(address).expect("it listens");
+        let (stream, _) = listener.accept().expect("a client came");
+        let now = Now {
+            boot: BootTime(1),
+            wall_ms: 0,
+        };
+        sockets.adopt(now, stream, ListenerId(0), &mut |_| {});
+        let connection = ConnectionId { slot: 0, life: 0 };
+        let receive = IoOp::ReceiveInto {
+            connection,
+            buffer: vec![0; 4096],
+            from: 0,
+        };
+        sockets.submit(&mut ring, receive, &mut |_| {});
+        sockets.submit(&mut ring, IoOp::StopReceive { connection }, &mut |_| {});
+        for errno in [libc::EALREADY, libc::ENOENT, 0] {
+            assert_eq!(sockets.socket(connection).cancels, 1);
+            let completion = Completion {
+                token: token(Kind::Cancel, connection),
+                result: -errno,
+                more: false,
+                buffer: None,
+                more_in_socket: false,
+            };
+            sockets.handle(&mut ring, completion, &mut |_| {});
+        }
+        assert_eq!(sockets.socket(connection).cancels, 0, "it hit at last");
+    }
 }
