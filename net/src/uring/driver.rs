@@ -141,6 +141,9 @@ const MESH_MESSAGES_PER_TURN_MAX: usize = 4096;
 /// A sleep ends after this even if nothing is due.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
+/// And after this while jobs wait for room in the pool: others' jobs leave it without a word to us.
+const JOBS_PAUSE: Duration = Duration::from_millis(1);
+
 /// After the log failed, clients are told what became of their requests for so long.
 const LAST_WORDS_MS: u64 = 100;
 
@@ -415,8 +418,9 @@ impl Driver {
             wake_at,
         ];
         let due = due.into_iter().flatten().min();
-        due.map_or(SLEEP_MAX, |at| {
-            Duration::from_nanos(at.since_ns(now.boot)).min(SLEEP_MAX)
+        let longest = longest_sleep(self.waiting_jobs.len());
+        due.map_or(longest, |at| {
+            Duration::from_nanos(at.since_ns(now.boot)).min(longest)
         })
     }
 
@@ -466,5 +470,25 @@ impl Driver {
             ("net_sent_bytes", sockets.sent_bytes),
             ("net_short_sends", sockets.short_sends),
         ]);
+    }
+}
+
+/// How long a sleep may be while so many jobs wait for room in the pool.
+fn longest_sleep(waiting_jobs: usize) -> Duration {
+    if waiting_jobs == 0 {
+        SLEEP_MAX
+    } else {
+        JOBS_PAUSE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_wait_for_the_pool_keep_the_driver_looking() {
+        assert_eq!(longest_sleep(0), SLEEP_MAX);
+        assert_eq!(longest_sleep(1), JOBS_PAUSE);
     }
 }
