@@ -9,6 +9,7 @@ use millrace_engine::group::{
     ClientIdentity, GroupAnswer, GroupAsk, GroupDescription, GroupListing, GroupRefusal,
     GroupStanding, Joined, JoinedMember, LeavingMember, MemberDescription, Synced,
 };
+use millrace_net::kafka::KafkaConfig;
 use millrace_net::session::ProtocolSession;
 
 use crate::broker::Broker;
@@ -35,6 +36,30 @@ fn joined() -> Joined {
             instance: Some(Arc::from("i")),
             metadata: Bytes::from_static(b"said"),
         }],
+    }
+}
+
+#[test]
+fn the_topics_of_all_protocols_of_a_member_share_one_bound() {
+    for (items_max, expected) in [(20, Some(vec![Arc::from("a")])), (6, None)] {
+        let config = KafkaConfig {
+            request_items_max: items_max,
+            ..KafkaConfig::default()
+        };
+        let mut connection = Connection::with_config(Broker::new(), config);
+        // Five topics in each of two protocols.
+        let mut subscription = vec![0, 1, 0, 0, 0, 5];
+        subscription.extend([0, 1, b'a'].repeat(5));
+        subscription.extend([0xff; 4]);
+        let mut request = samples::join(3);
+        for protocol in &mut request.protocols {
+            protocol.metadata = Bytes::from(subscription.clone());
+        }
+        connection.ask(3, &request);
+        match &connection.broker.asked_of_groups[0].ask {
+            GroupAsk::Join(join) => assert_eq!(join.topics, expected, "{items_max}"),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -76,14 +76,15 @@ fn wish(call: &Call<'_>, request: &Request<'_>, body: &JoinGroupRequest) -> Join
     }
 }
 
-/// The topics that a consumer reads, by any of its protocols.
+/// The topics that a consumer reads, by any of its protocols, which may name `items_max` in all.
 fn topics(body: &JoinGroupRequest, items_max: usize) -> Option<Vec<Arc<str>>> {
     if body.protocol_type.as_str() != PROTOCOL_TYPE {
         return None;
     }
     let mut all = Vec::new();
     for protocol in &body.protocols {
-        all.extend(subscribed_topics(&protocol.metadata, items_max)?);
+        let items_left = items_max - all.len();
+        all.extend(subscribed_topics(&protocol.metadata, items_left)?);
     }
     all.sort_unstable();
     all.dedup();
