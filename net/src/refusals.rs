@@ -1,4 +1,4 @@
-//! Says in the log which limit connections are refused by, and not for every one of them.
+//! Says in the log which limit something is refused by, and not every time.
 
 use millrace_storage::units::{BootTime, Now};
 

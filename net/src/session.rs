@@ -183,6 +183,10 @@ pub trait CommandSink {
     /// be long.
     fn accepts_questions(&self) -> bool;
 
+    /// Notes that a limit kept something from being done that a client asked for. How many times of
+    /// late, if it is time for a line in the log.
+    fn note_refusal(&mut self, now: Now) -> Option<u64>;
+
     /// Partitions that sessions of this shard may yet remember, all together.
     fn remembered_partitions_left(&self) -> usize;
 }

@@ -101,7 +101,10 @@ pub struct Worker {
     /// Entries of `table`.
     connections: usize,
     by_address: HashMap<IpAddr, usize>,
+    /// Connections that are refused by a limit.
     refusals: Refusals,
+    /// What sessions refuse by a limit.
+    requests_refused: Refusals,
     budget: Budget,
     buffers: SendBuffers,
     /// Slots whose connection may have something to do, each once.
@@ -189,6 +192,7 @@ impl Worker {
             connections: 0,
             by_address: HashMap::new(),
             refusals: Refusals::default(),
+            requests_refused: Refusals::default(),
             dirty: Vec::new(),
             blocked: Blocked::default(),
             starved: BTreeSet::new(),
@@ -536,6 +540,7 @@ impl Worker {
                 .config
                 .remembered_partitions_max
                 .saturating_sub(self.held.partitions),
+            refusals: &mut self.requests_refused,
         };
         let mut around = Surroundings {
             limits: &self.config.connection,
@@ -656,6 +661,7 @@ impl Worker {
                 .config
                 .remembered_partitions_max
                 .saturating_sub(self.held.partitions),
+            refusals: &mut self.requests_refused,
         };
         let mut around = Surroundings {
             limits: &self.config.connection,

@@ -130,6 +130,10 @@ impl CommandSink for NoCommands {
         true
     }
 
+    fn note_refusal(&mut self, _now: Now) -> Option<u64> {
+        unreachable!("lines are refused nothing")
+    }
+
     fn remembered_partitions_left(&self) -> usize {
         usize::MAX
     }

@@ -5,6 +5,7 @@ use millrace_engine::catalog::Catalog;
 use millrace_engine::command::{Command, ConnectionId, RequestId};
 use millrace_storage::units::Now;
 
+use crate::refusals::Refusals;
 use crate::session::{ClusterView, CommandSink, ConnectionAddresses};
 
 /// A session's way to the shard.
@@ -14,6 +15,8 @@ pub(super) struct Sink<'a> {
     pub(super) connection: ConnectionId,
     pub(super) addresses: ConnectionAddresses,
     pub(super) remembered_partitions_left: usize,
+    /// Told to clients of all connections.
+    pub(super) refusals: &'a mut Refusals,
 }
 
 impl Sink<'_> {
@@ -55,6 +58,10 @@ impl CommandSink for Sink<'_> {
 
     fn accepts_questions(&self) -> bool {
         self.shard.accepts_questions()
+    }
+
+    fn note_refusal(&mut self, now: Now) -> Option<u64> {
+        self.refusals.note(now)
     }
 
     fn remembered_partitions_left(&self) -> usize {

@@ -172,16 +172,17 @@ fn creation_by_asking_obeys_the_request_the_switch_and_the_limit() {
         let request = MetadataRequest::default()
             .with_topics(topics)
             .with_allow_auto_topic_creation(allow);
-        codes(&connection.ask(9, &request))
+        let codes = codes(&connection.ask(9, &request));
+        (codes, connection.broker.refusals)
     };
-    assert_eq!(ask(KafkaConfig::default(), true), [0, 0, 0]);
-    assert_eq!(ask(KafkaConfig::default(), false), [3, 3, 0]);
-    assert_eq!(ask(without_creation(), true), [3, 3, 0]);
+    assert_eq!(ask(KafkaConfig::default(), true), (vec![0, 0, 0], 0));
+    assert_eq!(ask(KafkaConfig::default(), false), (vec![3, 3, 0], 0));
+    assert_eq!(ask(without_creation(), true), (vec![3, 3, 0], 0));
     for (max, expected) in [
-        (3, [0, 0, 0]),
-        (2, [3, 0, 0]),
-        (1, [3, 3, 0]),
-        (0, [3, 3, 0]),
+        (3, (vec![0, 0, 0], 0)),
+        (2, (vec![3, 0, 0], 1)),
+        (1, (vec![3, 3, 0], 1)),
+        (0, (vec![3, 3, 0], 1)),
     ] {
         let limited = KafkaConfig {
             auto_create_topics_max: max,

@@ -34,6 +34,8 @@ pub(crate) struct Broker {
     pub(crate) accepts_appends: bool,
     pub(crate) accepts_questions: bool,
     pub(crate) remembered_partitions_left: usize,
+    /// How many times a limit was named.
+    pub(crate) refusals: usize,
     /// Every append is refused with this.
     pub(crate) refuse_appends: Option<Refusal>,
     /// Outcomes not delivered yet.
@@ -82,6 +84,7 @@ impl Broker {
             accepts_appends: true,
             accepts_questions: true,
             remembered_partitions_left: usize::MAX,
+            refusals: 0,
             refuse_appends: None,
             outcomes: VecDeque::new(),
             seen: Vec::new(),
@@ -480,6 +483,11 @@ impl CommandSink for Broker {
 
     fn accepts_questions(&self) -> bool {
         self.accepts_questions
+    }
+
+    fn note_refusal(&mut self, _now: Now) -> Option<u64> {
+        self.refusals += 1;
+        None
     }
 
     fn remembered_partitions_left(&self) -> usize {

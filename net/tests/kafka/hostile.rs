@@ -70,6 +70,10 @@ impl CommandSink for Wall {
         true
     }
 
+    fn note_refusal(&mut self, _now: Now) -> Option<u64> {
+        None
+    }
+
     fn remembered_partitions_left(&self) -> usize {
         usize::MAX
     }

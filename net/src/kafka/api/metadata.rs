@@ -94,7 +94,7 @@ fn once_each(asked: impl Iterator<Item = Asked>) -> Vec<Asked> {
 }
 
 /// The names to create: good ones that are not there, each once, as many as the limit leaves.
-fn missing(call: &Call<'_>, asked: &[Asked]) -> Vec<String> {
+fn missing(call: &mut Call<'_>, asked: &[Asked]) -> Vec<String> {
     let catalog = call.sink.catalog();
     let max = call.config.auto_create_topics_max;
     let room = max.saturating_sub(catalog.topic_count());
@@ -107,10 +107,13 @@ fn missing(call: &Call<'_>, asked: &[Asked]) -> Vec<String> {
     }
     names.sort_unstable();
     if names.len() > room {
-        tracing::warn!(
-            "not creating {} topics that were asked for: topics.auto_create_max = {max}",
-            names.len() - room
-        );
+        if let Some(count) = call.sink.note_refusal(call.now) {
+            tracing::warn!(
+                "not creating {} topics that were asked for: topics.auto_create_max = {max}; \
+                 {count} such requests of late",
+                names.len() - room
+            );
+        }
         names.truncate(room);
     }
     names
