@@ -174,6 +174,9 @@ impl Default for Limits {
 /// range of the log tell how many offsets can have been in it, so that none is used twice.
 pub(crate) const RECORDS_PER_BYTE_MAX: u64 = 1_024;
 
+/// The least that an entry of the log must be able to hold, bytes: the longest change of a group.
+pub const ENTRY_BYTES_MIN: usize = 128 << 10;
+
 /// Producer ids handed to a shard at a time. Ids of a block that a restart cuts short are skipped.
 pub(crate) const PRODUCER_ID_BLOCK: i64 = 1_000;
 

@@ -165,7 +165,7 @@ settings! {
         /// How a group is made durable: "dsync" (one write with RWF_DSYNC) or "linked-fdatasync".
         sync: WalSync = WalSync::Dsync;
         /// Largest record batch taken from a producer, bytes.
-        batch_bytes_max: u64 = 16 * MIB, 64 * KIB..=256 * MIB;
+        batch_bytes_max: u64 = 16 * MIB, 128 * KIB..=256 * MIB;
     }
 
     /// Moving old log data into packs and segments; all of it per shard.

@@ -81,8 +81,8 @@ const FORGOTTEN: u8 = 4;
 const MOVED_IN: u8 = 5;
 const SLOTS_CLEARED: u8 = 6;
 
-/// Bytes of offsets in an entry of groups that move: with one offset more and the longest name it
-/// fits the smallest entry that a log may be bounded to, 64 KiB.
+/// Bytes of offsets in an entry of groups that move: with one offset more and the longest names it
+/// fits the smallest entry that a log may be bounded to, `ENTRY_BYTES_MIN`.
 const MOVE_BYTES_MAX: usize = 16 << 10;
 /// Partition, offset, leader epoch and the length of the metadata.
 const OFFSET_BYTES: usize = 20;
@@ -418,6 +418,8 @@ fn some_time(time_ms: i64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::GROUP_NAME_BYTES_MAX;
+    use crate::limits::ENTRY_BYTES_MIN;
 
     fn name(name: &str) -> Arc<str> {
         Arc::from(name)
@@ -477,6 +479,22 @@ mod tests {
                 slots: vec![slot_of("moved")],
             },
         ]
+    }
+
+    #[test]
+    fn the_longest_change_fits_the_smallest_log() {
+        let longest = name(&"x".repeat(GROUP_NAME_BYTES_MAX));
+        let generation = GroupChange::Generation {
+            group: Arc::clone(&longest),
+            generation: i32::MAX,
+            protocol_type: Some(Arc::clone(&longest)),
+            empty_since_ms: Some(i64::MAX),
+        };
+        assert!(entry(&generation).len() <= ENTRY_BYTES_MIN);
+        // A part of a group that moves, and one offset more.
+        let around = 2 * GROUP_NAME_BYTES_MAX + 64;
+        let offset = OFFSET_BYTES + 16 + longest.len();
+        assert!(MOVE_BYTES_MAX + offset + around <= ENTRY_BYTES_MIN);
     }
 
     #[test]
