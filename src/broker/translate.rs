@@ -128,6 +128,7 @@ pub(super) fn driver(config: &Config) -> DriverConfig {
         idle_spin_us: config.server.idle_spin_us,
         commit_spin_us: config.server.commit_spin_us,
         deals_connections: !config.kafka.node_per_core,
+        wal_files: size(config.wal.files),
         ..DriverConfig::default()
     }
 }

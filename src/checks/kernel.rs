@@ -21,7 +21,7 @@ const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
 /// Tries out the kernel, and descriptors for so many `shards`, each with a ring as `ring` says.
 pub(crate) fn look(ring: &DriverConfig, shards: u16) -> Result<(), Failure> {
     check_release(&uname().release().to_string_lossy())?;
-    let plan = DescriptorPlan::for_process(usize::from(shards));
+    let plan = DescriptorPlan::for_process(usize::from(shards), ring.wal_files);
     plan.map_err(|error| Failure::Kernel(error.to_string()))?;
     probe::try_ring(ring).map_err(no_ring)
 }

@@ -280,7 +280,7 @@ settings! {
         rate_bytes_per_s_min: u64 = 16 * KIB, 1..=GIB;
         /// Replies that wait for a slow client, bytes per connection, before reading from it stops.
         send_bytes_max: u64 = MIB, 64 * KIB..=GIB;
-        /// Files that a shard keeps open.
+        /// Files that a shard keeps open, its log files among them.
         files_open_max: u64 = 512, 16..=1_000_000;
         /// Topics.
         topics_max: u64 = 10_000, 1..=1_000_000;

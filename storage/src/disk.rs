@@ -261,6 +261,23 @@ pub enum DiskError {
     Crashed,
 }
 
+impl DiskError {
+    /// Whether the process ran out of something, and the same operation may succeed a little later.
+    #[must_use]
+    pub fn is_shortage(self) -> bool {
+        const EINTR: i32 = 4;
+        const EAGAIN: i32 = 11;
+        const ENOMEM: i32 = 12;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const ENOBUFS: i32 = 105;
+        let Self::Io { errno } = self else {
+            return false;
+        };
+        matches!(errno, EINTR | EAGAIN | ENOMEM | ENFILE | EMFILE | ENOBUFS)
+    }
+}
+
 /// Runs one operation to its end: the form in which a store being opened does its I/O.
 pub type BlockingDisk<'a> = dyn FnMut(DiskOp) -> DiskDone + 'a;
 

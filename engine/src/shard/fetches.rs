@@ -509,6 +509,10 @@ pub(super) fn refusal_of(error: ReadError, partition: &Partition) -> Refusal {
             first: partition.log_start(),
             next: partition.high_watermark(),
         },
+        // Nothing is wrong with what is stored.
+        ReadError::Disk(error) if error.is_shortage() => {
+            Refusal::Busy("the process's limit of open files, or of memory,")
+        }
         ReadError::Damaged { .. } | ReadError::Disk(_) => Refusal::Damaged(error.to_string()),
     }
 }

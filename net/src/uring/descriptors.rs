@@ -11,7 +11,7 @@ use super::sys;
 const PROCESS: usize = 16;
 /// Of each shard: its ring, its event counter, two directories, a listener, a spare.
 const SHARD: usize = 8;
-/// Files that a shard keeps open at least: its WAL files and some packs.
+/// Files that a shard keeps open at least beside its log files: packs and segments.
 const FILES_MIN: usize = 16;
 const FILES_MAX: usize = 512;
 const BACKLOG_MIN: usize = 8;
@@ -29,14 +29,14 @@ pub struct DescriptorPlan {
 }
 
 impl DescriptorPlan {
-    /// The plan for the process's limit.
+    /// The plan for the process's limit. Each shard keeps `wal_files` open for good.
     ///
     /// # Errors
     /// The limit is too low for even one connection a shard.
-    pub fn for_process(shards: usize) -> io::Result<Self> {
+    pub fn for_process(shards: usize, wal_files: usize) -> io::Result<Self> {
         let limit = sys::descriptor_limit().map_err(io::Error::from_raw_os_error)?;
-        Self::for_limit(limit, shards).ok_or_else(|| {
-            let needed = PROCESS + BACKLOG_MIN + shards * (SHARD + FILES_MIN + 1);
+        Self::for_limit(limit, shards, wal_files).ok_or_else(|| {
+            let needed = PROCESS + BACKLOG_MIN + shards * (SHARD + wal_files + FILES_MIN + 1);
             io::Error::other(format!(
                 "the limit of {limit} open files is too low for {shards} shards: \
                  raise it (ulimit -n) to {needed} at least, plus one for each connection"
@@ -44,9 +44,11 @@ impl DescriptorPlan {
         })
     }
 
-    fn for_limit(limit: usize, shards: usize) -> Option<Self> {
+    fn for_limit(limit: usize, shards: usize, wal_files: usize) -> Option<Self> {
         assert!(shards > 0);
-        let files_open_max = (limit / 8 / shards).clamp(FILES_MIN, FILES_MAX);
+        let files_open_max = (limit / 8 / shards)
+            .min(FILES_MAX)
+            .max(wal_files + FILES_MIN);
         let backlog = (limit / 8).clamp(BACKLOG_MIN, BACKLOG_MAX);
         let taken = PROCESS + backlog + shards * (SHARD + files_open_max);
         let sockets_max = limit.checked_sub(taken)? / shards;
@@ -66,7 +68,7 @@ mod tests {
     fn a_plan_stays_within_the_limit() {
         for shards in [1, 2, 16, 64] {
             for limit in [64, 256, 1024, 20_000, 1 << 20] {
-                let Some(plan) = DescriptorPlan::for_limit(limit, shards) else {
+                let Some(plan) = DescriptorPlan::for_limit(limit, shards, 8) else {
                     assert!(limit < 64 * shards, "{limit} for {shards}");
                     continue;
                 };
@@ -74,7 +76,17 @@ mod tests {
                 assert!(PROCESS + plan.backlog + shards * each <= limit);
             }
         }
-        let usual = DescriptorPlan::for_limit(20_000, 2).expect("plenty");
+        let usual = DescriptorPlan::for_limit(20_000, 2, 8).expect("plenty");
         assert!(usual.sockets_max > 8_000, "{usual:?}");
+        assert_eq!(usual.files_open_max, FILES_MAX);
+    }
+
+    #[test]
+    fn log_files_take_nothing_from_connections_nor_from_packs() {
+        let plan = DescriptorPlan::for_limit(20_000, 2, 1_024).expect("plenty");
+        assert_eq!(plan.files_open_max, 1_024 + FILES_MIN);
+        let each = SHARD + plan.files_open_max + plan.sockets_max;
+        assert!(PROCESS + plan.backlog + 2 * each <= 20_000);
+        assert_eq!(DescriptorPlan::for_limit(1_024, 2, 1_024), None);
     }
 }

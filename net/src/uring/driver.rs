@@ -48,6 +48,8 @@ pub struct DriverConfig {
     pub commit_spin_us: u64,
     /// Hand accepted connections to all shards in turn, instead of keeping them.
     pub deals_connections: bool,
+    /// Log files of each shard, which stay open.
+    pub wal_files: usize,
 }
 
 impl Default for DriverConfig {
@@ -59,6 +61,7 @@ impl Default for DriverConfig {
             idle_spin_us: 20,
             commit_spin_us: 200,
             deals_connections: false,
+            wal_files: 8,
         }
     }
 }
@@ -156,7 +159,7 @@ impl Driver {
         let ring = Ring::new(config.ring_entries).map_err(RingError::SetUp)?;
         let buffers = Buffers::register(&ring, config.receive_buffers, config.receive_buffer_bytes)
             .map_err(RingError::Buffers)?;
-        let descriptors = DescriptorPlan::for_process(parts.remotes.len());
+        let descriptors = DescriptorPlan::for_process(parts.remotes.len(), config.wal_files);
         let descriptors = descriptors.map_err(RingError::Descriptors)?;
         let mut files = parts.files;
         files.limit(descriptors.files_open_max);

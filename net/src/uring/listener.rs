@@ -42,7 +42,7 @@ impl Listener {
                 Err(error) => return Err(error),
             }
         };
-        let backlog = DescriptorPlan::for_process(1)?.backlog as i32;
+        let backlog = DescriptorPlan::for_process(1, 0)?.backlog as i32;
         sys::listen(socket.as_fd(), backlog).map_err(io::Error::from_raw_os_error)?;
         // Not blocking, so that dropping a connection for want of descriptors never waits.
         socket.set_nonblocking(true)?;

@@ -251,6 +251,14 @@ fn values_that_do_not_fit_each_other_are_refused_where_they_were_set() {
          `wal.commit_queue_bytes_max`"
     );
     assert_eq!(
+        refusal("[wal]\nfiles = 300\n"),
+        "millrace.toml:2: `wal.files`: 300 is more than 256, half of `limits.files_open_max`"
+    );
+    assert_eq!(
+        refusal("[wal]\nbatch_bytes_max = \"64KiB\"\n"),
+        "millrace.toml:2: `wal.batch_bytes_max`: 65536 is out of range: 131072 to 268435456"
+    );
+    assert_eq!(
         refusal("[wal]\nfile_bytes = 4194305\n"),
         "millrace.toml:2: `wal.file_bytes`: 4194305 is not a multiple of 4096"
     );

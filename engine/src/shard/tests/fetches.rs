@@ -242,6 +242,25 @@ fn offsets_are_found_at_the_ends_and_by_time() {
 }
 
 #[test]
+fn a_shortage_is_no_damage() {
+    use crate::shard::fetches::refusal_of;
+    use millrace_storage::disk::DiskError;
+    use millrace_storage::error::ReadError;
+
+    const EIO: i32 = 5;
+    const ENOMEM: i32 = 12;
+    const EMFILE: i32 = 24;
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    let partition = world.shards[0].partition(partition).expect("homed here");
+    let refused = |errno| refusal_of(ReadError::Disk(DiskError::Io { errno }), partition);
+    for errno in [EMFILE, ENOMEM] {
+        assert!(matches!(refused(errno), Refusal::Busy(_)), "{errno}");
+    }
+    assert!(matches!(refused(EIO), Refusal::Damaged(_)));
+}
+
+#[test]
 fn searches_past_their_bound_wait_for_their_turn() {
     let mut engine = EngineConfig::default();
     engine.limits.lookups_max = 2;
