@@ -8,11 +8,13 @@ import java.util.TreeSet;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndTimestamp;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.Uuid;
 
 /** Consumers that choose their partitions themselves. */
 final class Reading {
@@ -168,10 +170,11 @@ final class Reading {
         try (var producer = Check.producer(Map.of())) {
             Producing.send(producer, topic, 1);
             Producing.send(producer, topic, 2);
+            Uuid first = idOf(admin, topic);
             admin.deleteTopics(List.of(topic)).all().get();
             Check.observe("a deleted topic is gone", () ->
                     admin.describeTopics(List.of(topic)).allTopicNames().get());
-            recreate(admin, "again");
+            recreate(admin, topic, first);
             Check.observe("an old producer sends to the new topic", () ->
                     Producing.send(producer, topic, 3));
         }
@@ -182,19 +185,34 @@ final class Reading {
         });
     }
 
-    /** Kafka goes on deleting after its answer, and refuses the name until then. */
-    private static void recreate(Admin admin, String name) throws Exception {
+    /**
+     * Kafka goes on deleting after its answer, and refuses the name until then. A try whose answer
+     * was lost may have come through: the topic is there when it has another id.
+     */
+    private static void recreate(Admin admin, String topic, Uuid first) throws Exception {
         for (int i = 0; ; i++) {
             try {
-                Topics.create(admin, name, 1, Map.of());
-                return;
+                admin.createTopics(List.of(new NewTopic(topic, 1, (short) 1))).all().get();
+                break;
             } catch (ExecutionException failure) {
                 if (i == 50) {
                     throw failure;
                 }
                 Thread.sleep(100);
             }
+            try {
+                if (!idOf(admin, topic).equals(first)) {
+                    break;
+                }
+            } catch (ExecutionException gone) {
+                continue;
+            }
         }
+        Topics.awaitLed(admin, topic, 1);
+    }
+
+    private static Uuid idOf(Admin admin, String topic) throws Exception {
+        return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).topicId();
     }
 
     static List<ConsumerRecord<byte[], byte[]>> all(String topic, int partitions) {

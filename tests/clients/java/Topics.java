@@ -22,6 +22,7 @@ import org.apache.kafka.common.TopicCollection;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.Uuid;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.TopicExistsException;
 
 /** Topics, partitions and settings, as the admin client makes and describes them. */
 final class Topics {
@@ -37,12 +38,26 @@ final class Topics {
         deletions(admin);
     }
 
-    /** A topic with the run's prefix, led: Kafka answers before it is. Gives its whole name. */
+    /** A topic with the run's prefix, led. Gives its whole name. */
     static String create(Admin admin, String name, int partitions, Map<String, String> settings)
             throws Exception {
         String topic = Check.prefix + name;
-        admin.createTopics(List.of(
-                new NewTopic(topic, partitions, (short) 1).configs(settings))).all().get();
+        try {
+            admin.createTopics(List.of(
+                    new NewTopic(topic, partitions, (short) 1).configs(settings))).all().get();
+        } catch (ExecutionException failure) {
+            // The client asks again by itself when a connection goes before the answer, and hears
+            // that the topic exists: nobody else makes one of this name.
+            if (!(failure.getCause() instanceof TopicExistsException)) {
+                throw failure;
+            }
+        }
+        awaitLed(admin, topic, partitions);
+        return topic;
+    }
+
+    /** Kafka answers before the partitions of a new topic are led. */
+    static void awaitLed(Admin admin, String topic, int partitions) throws Exception {
         Map<TopicPartition, OffsetSpec> ends = new HashMap<>();
         for (int i = 0; i < partitions; i++) {
             ends.put(new TopicPartition(topic, i), OffsetSpec.latest());
@@ -50,7 +65,7 @@ final class Topics {
         for (int i = 0; ; i++) {
             try {
                 admin.listOffsets(ends).all().get();
-                return topic;
+                return;
             } catch (ExecutionException notYet) {
                 if (i == 50) {
                     throw notYet;
