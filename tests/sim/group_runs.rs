@@ -143,11 +143,12 @@ fn first_remains(run: &Run) -> Remains {
     remains
 }
 
-/// Left alone, every group is stable within a session and a rebalance timeout, and stays so.
+/// Left alone, every group is stable within a session timeout, for all who went are missed by then
+/// wherever they stood, and stays so.
 fn come_to_rest(world: &mut World, partitions: i32) -> Checked<()> {
     world.is_calm = true;
     world.history.groups.is_quiet = true;
-    let until = world.now.boot.after_ms(2 * TIMEOUT_MS_MAX + SLACK_MS);
+    let until = world.now.boot.after_ms(TIMEOUT_MS_MAX + SLACK_MS);
     let at_rest = loop {
         if let Some(generations) = world.history.groups.settled(partitions) {
             break generations;

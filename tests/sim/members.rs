@@ -36,6 +36,8 @@ pub(crate) struct Member {
     held: BTreeSet<i32>,
     /// It has joined so often: its words differ each time, but for a join whose answer was lost.
     joins: u32,
+    /// Joins of which the connection broke.
+    broken_joins: u32,
     /// The request under way, and its correlation id.
     asked: Option<(i32, Asked)>,
 }
@@ -81,13 +83,22 @@ impl Member {
             place: Place::Outside,
             held: BTreeSet::new(),
             joins: 0,
+            broken_joins: 0,
             asked: None,
         }
     }
 
     /// The connection is gone. What was under way may have come through or not.
     pub(crate) fn disconnected(&mut self) {
-        self.asked = None;
+        let Some((_, Asked::Join(_))) = self.asked.take() else {
+            return;
+        };
+        self.broken_joins += 1;
+        if self.broken_joins.is_multiple_of(2) {
+            // It was killed while it waited, and whoever comes in its place knows nothing of it.
+            self.id.clear();
+            self.held.clear();
+        }
     }
 
     pub(crate) fn next_request(
