@@ -34,7 +34,8 @@ pub struct GroupSettings {
     pub groups_max: usize,
     /// Members of one group [`group.max.size`]. Default 10,000; 1 and up.
     pub members_max: usize,
-    /// Bytes of subscriptions, assignments and committed offsets in one shard. Default 256 MiB.
+    /// Bytes of groups, members and committed offsets in one shard, with all their words. What
+    /// adds nothing is served beyond it. Default 256 MiB.
     pub bytes_max: usize,
     /// How long the first rebalance of an empty group waits for more members, milliseconds
     /// [`group.initial.rebalance.delay.ms`]. Default 500.

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use millrace_storage::units::PartitionId;
 
 use super::request::CommittedOffset;
-use super::state::offset_bytes;
+use super::state::memory_bytes;
 
 /// Committed offsets by partition. Reading them is reading the map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,15 +18,15 @@ pub(crate) struct Committed {
 
 impl Committed {
     pub(crate) fn insert(&mut self, partition: PartitionId, offset: CommittedOffset) {
-        self.bytes += offset_bytes(&offset.commit);
+        self.bytes += memory_bytes(&offset.commit);
         if let Some(before) = self.by_partition.insert(partition, offset) {
-            self.bytes -= offset_bytes(&before.commit);
+            self.bytes -= memory_bytes(&before.commit);
         }
     }
 
     pub(crate) fn remove(&mut self, partition: PartitionId) {
         if let Some(before) = self.by_partition.remove(&partition) {
-            self.bytes -= offset_bytes(&before.commit);
+            self.bytes -= memory_bytes(&before.commit);
         }
     }
 

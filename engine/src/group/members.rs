@@ -1,17 +1,17 @@
 //! A group: who is in it, what is said of it, when it is looked at next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millrace_storage::units::BootTime;
+use millrace_storage::units::{BootTime, PartitionId};
 
 use super::request::{
     GroupAsk, GroupDescription, GroupRefusal, GroupStanding, JoinGroup, JoinedMember,
     MemberDescription, Membership,
 };
 use super::roster::{Member, Parked, Roster};
-use super::state::GroupState;
+use super::state::{GroupState, memory_bytes};
 use super::{GroupAnswer, Turn};
 use crate::catalog::Catalog;
 use crate::command::RequestId;
@@ -19,7 +19,7 @@ use crate::command::RequestId;
 /// A group without members and offsets is forgotten after this long, milliseconds: members that
 /// were only cut off find its generation again.
 const FORGOTTEN_AFTER_MS: i64 = 60_000;
-/// Memory of a group besides its members and offsets, bytes.
+/// Memory of a group besides its words, members and offsets, bytes.
 const GROUP_BYTES: usize = 512;
 
 /// One group at its home.
@@ -74,9 +74,14 @@ pub(super) struct FirstRebalance {
     pub(super) grew: bool,
 }
 
+/// Bytes of a group of that name without members and offsets.
+pub(super) fn group_bytes(name: &str) -> usize {
+    GROUP_BYTES + name.len()
+}
+
 impl Group {
     /// A group without members.
-    pub(super) fn new(state: GroupState) -> Self {
+    pub(super) fn new(name: &str, state: GroupState) -> Self {
         let mut group = Self {
             state,
             phase: Phase::Empty,
@@ -89,7 +94,7 @@ impl Group {
             armed: None,
             counted_bytes: 0,
         };
-        group.counted_bytes = group.bytes();
+        group.counted_bytes = group.bytes(name);
         group
     }
 
@@ -159,9 +164,40 @@ impl Group {
             && left_ms.saturating_add(FORGOTTEN_AFTER_MS) <= wall_ms
     }
 
-    /// About how many bytes it holds.
-    pub(super) fn bytes(&self) -> usize {
-        GROUP_BYTES + self.state.offsets.bytes() + self.members.bytes()
+    /// About how many bytes it holds under its name.
+    pub(super) fn bytes(&self, name: &str) -> usize {
+        group_bytes(name) + self.kind_bytes() + self.state.offsets.bytes() + self.members.bytes()
+    }
+
+    fn kind_bytes(&self) -> usize {
+        self.state.protocol_type.as_deref().map_or(0, str::len)
+    }
+
+    /// Bytes of what it holds that serving `ask` takes the place of.
+    pub(super) fn replaced_bytes(&self, ask: &GroupAsk) -> usize {
+        match ask {
+            GroupAsk::Join(join) => {
+                let instance = join.instance.as_deref();
+                let holder = instance.and_then(|instance| self.instances.get(instance));
+                let holder = holder.filter(|_| join.member.is_empty());
+                let id = holder.map_or(join.member.as_str(), |id| id);
+                self.kind_bytes() + self.members.bytes_of(id)
+            }
+            GroupAsk::Sync(_) => self.members.share_bytes(),
+            GroupAsk::Commit(commit) => {
+                let partitions = commit.offsets.iter().map(|(partition, _)| partition);
+                let partitions: BTreeSet<&PartitionId> = partitions.collect();
+                let known = partitions.into_iter();
+                let known = known.filter_map(|id| self.state.offsets.get(id));
+                known.map(|known| memory_bytes(&known.commit)).sum()
+            }
+            GroupAsk::Heartbeat(_)
+            | GroupAsk::Leave(_)
+            | GroupAsk::FetchOffsets(_)
+            | GroupAsk::DeleteOffsets(_)
+            | GroupAsk::Describe
+            | GroupAsk::Delete => 0,
+        }
     }
 
     /// When it is to be looked at.

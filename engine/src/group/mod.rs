@@ -128,7 +128,8 @@ pub(crate) struct Groups {
     groups: BTreeMap<Arc<str>, Group>,
     /// When a group is looked at next: each at most once, as its `armed` says.
     timers: BTreeSet<(BootTime, Arc<str>)>,
-    /// Of members' metadata, assignments and committed offsets. At most `group_bytes_max`.
+    /// Of groups, members and committed offsets, with all their words. What would take it above
+    /// `bytes_max` is refused; a start that finds more keeps it.
     bytes: usize,
     random: Pcg64Mcg,
     /// Those that members wait with: each is one's `parked`.
@@ -164,7 +165,7 @@ impl Groups {
             sweep_from: None,
         };
         for (name, state) in states {
-            let group = Group::new(state);
+            let group = Group::new(&name, state);
             groups.bytes += group.counted_bytes;
             groups.groups.insert(name, group);
         }
@@ -233,7 +234,7 @@ impl Groups {
                     empty_since_ms: Some(now.wall_ms),
                     ..GroupState::default()
                 };
-                let group = Group::new(state);
+                let group = Group::new(&name, state);
                 self.bytes += group.counted_bytes;
                 self.groups.entry(Arc::clone(&name)).or_insert(group)
             }
@@ -305,16 +306,22 @@ impl Groups {
                 return Err(Refusal::Group(refusal));
             }
         }
-        if makes_group(ask)
-            && !self.groups.contains_key(name)
-            && self.groups.len() >= settings.groups_max
-        {
+        let is_new = makes_group(ask) && !self.groups.contains_key(name);
+        if is_new && self.groups.len() >= settings.groups_max {
             return Err(Refusal::LimitReached {
                 limit: "groups.groups_max",
                 max: settings.groups_max as u64,
             });
         }
-        if self.bytes + bytes_of(ask) > settings.bytes_max {
+        let made = if is_new {
+            members::group_bytes(name)
+        } else {
+            0
+        };
+        let left = made + bytes_of(ask);
+        let has_room = |added: usize| added == 0 || self.bytes + added <= settings.bytes_max;
+        // Who says again what it said before is served however full the shard is.
+        if !has_room(left) && !has_room(left.saturating_sub(self.replaced_bytes(name, ask))) {
             return Err(Refusal::LimitReached {
                 limit: "groups.bytes_max",
                 max: settings.bytes_max as u64,
@@ -323,11 +330,17 @@ impl Groups {
         Ok(())
     }
 
+    /// Bytes in a group that a request takes the place of.
+    fn replaced_bytes(&self, name: &Arc<str>, ask: &GroupAsk) -> usize {
+        let group = self.groups.get(name);
+        group.map_or(0, |group| group.replaced_bytes(ask))
+    }
+
     /// Counts a group's bytes anew, and sets its timer.
     fn note_changed(&mut self, name: &Arc<str>) {
         let group = self.groups.get_mut(name).expect("it was just handled");
         self.bytes -= group.counted_bytes;
-        group.counted_bytes = group.bytes();
+        group.counted_bytes = group.bytes(name);
         self.bytes += group.counted_bytes;
         let due = group.due();
         if due == group.armed {
@@ -433,10 +446,10 @@ impl Groups {
     /// Forgets the offsets of partitions that are no more. The log needs no word of it: a start
     /// drops what the catalog does not know.
     pub(crate) fn forget_partitions(&mut self, gone: &BTreeSet<PartitionId>) {
-        for group in self.groups.values_mut() {
+        for (name, group) in &mut self.groups {
             group.state.offsets.retain(|id| !gone.contains(&id));
             self.bytes -= group.counted_bytes;
-            group.counted_bytes = group.bytes();
+            group.counted_bytes = group.bytes(name);
             self.bytes += group.counted_bytes;
         }
     }
@@ -485,13 +498,18 @@ fn needs_name(ask: &GroupAsk) -> bool {
 /// Bytes that a request may leave in a group.
 fn bytes_of(ask: &GroupAsk) -> usize {
     match ask {
-        GroupAsk::Join(join) => roster::join_bytes(join),
+        GroupAsk::Join(join) => join.protocol_type.len() + roster::join_bytes(join),
         GroupAsk::Sync(sync) => sync.assignments.iter().map(|(_, share)| share.len()).sum(),
         GroupAsk::Commit(commit) => {
             let offsets = commit.offsets.iter();
-            offsets.map(|(_, commit)| state::offset_bytes(commit)).sum()
+            offsets.map(|(_, commit)| state::memory_bytes(commit)).sum()
         }
-        _ => 0,
+        GroupAsk::Heartbeat(_)
+        | GroupAsk::Leave(_)
+        | GroupAsk::FetchOffsets(_)
+        | GroupAsk::DeleteOffsets(_)
+        | GroupAsk::Describe
+        | GroupAsk::Delete => 0,
     }
 }
 

@@ -15,8 +15,14 @@ use super::request::{ClientIdentity, GroupProtocol, JoinGroup};
 use super::spoken::Spoken;
 use crate::command::RequestId;
 
-/// Memory of a member besides what it says, bytes.
+/// Memory of a member besides its words, bytes.
 const MEMBER_BYTES: usize = 512;
+/// Memory of a protocol that a member speaks besides its words, bytes.
+const PROTOCOL_BYTES: usize = 160;
+/// Memory of a topic that a member reads besides its name, bytes.
+const TOPIC_BYTES: usize = 32;
+/// What a new member's id has besides the words that the client chose, bytes.
+const ID_BYTES: usize = 37;
 /// Memory of an id that was given away, besides the id, bytes.
 const PENDING_BYTES: usize = 64;
 
@@ -54,7 +60,7 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, id: &Arc<str>, member: &Member) {
-        self.bytes += member.bytes();
+        self.bytes += member.bytes(id) + member.assignment.len();
         self.joined += usize::from(member.has_joined());
         self.awaiting_generation += usize::from(member.awaits_generation());
         self.awaiting_sync += usize::from(member.awaits_sync);
@@ -64,7 +70,7 @@ impl Tally {
     }
 
     fn take(&mut self, id: &Arc<str>, member: &Member) {
-        self.bytes -= member.bytes();
+        self.bytes -= member.bytes(id) + member.assignment.len();
         self.joined -= usize::from(member.has_joined());
         self.awaiting_generation -= usize::from(member.awaits_generation());
         self.awaiting_sync -= usize::from(member.awaits_sync);
@@ -164,21 +170,36 @@ impl Member {
         found.map_or(Bytes::new(), |one| one.metadata.clone())
     }
 
-    fn bytes(&self) -> usize {
-        MEMBER_BYTES + self.client.id.len() + self.said.bytes + self.assignment.len()
+    /// About how many bytes it holds under its id besides its share.
+    fn bytes(&self, id: &str) -> usize {
+        words_bytes(id, self.instance.as_deref(), &self.client) + self.said.bytes
     }
 }
 
 /// Bytes that a wish to join leaves here.
 pub(super) fn join_bytes(join: &JoinGroup) -> usize {
-    MEMBER_BYTES + join.client.id.len() + said_bytes(&join.protocols, join.topics.as_ref())
+    let instance = join.instance.as_deref();
+    let new_id = if join.member.is_empty() {
+        ID_BYTES + instance.unwrap_or(&join.client.id).len()
+    } else {
+        0
+    };
+    new_id
+        + words_bytes(&join.member, instance, &join.client)
+        + said_bytes(&join.protocols, join.topics.as_ref())
+}
+
+fn words_bytes(id: &str, instance: Option<&str>, client: &ClientIdentity) -> usize {
+    let instance = instance.map_or(0, str::len);
+    MEMBER_BYTES + id.len() + instance + client.id.len() + client.host.len()
 }
 
 fn said_bytes(protocols: &[GroupProtocol], topics: Option<&Vec<Arc<str>>>) -> usize {
     let said = protocols
         .iter()
-        .map(|one| one.name.len() + one.metadata.len());
-    let topics = topics.into_iter().flatten().map(|topic| topic.len() + 16);
+        .map(|one| PROTOCOL_BYTES + one.name.len() + one.metadata.len());
+    let topics = topics.into_iter().flatten();
+    let topics = topics.map(|topic| TOPIC_BYTES + topic.len());
     said.sum::<usize>() + topics.sum::<usize>()
 }
 
@@ -308,6 +329,20 @@ impl Roster {
     /// About how many bytes they hold.
     pub(super) fn bytes(&self) -> usize {
         self.tally.bytes
+    }
+
+    /// About how many bytes a member holds besides its share, or an id that was given away.
+    pub(super) fn bytes_of(&self, id: &str) -> usize {
+        match self.members.get(id) {
+            Some(member) => member.bytes(id),
+            None if self.pending.contains_key(id) => PENDING_BYTES + id.len(),
+            None => 0,
+        }
+    }
+
+    /// Bytes of everybody's shares. Walks all members.
+    pub(super) fn share_bytes(&self) -> usize {
+        self.iter().map(|(_, member)| member.assignment.len()).sum()
     }
 
     /// Members that will be in the next generation.

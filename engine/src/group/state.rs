@@ -86,6 +86,8 @@ const SLOTS_CLEARED: u8 = 6;
 const MOVE_BYTES_MAX: usize = 16 << 10;
 /// Partition, offset, leader epoch and the length of the metadata.
 const OFFSET_BYTES: usize = 20;
+/// Memory of a committed offset besides its metadata, bytes.
+const OFFSET_MEMORY_BYTES: usize = 120;
 /// The shortest entry that begins a generation: format, kind, the two strings' lengths, generation
 /// and time.
 const GENERATION_BYTES_MIN: u64 = 2 + 1 + 4 + 4 + 4 + 8;
@@ -279,7 +281,12 @@ fn begin_entry() -> Encoder {
     out
 }
 
-/// Bytes of an offset, in the log and about also in memory.
+/// About how many bytes an offset takes in memory.
+pub(crate) fn memory_bytes(commit: &NewOffset) -> usize {
+    OFFSET_MEMORY_BYTES + commit.metadata.len()
+}
+
+/// Bytes of an offset in the log.
 pub(crate) fn offset_bytes(commit: &NewOffset) -> usize {
     OFFSET_BYTES + commit.metadata.len()
 }

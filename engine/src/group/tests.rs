@@ -121,11 +121,12 @@ impl Bench {
 
     /// What holds after every step.
     fn check(&self) {
-        let counted: usize = self.groups.groups.values().map(Group::bytes).sum();
+        let groups = self.groups.groups.iter();
+        let counted: usize = groups.map(|(name, group)| group.bytes(name)).sum();
         assert_eq!(self.groups.bytes, counted, "bytes are counted right");
         for group in self.groups.groups.values() {
             let offsets = group.state.offsets.values();
-            let bytes: usize = offsets.map(|one| state::offset_bytes(&one.commit)).sum();
+            let bytes: usize = offsets.map(|one| state::memory_bytes(&one.commit)).sum();
             assert_eq!(group.state.offsets.bytes(), bytes);
         }
         let members = self

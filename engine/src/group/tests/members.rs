@@ -216,6 +216,93 @@ fn bounds_of_the_shard_are_told_by_name() {
 }
 
 #[test]
+fn a_full_shard_serves_its_groups_and_takes_nothing_more() {
+    let mut bench = Bench::new();
+    let ids = bench.stable(2);
+    let committed = Ok(GroupAnswer::OffsetsCommitted(vec![Ok(())]));
+    assert_eq!(
+        bench.ask(commit(membership(&ids[0], 1), &[(0, 1)])),
+        committed
+    );
+    // As after a start with fewer cores, or with a lower bound.
+    bench.settings.bytes_max = 1;
+    let reached = Err(Refusal::LimitReached {
+        limit: "groups.bytes_max",
+        max: 1,
+    });
+    assert_eq!(bench.heartbeat(&ids[0], 1), Ok(GroupAnswer::Alive));
+    assert!(bench.ask(GroupAsk::FetchOffsets(None)).is_ok());
+    assert!(bench.ask(GroupAsk::Describe).is_ok());
+    assert_eq!(
+        bench.ask(commit(membership(&ids[0], 1), &[(0, 2)])),
+        committed
+    );
+    assert_eq!(
+        bench.ask(commit(membership(&ids[0], 1), &[(1, 2)])),
+        reached
+    );
+    let made = bench.submit_to("other", commit(membership("", -1), &[]));
+    assert_eq!(
+        bench.taken(made),
+        Some(reached.clone()),
+        "a group is something"
+    );
+    assert_eq!(bench.ask(GroupAsk::Join(join(""))), reached);
+
+    // Members that say what they said before come to the next generation.
+    let rejoin = |bench: &mut Bench, id: &str| bench.submit(GroupAsk::Join(join(id)));
+    let joins = [rejoin(&mut bench, &ids[0]), rejoin(&mut bench, &ids[1])];
+    for asked in joins {
+        assert_eq!(bench.joined(asked).generation, 2);
+    }
+    bench.sync_all(&ids, 2);
+    assert!(
+        bench
+            .ask(GroupAsk::DeleteOffsets(vec![PartitionId(2)]))
+            .is_ok()
+    );
+    for id in &ids {
+        let left = bench.ask(leave(id));
+        assert_eq!(left, Ok(GroupAnswer::Left(vec![Ok(())])));
+    }
+    assert_eq!(bench.ask(GroupAsk::Delete), Ok(GroupAnswer::Deleted));
+    assert_eq!(bench.groups.bytes(), 0);
+}
+
+#[test]
+fn whatever_words_a_client_heaps_up_are_counted() {
+    const LONG: usize = 20_000;
+    let long = "x".repeat(LONG);
+    let heaped: [fn(&mut JoinGroup, &str); 6] = [
+        |join, long| join.instance = Some(long.to_owned()),
+        |join, long| join.client.id = long.to_owned(),
+        |join, long| join.client.host = long.to_owned(),
+        |join, long| join.protocol_type = Arc::from(long),
+        |join, long| join.topics = Some(vec![Arc::from(long)]),
+        |join, _| join.protocols = vec![protocol("", ""); LONG / 64],
+    ];
+    for (number, heap) in heaped.into_iter().enumerate() {
+        let mut bench = Bench::new();
+        let mut asked = join("");
+        heap(&mut asked, &long);
+        bench.settings.bytes_max = LONG;
+        let refused = bench.ask(GroupAsk::Join(asked.clone()));
+        assert!(
+            matches!(refused, Err(Refusal::LimitReached { .. })),
+            "{number}"
+        );
+        bench.settings.bytes_max = 4 * LONG;
+        bench.submit(GroupAsk::Join(asked));
+        assert!(bench.groups.bytes() >= LONG, "{number}");
+    }
+    let mut bench = Bench::new();
+    bench.settings.bytes_max = LONG;
+    let named = bench.submit_to(&long, GroupAsk::Join(join("")));
+    let refused = bench.taken(named);
+    assert!(matches!(refused, Some(Err(Refusal::LimitReached { .. }))));
+}
+
+#[test]
 fn a_group_that_nobody_uses_is_forgotten() {
     let mut bench = Bench::new();
     let ids = bench.stable(1);
