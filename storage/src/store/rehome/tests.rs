@@ -314,11 +314,25 @@ fn a_start_after_one_that_was_cut_short_offers_the_packs_that_were_adopted() {
 
 #[test]
 fn settling_everything_ends_when_the_log_finds_no_room() {
-    let mut disk = full();
-    let mut old = open(&mut disk, OLD, 5).expect("opens");
+    let mut disk = SimDisk::new(1);
+    let mut old = open(&mut disk, OLD, 1).expect("new");
+    old.create_log(LOGS[0], LogConfig::default());
+    let bytes = bytes_of(LOGS[0], 0);
+    let append = Append {
+        partition: LOGS[0],
+        base_offset: Offset(0),
+        leader_epoch: LeaderEpoch(0),
+        append_time_ms: None,
+        batch: Batch::check(&bytes).expect("good"),
+    };
+    old.append(NOW, append).expect("taken");
     let mut disk = disk.blocking(OLD);
     let mut without_room = |op: DiskOp| match op {
-        DiskOp::Create { token, file, .. } if !matches!(file, FileName::Temporary(_)) => DiskDone {
+        DiskOp::Create {
+            token,
+            file: FileName::Wal(_),
+            ..
+        } => DiskDone {
             token,
             result: Err(DiskError::NoSpace),
             buffer: None,
@@ -327,7 +341,7 @@ fn settling_everything_ends_when_the_log_finds_no_room() {
     };
     let settled = old.settle_everything(NOW, &mut without_room, &mut Vec::new);
     let Err(StorageError::Io { error, .. }) = settled else {
-        panic!("it has nothing to write to: {settled:?}");
+        panic!("it has no file to go on with: {settled:?}");
     };
     assert_eq!(error, DiskError::NoSpace);
 }
