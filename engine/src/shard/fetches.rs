@@ -500,6 +500,10 @@ fn failed(partition: PartitionId, refusal: Refusal) -> FetchedPartition {
     }
 }
 
+/// What a reader is told is reached when the kernel had no descriptor or no memory for a read. It
+/// is no setting of ours.
+const SHORTAGE: &str = "the process's limit of open files, or of memory,";
+
 /// How a reader is told what the store could not read.
 pub(super) fn refusal_of(error: ReadError, partition: &Partition) -> Refusal {
     match error {
@@ -510,9 +514,7 @@ pub(super) fn refusal_of(error: ReadError, partition: &Partition) -> Refusal {
             next: partition.high_watermark(),
         },
         // Nothing is wrong with what is stored.
-        ReadError::Disk(error) if error.is_shortage() => {
-            Refusal::Busy("the process's limit of open files, or of memory,")
-        }
+        ReadError::Disk(error) if error.is_shortage() => Refusal::Busy(SHORTAGE),
         ReadError::Damaged { .. } | ReadError::Disk(_) => Refusal::Damaged(error.to_string()),
     }
 }
