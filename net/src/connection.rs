@@ -13,6 +13,8 @@
 //!  +-----------------> Own  (stays so while requests keep coming)
 //! ```
 
+mod buffers;
+
 use std::collections::VecDeque;
 
 use millrace_engine::command::ConnectionId;
@@ -22,6 +24,7 @@ use millrace_storage::units::{BootTime, Now};
 use crate::io::IoOp;
 use crate::session::{CommandSink, ConnectionAddresses, Gate, ProtocolSession, ProtocolViolation};
 use crate::window::{Budget, Window};
+pub(crate) use buffers::SendBuffers;
 
 /// What one connection may take and how long it may dawdle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,18 +80,6 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) limits: &'a ConnectionLimits,
     pub(crate) budget: &'a mut Budget,
     pub(crate) sink: &'a mut dyn CommandSink,
-}
-
-/// Memory of sends: what is on its way, which is bounded, and buffers that nobody uses just now.
-/// Idle connections hold none.
-#[derive(Debug)]
-pub(crate) struct SendBuffers {
-    /// Bytes of sends under way, past which none is begun.
-    bytes_max: usize,
-    used: usize,
-    free: Vec<Vec<u8>>,
-    /// Capacity of `free`.
-    free_bytes: usize,
 }
 
 /// One connection.
@@ -179,8 +170,6 @@ const SHORT_SEND_BYTES: usize = 16 << 10;
 /// and the time for what has arrived of it at this rate, bytes a millisecond.
 const RESERVED_MS: u64 = 5_000;
 const RESERVED_BYTES_PER_MS: u64 = 1 << 10;
-/// Memory kept by a worker for sends to come, bytes.
-const FREE_BYTES_MAX: usize = 8 << 20;
 
 impl<S: ProtocolSession> Connection<S> {
     pub(crate) fn new(
@@ -709,55 +698,6 @@ impl<S: ProtocolSession> Connection<S> {
     fn own_idle_deadline(&self) -> Option<BootTime> {
         let is_idle = self.receive == Receive::Own && self.window.is_empty();
         is_idle.then(|| self.last_received.after_ms(OWN_IDLE_MS))
-    }
-}
-
-impl SendBuffers {
-    /// None yet; sends under way may hold `bytes_max` and one reply.
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self {
-            bytes_max,
-            used: 0,
-            free: Vec::new(),
-            free_bytes: 0,
-        }
-    }
-
-    /// Whether no further send may begin.
-    pub(crate) fn are_spent(&self) -> bool {
-        self.used >= self.bytes_max
-    }
-
-    /// Bytes of sends under way.
-    pub(crate) fn used(&self) -> usize {
-        self.used
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        let buffer = self.free.pop().unwrap_or_default();
-        self.free_bytes -= buffer.capacity();
-        buffer
-    }
-
-    /// Counts a buffer of that capacity as on its way.
-    fn begin(&mut self, capacity: usize) {
-        self.used += capacity;
-    }
-
-    /// Takes back the buffer of a send that ended.
-    pub(crate) fn end(&mut self, buffer: Vec<u8>) {
-        self.used -= buffer.capacity();
-        self.keep(buffer);
-    }
-
-    /// Keeps a buffer for the next send, unless that would be too much.
-    fn keep(&mut self, mut buffer: Vec<u8>) {
-        let is_useful = buffer.capacity() > 0;
-        if is_useful && self.free_bytes + buffer.capacity() <= FREE_BYTES_MAX {
-            buffer.clear();
-            self.free_bytes += buffer.capacity();
-            self.free.push(buffer);
-        }
     }
 }
 
