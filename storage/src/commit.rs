@@ -58,6 +58,8 @@ pub(crate) struct Commit {
     /// When an idle log is to be sealed.
     seal_at: Option<BootTime>,
     poisoned: Option<DiskError>,
+    /// The end of the last turn.
+    turn_ended: BootTime,
     /// Not told yet. At most [`GROUPS_DONE_MAX`]: without a listener the first ones stay.
     groups_done: VecDeque<GroupDone>,
     pub(crate) counters: CommitCounters,
@@ -98,6 +100,7 @@ struct OpenGroup {
     capacity: usize,
     entries: u32,
     first_lsn: Lsn,
+    /// When its first entry came; from the end of that turn on, that.
     opened: BootTime,
     /// Parts of the payload whose sums are known.
     known: Vec<Known>,
@@ -120,6 +123,7 @@ enum FlightKind {
         bytes: usize,
         entries: u32,
         file: FileName,
+        /// As in [`OpenGroup`].
         opened: BootTime,
         /// Set when it goes to the disk.
         submitted: BootTime,
@@ -132,7 +136,8 @@ const GROUPS_DONE_MAX: usize = 256;
 /// A commit group that became durable, for whoever keeps histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupDone {
-    /// When its first entry came.
+    /// The end of the turn in which its first entry came: what else that turn appends keeps it
+    /// from nothing.
     pub opened: BootTime,
     /// When its write went to the disk.
     pub submitted: BootTime,
@@ -196,6 +201,7 @@ impl Commit {
             seal_at: (recovered.recorded < recovered.content_end)
                 .then(|| now.boot.after_ms(SEAL_AFTER_MS)),
             poisoned: None,
+            turn_ended: now.boot,
             groups_done: VecDeque::new(),
             counters: CommitCounters::default(),
         }
@@ -427,10 +433,25 @@ impl Commit {
         if self.poisoned.is_some() {
             return;
         }
+        self.note_opened(now);
         self.submit(now, ops);
         if self.blocks_in_flight < self.groups_in_flight_max {
             self.close(wal);
             self.submit(now, ops);
+        }
+    }
+
+    /// Groups that this turn opened begin to wait now.
+    fn note_opened(&mut self, now: Now) {
+        let turn_ended = std::mem::replace(&mut self.turn_ended, now.boot);
+        let closed = self.queue.iter_mut().rev();
+        let closed = closed.filter_map(|flight| match &mut flight.kind {
+            FlightKind::Block { opened, .. } => Some(opened),
+            FlightKind::Header(_) => None,
+        });
+        let open = self.open.iter_mut().map(|open| &mut open.opened);
+        for opened in open.chain(closed).take_while(|at| **at > turn_ended) {
+            *opened = now.boot;
         }
     }
 

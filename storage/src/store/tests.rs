@@ -83,6 +83,10 @@ fn settle_disk(store: &mut Store, disk: &mut SimDisk, at: Now) {
 }
 
 fn append(store: &mut Store, offset: u64) -> Lsn {
+    append_at(store, offset, now(0))
+}
+
+fn append_at(store: &mut Store, offset: u64, at: Now) -> Lsn {
     let bytes = hello();
     let append = Append {
         partition: LOG,
@@ -91,7 +95,7 @@ fn append(store: &mut Store, offset: u64) -> Lsn {
         append_time_ms: None,
         batch: Batch::check(&bytes).expect("good"),
     };
-    store.append(now(0), append).expect("taken")
+    store.append(at, append).expect("taken")
 }
 
 fn request(from: u64, end: u64) -> ReadRequest {
@@ -107,6 +111,32 @@ fn request(from: u64, end: u64) -> ReadRequest {
 fn offsets(records: &Records) -> Vec<u64> {
     let header = |batch: &bytes::Bytes| BatchHeader::parse(batch).expect("a batch").base_offset.0;
     records.batches.iter().map(header).collect()
+}
+
+/// What its own turn does besides keeps a group from nothing; a group on its way does.
+#[test]
+fn a_group_waits_from_the_end_of_its_turn_on() {
+    let config = StoreConfig {
+        groups_in_flight_max: 1,
+        ..small()
+    };
+    let mut disk = SimDisk::new(1);
+    let store = Store::open(config, now(0), &mut *disk.blocking(SHARD), &mut |_| {});
+    let mut store = store.expect("opens");
+    store.create_log(LOG, LogConfig::default());
+    append_at(&mut store, 0, now(10));
+    store.close_group(now(12));
+    append_at(&mut store, 1, now(13));
+    store.close_group(now(15));
+    settle_disk(&mut store, &mut disk, now(20));
+    store.close_group(now(22));
+    settle_disk(&mut store, &mut disk, now(30));
+    let mut told = Vec::new();
+    while let Some(group) = store.poll_group() {
+        told.push([group.opened, group.submitted, group.durable]);
+    }
+    let expected = [[12, 12, 20], [15, 22, 30]];
+    assert_eq!(told, expected.map(|times| times.map(|ms| now(ms).boot)));
 }
 
 #[test]
