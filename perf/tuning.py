@@ -68,12 +68,15 @@ COLUMNS = {
     "ack p50": ack("p50_us"),
     "ack p99": ack("p99_us"),
     "generator late p50": late,
+    "parse p99": stage_time("parse", 0.99),
     "append p50": stage_time("append", 0.5),
     "append p99": stage_time("append", 0.99),
     "group_open p50": stage_time("group_open", 0.5),
     "group_open p99": stage_time("group_open", 0.99),
     "group_commit p50": stage_time("group_commit", 0.5),
     "group_commit p99": stage_time("group_commit", 0.99),
+    "reply p50": stage_time("reply", 0.5),
+    "reply p99": stage_time("reply", 0.99),
     "turn p99": stage_time("turn", 0.99),
     "groups_in_flight p50": stage_count("groups_in_flight", 0.5),
     "group_entries p50": stage_count("group_entries", 0.5),
@@ -82,8 +85,9 @@ COLUMNS = {
 }
 # What each table shows.
 TABLES = {
-    "first": ["ack p50", "ack p99", "generator late p50", "append p50", "append p99",
-              "group_open p99", "group_commit p50", "group_commit p99", "turn p99"],
+    "first": ["ack p50", "ack p99", "generator late p50", "append p50", "append p99", "parse p99",
+              "group_open p99", "group_commit p50", "group_commit p99", "reply p50", "reply p99",
+              "turn p99"],
     "cores": ["ack p50", "ack p99", "group_commit p50", "group_commit p99", "turn p99",
               "broker's CPU"],
     "spin": ["ack p50", "ack p99", "append p50", "group_commit p50", "broker's CPU"],

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use millrace_storage::disk::DiskSpace;
 use millrace_storage::record::BatchError;
-use millrace_storage::units::{LeaderEpoch, Offset, PartitionId};
+use millrace_storage::units::{BootTime, LeaderEpoch, Offset, PartitionId};
 use uuid::Uuid;
 
 use crate::catalog::config::TopicOverrides;
@@ -72,6 +72,9 @@ pub struct Appended {
     pub append_time_ms: Option<i64>,
     /// First offset held by the partition.
     pub log_start: Offset,
+    /// When it became durable, by the clock that all shards share; of a batch that was durable when
+    /// it was repeated, when it was repeated.
+    pub durable_at: BootTime,
 }
 
 /// One partition of a fetch.

@@ -2,8 +2,10 @@
 //! on. A value costs some nanoseconds, so a stage is recorded once a batch, group, fetch or turn,
 //! never once a record.
 //!
-//! A turn reads the time once, so stages begin and end with turns; how long a turn takes is a stage
-//! of its own, the driver's.
+//! A turn reads the time twice: as it begins, which is when everything that it finds completed
+//! counts as received or durable, and when all of that was looked at, which is when requests count
+//! as handed over and commit groups as submitted. Stages begin and end there; how long a turn takes
+//! is a stage of its own, the driver's.
 
 use hdrhistogram::Histogram;
 use millrace_storage::GroupDone;
@@ -17,6 +19,9 @@ const BYTES_MAX: u64 = 1 << 32;
 const COUNT_MAX: u64 = 1 << 20;
 /// Figures are good to one part in a hundred.
 const SIGNIFICANT_DIGITS: u8 = 2;
+
+/// Whether stages record. What they cost is measured against a build that does not.
+pub const IS_RECORDING: bool = !cfg!(feature = "no-stages");
 
 /// What a stage's values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,11 +81,14 @@ impl Stage {
 
     /// Records one value; 0 counts as 1.
     pub fn record(&mut self, value: u64) {
-        // What recording costs is measured against a build without it.
-        if cfg!(feature = "no-stages") {
-            return;
+        self.record_n(value, 1);
+    }
+
+    /// Records a value `count` times.
+    pub fn record_n(&mut self, value: u64, count: u64) {
+        if IS_RECORDING {
+            self.values.saturating_record_n(value.max(1), count);
         }
-        self.values.saturating_record(value.max(1));
     }
 
     /// What was recorded so far.
@@ -112,6 +120,8 @@ pub(crate) enum Passage {
 pub(crate) struct Stages {
     /// The present turn's time: ends of requests come without one of their own.
     turn: BootTime,
+    /// When the disk's newest completion was found.
+    disk: BootTime,
     /// From a batch's submission at its connection's shard to its acknowledgement there.
     append: Stage,
     /// From a fetch's submission to its answer: reading, and waiting for what is not there yet.
@@ -129,6 +139,7 @@ impl Stages {
     pub(crate) fn new() -> Self {
         Self {
             turn: BootTime(0),
+            disk: BootTime(0),
             append: Stage::new("append", Unit::Nanoseconds),
             fetch: Stage::new("fetch", Unit::Nanoseconds),
             mesh: Stage::new("mesh", Unit::Nanoseconds),
@@ -143,6 +154,18 @@ impl Stages {
     /// Takes the present turn's time.
     pub(crate) fn begin_turn(&mut self, now: Now) {
         self.turn = now.boot;
+    }
+
+    /// A completion of the disk's was found in the present turn.
+    pub(crate) fn note_disk(&mut self, now: Now) {
+        self.begin_turn(now);
+        self.disk = now.boot;
+    }
+
+    /// When that became durable which is released now: the log moves only by a completion, and what
+    /// it makes durable is released at the end of the same turn.
+    pub(crate) fn durable_at(&self) -> BootTime {
+        self.disk
     }
 
     /// A request ends in the present turn.

@@ -14,6 +14,7 @@ pub(crate) enum Promise {
     Appended {
         request: RequestId,
         partition: PartitionId,
+        /// But for when it became durable.
         answer: Appended,
         /// The offset after its last record.
         end: Offset,
@@ -23,6 +24,7 @@ pub(crate) enum Promise {
     /// A batch that was sent again, while its first life was not durable yet, is by now.
     Repeated {
         request: RequestId,
+        /// As above.
         answer: Appended,
     },
     /// The partition begins at `start` whatever happens.
@@ -109,7 +111,7 @@ impl Waiters {
 mod tests {
     use super::*;
     use crate::command::ConnectionId;
-    use millrace_storage::units::ShardId;
+    use millrace_storage::units::{BootTime, ShardId};
 
     fn promise(sequence: u64) -> Promise {
         Promise::Appended {
@@ -123,6 +125,7 @@ mod tests {
                 base_offset: Offset(0),
                 append_time_ms: None,
                 log_start: Offset(0),
+                durable_at: BootTime(0),
             },
             end: Offset(1),
             bytes: 1,

@@ -171,6 +171,7 @@ fn produce(criterion: &mut Criterion) {
         base_offset: Offset(1),
         append_time_ms: None,
         log_start: Offset(0),
+        durable_at: BootTime(0),
     });
     for bytes in [1 << 10, 64 << 10, 1 << 20] {
         let request = produce_frame(bytes);

@@ -13,6 +13,7 @@
 //!  +-----------------> Own  (stays so while requests keep coming)
 //! ```
 
+mod arrivals;
 mod buffers;
 
 use std::collections::VecDeque;
@@ -23,7 +24,9 @@ use millrace_storage::units::{BootTime, Now};
 
 use crate::io::IoOp;
 use crate::session::{CommandSink, ConnectionAddresses, Gate, ProtocolSession, ProtocolViolation};
+use crate::stages::Stages;
 use crate::window::{Budget, Window};
+use arrivals::Arrivals;
 pub(crate) use buffers::SendBuffers;
 
 /// What one connection may take and how long it may dawdle.
@@ -80,6 +83,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) limits: &'a ConnectionLimits,
     pub(crate) budget: &'a mut Budget,
     pub(crate) sink: &'a mut dyn CommandSink,
+    pub(crate) stages: &'a mut Stages,
 }
 
 /// One connection.
@@ -88,6 +92,7 @@ pub(crate) struct Connection<S> {
     addresses: ConnectionAddresses,
     session: S,
     window: Window,
+    arrivals: Arrivals,
     /// Bytes that the request at the front of the window needs in all, if known.
     need_bytes: usize,
     receive: Receive,
@@ -133,6 +138,8 @@ enum Receive {
 struct Sending {
     bytes: usize,
     since: BootTime,
+    /// When the oldest write that it acknowledges became durable.
+    durable_at: Option<BootTime>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +190,7 @@ impl<S: ProtocolSession> Connection<S> {
             addresses,
             session,
             window: Window::default(),
+            arrivals: Arrivals::default(),
             need_bytes: 0,
             receive: Receive::Idle,
             own_bytes: OWN_BYTES_MIN,
@@ -294,7 +302,7 @@ impl<S: ProtocolSession> Connection<S> {
         bytes: &[u8],
         around: &mut Surroundings<'_>,
     ) {
-        self.note_arrival(now);
+        self.note_arrival(now, bytes.len());
         if self.phase != Phase::Open {
             return;
         }
@@ -325,7 +333,7 @@ impl<S: ProtocolSession> Connection<S> {
         match bytes {
             Ok(0) => self.end_input(),
             Ok(bytes) => {
-                self.note_arrival(now);
+                self.note_arrival(now, bytes);
                 if bytes == room {
                     self.own_bytes = (self.own_bytes * 2).min(OWN_BYTES_MAX);
                 }
@@ -353,9 +361,19 @@ impl<S: ProtocolSession> Connection<S> {
 
     /// A send ended. Gives its buffer back; after a failure the connection is of no use.
     #[must_use]
-    pub(crate) fn handle_sent(&mut self, now: Now, result: Result<(), i32>) -> bool {
-        self.sending = None;
+    pub(crate) fn handle_sent(
+        &mut self,
+        now: Now,
+        result: Result<(), i32>,
+        stages: &mut Stages,
+    ) -> bool {
+        let sent = self.sending.take();
         self.last_active = now.boot;
+        if let Some(durable_at) = sent.and_then(|sent| sent.durable_at)
+            && result.is_ok()
+        {
+            stages.note_reply(now, durable_at);
+        }
         result.is_ok()
     }
 
@@ -432,6 +450,11 @@ impl<S: ProtocolSession> Connection<S> {
         };
         let is_left = taken_in_all < input.len();
         let is_waiting_for_peer = is_left && self.wants_input(around.limits);
+        let stages = &mut *around.stages;
+        self.arrivals
+            .take(taken_in_all, is_waiting_for_peer, |arrived| {
+                stages.note_parsed(arrived);
+            });
         if is_waiting_for_peer {
             self.request_since.get_or_insert(now.boot);
         } else {
@@ -447,7 +470,8 @@ impl<S: ProtocolSession> Connection<S> {
         !is_choked && self.blocked_by.is_none() && self.session.wants_input()
     }
 
-    fn note_arrival(&mut self, now: Now) {
+    fn note_arrival(&mut self, now: Now, bytes: usize) {
+        self.arrivals.note(now.boot, bytes);
         self.last_received = now.boot;
         self.last_active = now.boot;
     }
@@ -499,12 +523,14 @@ impl<S: ProtocolSession> Connection<S> {
         self.is_queued = self.sending.is_none() && is_long && buffers.are_spent();
         if self.sending.is_none() && !self.is_queued {
             let mut buffer = buffers.take();
-            self.session
+            let durable_at = self
+                .session
                 .poll_output(&mut buffer, around.limits.send_bytes_max);
             if !buffer.is_empty() {
                 self.sending = Some(Sending {
                     bytes: buffer.len(),
                     since: now.boot,
+                    durable_at,
                 });
                 buffers.begin(buffer.capacity());
                 let connection = self.id;

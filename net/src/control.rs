@@ -75,11 +75,11 @@ pub enum ControlAnswer {
 /// One worker's state at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerReport {
-    /// Its shard.
+    /// Its shard, with its stages moved to those below.
     pub shard: ShardReport,
     /// The connections' counters by name, each monotone since start unless its name ends in
     /// `_now`.
     pub counters: Vec<(&'static str, u64)>,
-    /// Histograms of the driver's stages and the connections'.
+    /// Histograms of the stages, in the order that work passes them; the driver's stand last.
     pub stages: Vec<StageReport>,
 }

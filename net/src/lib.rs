@@ -9,6 +9,7 @@ pub mod kafka;
 mod refusals;
 pub mod reply_order;
 pub mod session;
+mod stages;
 pub mod uring;
 mod window;
 pub mod worker;

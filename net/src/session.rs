@@ -45,8 +45,9 @@ pub trait ProtocolSession {
     fn poll_timeout(&self) -> Option<BootTime>;
 
     /// Moves finished replies, in request order, to the end of `out`, until nothing is ready or
-    /// `out` holds `out_bytes_max`; one reply may exceed it.
-    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize);
+    /// `out` holds `out_bytes_max`; one reply may exceed it. Returns when the oldest of the writes
+    /// that these replies acknowledge became durable.
+    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) -> Option<BootTime>;
 
     /// Bytes of replies that wait for `poll_output`.
     fn held_bytes(&self) -> usize;
@@ -102,7 +103,7 @@ impl ProtocolSession for Session {
         }
     }
 
-    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) {
+    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) -> Option<BootTime> {
         match self {
             Self::Kafka(session) => session.poll_output(out, out_bytes_max),
         }

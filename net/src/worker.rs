@@ -16,7 +16,6 @@ use millrace_engine::Shard;
 use millrace_engine::command::{Command, ConnectionId, Isolation, RequestId};
 use millrace_engine::event::{Event, Outcome, Refusal};
 use millrace_engine::mesh::MeshMessage;
-use millrace_engine::stages::{Stage, Unit};
 use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
@@ -28,6 +27,7 @@ use crate::io::{IoDone, IoOp, ListenerId};
 use crate::kafka::{self, KafkaConfig};
 use crate::refusals::Refusals;
 use crate::session::{ClusterView, ConnectionAddresses, Gate, Session};
+use crate::stages::Stages;
 use crate::window::Budget;
 use blocked::Blocked;
 use sink::Sink;
@@ -128,8 +128,7 @@ pub struct Worker {
     /// When the present step of a clean stop has lasted too long; `None` before its first turn.
     stop_until: Option<BootTime>,
     counters: Counters,
-    /// How long producers were not read because the log took nothing.
-    log_stall: Stage,
+    stages: Stages,
 }
 
 /// A connection with the worker's notes on it.
@@ -206,7 +205,7 @@ impl Worker {
             stop: Stop::Running,
             stop_until: None,
             counters: Counters::default(),
-            log_stall: Stage::new("log_stall", Unit::Nanoseconds),
+            stages: Stages::new(),
         }
     }
 
@@ -261,8 +260,8 @@ impl Worker {
             } => {
                 self.buffers.end(buffer);
                 let mut is_alive = true;
-                self.with(connection, |open, _| {
-                    is_alive = open.handle_sent(now, result);
+                self.with(connection, |open, around| {
+                    is_alive = open.handle_sent(now, result, around.stages);
                 });
                 if !is_alive {
                     self.close(connection);
@@ -402,6 +401,7 @@ impl Worker {
         }
         self.note_answers_awaited(now);
         self.advance_stop(now);
+        self.stages.end_turn(now);
     }
 
     /// Lets those go on that wait for what the shard accepts again.
@@ -417,7 +417,7 @@ impl Worker {
             if gate == Gate::Appends
                 && let Some(since) = self.blocked.end_stall()
             {
-                self.log_stall.record(now.boot.since_ns(since));
+                self.stages.note_stall(now, since);
             }
             for slot in self.blocked.open(gate) {
                 self.unblock(slot);
@@ -546,6 +546,7 @@ impl Worker {
             limits: &self.config.connection,
             budget: &mut self.budget,
             sink: &mut sink,
+            stages: &mut self.stages,
         };
         call(&mut entry.connection, &mut around);
         let held = entry.held_now();
@@ -603,11 +604,14 @@ impl Worker {
         let token = self.control.asked.remove(&sequence);
         let token = token.expect("it was asked for");
         let answer = match outcome {
-            Ok(Outcome::Reported(shard)) => ControlAnswer::Report(Box::new(WorkerReport {
-                shard: *shard,
-                counters: self.counters().to_vec(),
-                stages: vec![self.log_stall.report()],
-            })),
+            Ok(Outcome::Reported(mut shard)) => {
+                let of_shard = std::mem::take(&mut shard.stages);
+                ControlAnswer::Report(Box::new(WorkerReport {
+                    shard: *shard,
+                    counters: self.counters().to_vec(),
+                    stages: self.stages.report(of_shard),
+                }))
+            }
             other => ControlAnswer::Ended(Box::new(other)),
         };
         self.control
@@ -667,6 +671,7 @@ impl Worker {
             limits: &self.config.connection,
             budget: &mut self.budget,
             sink: &mut sink,
+            stages: &mut self.stages,
         };
         let was_closing = entry.connection.is_closing();
         entry

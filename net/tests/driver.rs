@@ -49,6 +49,24 @@ fn a_pipeline_is_answered_in_order() {
     broker.stop();
 }
 
+/// The values are true: both ends lie in one turn, whose time is read between them.
+#[test]
+fn how_long_a_request_waits_to_be_handed_over_is_told() {
+    let broker = Broker::start("stages", 1, ConnectionLimits::default());
+    let mut stream = broker.connect();
+    for correlation in 0..50 {
+        stream.write_all(&api_versions(correlation)).expect("sent");
+        assert_eq!(reply(&mut stream), correlation);
+    }
+    let values = broker.stage(0, "parse");
+    assert_eq!(values.iter().map(|[_, count]| count).sum::<u64>(), 50);
+    assert!(values[0][0] > 1, "no request takes no time: {values:?}");
+    let chain = ["parse", "append", "group_open", "group_commit", "reply"];
+    let told = broker.stages(0);
+    assert!(told.starts_with(&chain), "{told:?}");
+    broker.stop();
+}
+
 #[test]
 fn a_reader_that_does_not_read_is_left_alone_and_then_closed() {
     let limits = ConnectionLimits {

@@ -173,10 +173,9 @@ async fn metrics(State(api): Shared) -> Result<Json<BTreeMap<String, ShardMetric
     let reports = api.reports().await?;
     let shards = reports.iter().map(|report| {
         let name = format!("shard-{}", report.shard.shard);
-        let stages = report.stages.iter().chain(&report.shard.stages);
         let metrics = ShardMetrics {
             counters: counters(report),
-            stages: stages.map(stage).collect(),
+            stages: report.stages.iter().map(stage).collect(),
         };
         (name, metrics)
     });

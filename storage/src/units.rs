@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Add, Sub};
 
-/// What time it is, read once per turn by the driver and passed down.
+/// What time it is, read by the driver, twice a turn, and passed down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
     /// `CLOCK_BOOTTIME`: counts through suspend and never jumps. For deadlines.

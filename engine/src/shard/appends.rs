@@ -135,6 +135,7 @@ impl Shard {
                     base_offset: first.base_offset,
                     append_time_ms: first.append_time_ms,
                     log_start: partition.log_start(),
+                    durable_at: now.boot,
                 };
                 let promise = Promise::Repeated { request, answer };
                 Ok(match self.waiters.wait(first.lsn, promise) {
@@ -181,6 +182,7 @@ impl Shard {
                 base_offset,
                 append_time_ms,
                 log_start: partition.log_start(),
+                durable_at: now.boot,
             },
             end: partition.state.next(),
             bytes: batch.bytes().len(),
@@ -198,6 +200,7 @@ impl Shard {
     /// Keeps the promises that the log's durability made true.
     pub(super) fn release(&mut self) {
         let durable = self.store.durable_lsn();
+        let durable_at = self.stages.durable_at();
         while let Some(promise) = self.waiters.release(durable) {
             match promise {
                 Promise::Appended {
@@ -211,6 +214,10 @@ impl Shard {
                         Some(found) => {
                             found.raise_high_watermark(end);
                             self.watches.note_readable(partition, bytes);
+                            let answer = Appended {
+                                durable_at,
+                                ..answer
+                            };
                             Ok(Outcome::Appended(answer))
                         }
                         // Deleted meanwhile, with everything in it.
@@ -219,6 +226,10 @@ impl Shard {
                     self.complete(request, outcome);
                 }
                 Promise::Repeated { request, answer } => {
+                    let answer = Appended {
+                        durable_at,
+                        ..answer
+                    };
                     self.complete(request, Ok(Outcome::Appended(answer)));
                 }
                 Promise::RecordsDeleted {

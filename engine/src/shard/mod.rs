@@ -402,7 +402,7 @@ impl Shard {
 
     /// Takes a disk operation's completion.
     pub fn handle_disk(&mut self, now: Now, done: DiskDone) {
-        self.stages.begin_turn(now);
+        self.stages.note_disk(now);
         self.store.handle_disk(now, done);
     }
 

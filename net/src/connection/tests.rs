@@ -15,6 +15,8 @@ struct Lines {
     replies: Vec<u8>,
     is_held: bool,
     requests: usize,
+    /// What the next output says of durability.
+    durable_at: Option<BootTime>,
 }
 
 impl ProtocolSession for Lines {
@@ -79,8 +81,9 @@ impl ProtocolSession for Lines {
         None
     }
 
-    fn poll_output(&mut self, out: &mut Vec<u8>, _out_bytes_max: usize) {
+    fn poll_output(&mut self, out: &mut Vec<u8>, _out_bytes_max: usize) -> Option<BootTime> {
         out.append(&mut self.replies);
+        self.durable_at.take()
     }
 
     fn held_bytes(&self) -> usize {
@@ -146,6 +149,7 @@ struct World {
     budget: Budget,
     buffers: SendBuffers,
     sink: NoCommands,
+    stages: Stages,
     now: Now,
 }
 
@@ -170,6 +174,7 @@ impl World {
             sink: NoCommands {
                 accepts_appends: true,
             },
+            stages: Stages::new(),
             now,
         }
     }
@@ -179,8 +184,24 @@ impl World {
             limits: &self.limits,
             budget: &mut self.budget,
             sink: &mut self.sink,
+            stages: &mut self.stages,
         };
         call(&mut self.connection, self.now, &mut around);
+    }
+
+    /// A send went out; whether the connection is of use yet.
+    fn end_send(&mut self) -> bool {
+        self.connection
+            .handle_sent(self.now, Ok(()), &mut self.stages)
+    }
+
+    /// The values of a stage, milliseconds, each with its count.
+    fn stage_ms(&self, name: &str) -> Vec<[u64; 2]> {
+        let told = self.stages.report(Vec::new());
+        let stage = told.iter().find(|stage| stage.name == name);
+        let values = &stage.expect("a stage is told from the start").histogram;
+        let in_ms = |[ns, count]: &[u64; 2]| [(*ns + 500_000) / 1_000_000, *count];
+        values.iter().map(in_ms).collect()
     }
 
     fn receive(&mut self, bytes: &[u8]) {
@@ -193,6 +214,7 @@ impl World {
             limits: &self.limits,
             budget: &mut self.budget,
             sink: &mut self.sink,
+            stages: &mut self.stages,
         };
         self.connection
             .poll_io(self.now, &mut around, &mut self.buffers, &mut ops);
@@ -209,7 +231,7 @@ impl World {
                 if let IoOp::Send { buffer, .. } = op {
                     text.push_str(std::str::from_utf8(&buffer).expect("digits"));
                     self.buffers.end(buffer);
-                    assert!(self.connection.handle_sent(self.now, Ok(())));
+                    assert!(self.end_send());
                     is_sent = true;
                 }
             }
@@ -395,7 +417,7 @@ fn a_violation_sends_what_is_ready_and_closes() {
     let ops = world.poll();
     assert!(matches!(&ops[..], [IoOp::Send { buffer, .. }] if buffer == b"4;"));
     world.receive(b"more");
-    assert!(world.connection.handle_sent(world.now, Ok(())));
+    assert!(world.end_send());
     assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
     assert!(world.poll().is_empty());
     world.connection.handle_closed(&mut world.budget);
@@ -417,7 +439,7 @@ fn what_arrived_before_the_peer_closed_is_served() {
     assert_eq!(world.connection.session.requests, 2);
     let ops = world.poll();
     assert!(matches!(&ops[..], [IoOp::Send { buffer, .. }] if buffer == b"4;5;"));
-    assert!(world.connection.handle_sent(world.now, Ok(())));
+    assert!(world.end_send());
     assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
 
     let mut world = World::new(1 << 20);
@@ -590,4 +612,50 @@ fn receives_are_for_one_arrival_while_memory_is_tight() {
         ),
         "{ops:?}"
     );
+}
+
+#[test]
+fn a_request_that_waits_for_the_session_is_parsed_when_that_takes_it() {
+    let mut world = World::new(1 << 20);
+    world.poll();
+    world.receive(&request(3));
+    world.receive(&[b"#".to_vec(), request(1), request(2)].concat());
+    // A part of a request more, which came later than those that wait.
+    world.pass(2).expect("in time");
+    world.receive(b"^9:x");
+    world.stages.end_turn(world.now);
+    assert_eq!(
+        world.stage_ms("parse"),
+        [[2, 1]],
+        "the first alone is through"
+    );
+    world.pass(5).expect("in time");
+    world.with(|connection, now, around| {
+        connection.handle_outcome(now, 0, Err(Refusal::UnknownTopic), around);
+    });
+    world.stages.end_turn(world.now);
+    assert_eq!(world.stage_ms("parse"), [[2, 1], [7, 1]]);
+    // What waited for the peer counts from its last byte.
+    world.pass(20).expect("in time");
+    world.receive(b"xxxxxxxx");
+    world.pass(1).expect("in time");
+    world.stages.end_turn(world.now);
+    assert_eq!(world.stage_ms("parse"), [[1, 1], [2, 1], [7, 1]]);
+}
+
+#[test]
+fn a_reply_counts_from_durability_to_the_end_of_its_send() {
+    let mut world = World::new(1 << 20);
+    world.poll();
+    world.receive(&request(1));
+    world.connection.session.durable_at = Some(world.now.boot);
+    world.pass(3).expect("in time");
+    assert!(matches!(world.poll()[..], [IoOp::Send { .. }]));
+    world.pass(4).expect("in time");
+    assert!(world.end_send());
+    assert_eq!(world.stage_ms("reply"), [[7, 1]]);
+    // One that acknowledges nothing does not count.
+    world.receive(&request(1));
+    assert_eq!(world.sent(), "4;");
+    assert_eq!(world.stage_ms("reply"), [[7, 1]]);
 }

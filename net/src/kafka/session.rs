@@ -34,7 +34,7 @@ use crate::session::{CommandSink, Gate, ProtocolSession, ProtocolViolation, Take
 pub struct Session {
     config: Arc<KafkaConfig>,
     /// Requests not replied to yet, or whose reply waits for an earlier one.
-    replies: ReplyOrder<Reply>,
+    replies: ReplyOrder<Finished>,
     /// Bytes of `replies` that are there.
     reply_bytes: usize,
     /// Requests whose commands are out. Invariant: sorted by `first`, without overlap.
@@ -72,6 +72,16 @@ struct UnderWay {
     remaining: usize,
     slot: u64,
     work: Work,
+    /// When the last of its batches became durable; `None` before it was, and of other requests.
+    durable_at: Option<BootTime>,
+}
+
+/// A reply that is there.
+#[derive(Debug)]
+struct Finished {
+    reply: Reply,
+    /// As in [`UnderWay`].
+    durable_at: Option<BootTime>,
 }
 
 impl Session {
@@ -137,7 +147,7 @@ impl Session {
                     submitted.commands, 0,
                     "a reply at once has nothing to wait for"
                 );
-                self.reply(slot, reply);
+                self.reply(slot, reply, None);
             }
             Handled::Wait(work) => self.wait(slot, first, submitted, work),
         }
@@ -163,12 +173,13 @@ impl Session {
             remaining: submitted.commands,
             slot,
             work,
+            durable_at: None,
         });
     }
 
-    fn reply(&mut self, slot: u64, reply: Reply) {
+    fn reply(&mut self, slot: u64, reply: Reply, durable_at: Option<BootTime>) {
         self.reply_bytes += reply.bytes();
-        self.replies.fill(slot, reply);
+        self.replies.fill(slot, Finished { reply, durable_at });
     }
 
     /// Makes the reply of the request at `index` of `under_way`.
@@ -197,9 +208,9 @@ impl Session {
             self.next_sequence,
         );
         match ended.work.finish(&mut call) {
-            Ok(reply) => self.reply(ended.slot, reply),
+            Ok(reply) => self.reply(ended.slot, reply, ended.durable_at),
             Err(violation) => {
-                self.reply(ended.slot, Reply::Silent);
+                self.reply(ended.slot, Reply::Silent, None);
                 self.failed.get_or_insert(violation);
             }
         }
@@ -235,7 +246,7 @@ impl ProtocolSession for Session {
                 Front::UnknownApiVersions { correlation, bytes } => {
                     let slot = self.replies.take_slot();
                     let reply = api::unknown_version(&self.config, correlation)?;
-                    self.reply(slot, reply);
+                    self.reply(slot, reply, None);
                     taken.bytes += bytes;
                 }
             }
@@ -262,6 +273,9 @@ impl ProtocolSession for Session {
         let position = sequence - request.first;
         assert!(position < request.span, "an outcome of something under way");
         let position = usize::try_from(position).expect("a position fits");
+        if let Ok(Outcome::Appended(appended)) = &outcome {
+            request.durable_at = request.durable_at.max(Some(appended.durable_at));
+        }
         request.work.take(position, outcome);
         request.remaining -= 1;
         let is_finished = request.remaining == 0;
@@ -282,18 +296,21 @@ impl ProtocolSession for Session {
         self.failed.is_some().then_some(BootTime(0))
     }
 
-    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) {
+    fn poll_output(&mut self, out: &mut Vec<u8>, out_bytes_max: usize) -> Option<BootTime> {
+        let mut oldest: Option<BootTime> = None;
         while out.len() < out_bytes_max {
-            let Some(reply) = self.replies.pop_ready() else {
-                return;
+            let Some(Finished { reply, durable_at }) = self.replies.pop_ready() else {
+                break;
             };
             self.reply_bytes -= reply.bytes();
             match reply {
-                Reply::Silent => {}
+                Reply::Silent => continue,
                 Reply::Frame(frame) => out.extend_from_slice(&frame),
                 Reply::Fetch(reply) => reply.encode(out),
             }
+            oldest = oldest.into_iter().chain(durable_at).min();
         }
+        oldest
     }
 
     fn held_bytes(&self) -> usize {

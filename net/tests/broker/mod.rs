@@ -14,7 +14,9 @@ use millrace_engine::limits::EngineConfig;
 use millrace_engine::mesh::port::mesh;
 use millrace_engine::start::{ShardDirectory, StartConfig, open_all};
 use millrace_net::connection::ConnectionLimits;
-use millrace_net::control::{ControlAnswer, ControlAsk, ControlReply, ControlRequest};
+use millrace_net::control::{
+    ControlAnswer, ControlAsk, ControlReply, ControlRequest, WorkerReport,
+};
 use millrace_net::io::ListenerId;
 use millrace_net::kafka::KafkaConfig;
 use millrace_net::session::{ClusterView, Node};
@@ -159,8 +161,7 @@ impl Broker {
         stream
     }
 
-    /// One of a shard's counters.
-    pub(crate) fn counter(&self, shard: usize, name: &str) -> u64 {
+    fn report(&self, shard: usize) -> WorkerReport {
         let ask = ControlAsk::Report;
         let request = ControlRequest { token: 7, ask };
         self.remotes[shard].control(request).expect("room");
@@ -168,6 +169,25 @@ impl Broker {
         let ControlAnswer::Report(report) = reply.expect("an answer").answer else {
             panic!("a report")
         };
+        *report
+    }
+
+    /// Names of a shard's stages, in the order in which they are told.
+    pub(crate) fn stages(&self, shard: usize) -> Vec<&'static str> {
+        let stages = self.report(shard).stages;
+        stages.iter().map(|stage| stage.name).collect()
+    }
+
+    /// The values of one of a shard's stages, each with its count.
+    pub(crate) fn stage(&self, shard: usize, name: &str) -> Vec<[u64; 2]> {
+        let mut stages = self.report(shard).stages.into_iter();
+        let found = stages.find(|stage| stage.name == name);
+        found.expect("a stage is told from the start").histogram
+    }
+
+    /// One of a shard's counters.
+    pub(crate) fn counter(&self, shard: usize, name: &str) -> u64 {
+        let report = self.report(shard);
         let mut counters = report.counters.iter();
         let found = counters.find(|(counter, _)| *counter == name);
         found.unwrap_or_else(|| panic!("{name} is counted")).1

@@ -20,7 +20,7 @@ use millrace_engine::group::{GroupAnswer, GroupAsk, GroupListing, GroupRefusal, 
 use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
 use millrace_storage::disk::DiskSpace;
 use millrace_storage::record::{Batch, stamp};
-use millrace_storage::units::{LeaderEpoch, Now, Offset, PartitionId, ShardId};
+use millrace_storage::units::{BootTime, LeaderEpoch, Now, Offset, PartitionId, ShardId};
 use uuid::Uuid;
 
 /// The id of the topic that a broker is given first.
@@ -168,6 +168,7 @@ impl Broker {
         stamp(&mut stored, base_offset, LeaderEpoch(0), None);
         log.next += u64::from(header.last_offset_delta) + 1;
         log.batches.push((base_offset, Bytes::from(stored)));
+        let durable_at = BootTime(log.next);
         for (sequence, request) in std::mem::take(&mut self.parked) {
             self.fetch(sequence, request);
         }
@@ -175,6 +176,7 @@ impl Broker {
             base_offset,
             append_time_ms: None,
             log_start: Offset(0),
+            durable_at,
         })
     }
 

@@ -8,7 +8,7 @@ use millrace_engine::event::Refusal;
 use millrace_net::kafka::KafkaConfig;
 use millrace_net::session::ProtocolSession;
 use millrace_storage::record::BatchError;
-use millrace_storage::units::Offset;
+use millrace_storage::units::{BootTime, Offset};
 
 use crate::broker::{Broker, FIRST_TOPIC};
 use crate::client::{Connection, NOW, batch, frame, reply, topic};
@@ -344,4 +344,31 @@ fn output_stops_after_the_reply_that_passes_the_limit() {
     assert_eq!(out.len(), 2 * one);
     connection.session.poll_output(&mut out, usize::MAX);
     assert_eq!(out.len(), 3 * one);
+}
+
+/// A request's batches are all durable with the last of them, and the oldest request of an output
+/// waits longest.
+#[test]
+fn an_output_knows_since_when_its_oldest_write_is_durable() {
+    let mut connection = connection();
+    // In this broker a batch becomes durable at the offset after it.
+    let both = vec![
+        partition(0, Some(batch(1, 0))),
+        partition(1, Some(batch(3, 0))),
+    ];
+    connection.send(9, &request(-1, both.clone()));
+    connection.settle();
+    let mut out = Vec::new();
+    let durable_at = connection.session.poll_output(&mut out, usize::MAX);
+    assert_eq!(durable_at, Some(BootTime(3)));
+    connection.send(9, &request(-1, both));
+    connection.send(9, &request(-1, vec![partition(0, Some(batch(2, 0)))]));
+    connection.send(0, &ApiVersionsRequest::default());
+    connection.settle();
+    let durable_at = connection.session.poll_output(&mut out, usize::MAX);
+    assert_eq!(durable_at, Some(BootTime(4)), "not 6");
+    // Nobody hears of this one.
+    connection.send(9, &request(0, vec![partition(0, Some(batch(1, 0)))]));
+    connection.settle();
+    assert_eq!(connection.session.poll_output(&mut out, usize::MAX), None);
 }

@@ -447,4 +447,15 @@ fn stages_are_recorded_at_the_connections_shard_and_at_the_home() {
     assert_eq!(count(&mut world, 0, "append"), 3);
     assert_eq!(count(&mut world, 1, "append"), 0);
     assert!(count(&mut world, 0, "mesh") >= 3);
+    // The answer says when the home had it, whose clock is the connection's shard's.
+    let begun = world.now.boot;
+    let batch = BatchMaker::new(1).bytes();
+    let batch = batch.as_slice();
+    let sequence = world.submit(0, Command::Append { partition, batch });
+    world.turn();
+    world.pass_ms(3);
+    let Some(Ok(Outcome::Appended(answer))) = world.ended(sequence) else {
+        panic!("it is appended")
+    };
+    assert_eq!(answer.durable_at, begun.after_ms(3));
 }
