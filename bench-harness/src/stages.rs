@@ -37,16 +37,24 @@ impl Stage {
                 "one round of a shard's thread: whatever comes meanwhile waits for its end",
             ),
             (
+                "parse",
+                "bytes received, to the last request in them handed over, and its batches appended",
+            ),
+            (
                 "append",
-                "a batch's submission at its connection's shard, to its acknowledgement there",
+                "a batch's request received, to its acknowledgement at its connection's shard",
             ),
             (
                 "group_open",
-                "a commit group's first batch, to its way to the disk",
+                "the end of the turn that began a commit group, to its way to the disk",
             ),
             (
                 "group_commit",
                 "a group's way to the disk, until it is durable",
+            ),
+            (
+                "reply",
+                "a batch durable, to the send that says so done: a send's oldest counts",
             ),
             (
                 "fetch",
@@ -73,6 +81,38 @@ impl Stage {
         let found = meanings.iter().find(|(name, _)| *name == self.name);
         found.map(|(_, meaning)| *meaning)
     }
+}
+
+/// What all shards measured of one stage.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Merged<'a> {
+    pub(crate) name: &'a str,
+    /// As a [`Stage`]'s.
+    pub(crate) unit: &'a str,
+    pub(crate) histogram: Vec<[u64; 2]>,
+}
+
+/// All shards together, in the order in which the first told its stages.
+pub(crate) fn merged(stages: &[Stage]) -> Vec<Merged<'_>> {
+    let mut merged: Vec<(&Stage, BTreeMap<u64, u64>)> = Vec::new();
+    for stage in stages {
+        let found = merged
+            .iter()
+            .position(|(first, _)| first.name == stage.name);
+        let index = found.unwrap_or(merged.len());
+        if found.is_none() {
+            merged.push((stage, BTreeMap::new()));
+        }
+        for [value, count] in &stage.histogram {
+            *merged[index].1.entry(*value).or_default() += count;
+        }
+    }
+    let whole = merged.into_iter().map(|(first, counts)| Merged {
+        name: &first.name,
+        unit: &first.unit,
+        histogram: counts.into_iter().map(|(value, n)| [value, n]).collect(),
+    });
+    whole.collect()
 }
 
 /// Everything recorded since the broker started.

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use crate::recorder::quantile_of;
 use crate::report::{LatencyReport, Rate, Report, micros};
 use crate::scenario::Target;
+use crate::stages::{Stage, merged};
 
 impl Report {
     /// The table for people.
@@ -28,6 +30,7 @@ impl Report {
                 ("generator late", &self.generator_lateness),
             ],
         );
+        self.put_stages(&mut out);
         self.put_search(&mut out);
         self.put_broker(&mut out);
         self.put_verdict(&mut out);
@@ -100,6 +103,22 @@ impl Report {
             ),
             None => put(out, format_args!("NOT FOUND  no rate was confirmed\n")),
         }
+    }
+
+    /// The broker's own view of the same time, in the order that a message passes it.
+    fn put_stages(&self, out: &mut String) {
+        let stages = self.broker.iter().flat_map(|broker| &broker.stages);
+        let stages: Vec<Stage> = stages.filter(|stage| stage.unit == "ns").cloned().collect();
+        if stages.is_empty() {
+            return;
+        }
+        put_columns(out, "broker's stages");
+        for stage in merged(&stages) {
+            let figures = [0.5, 0.9, 0.99, 0.999, 1.0];
+            let figures = figures.map(|q| micros(quantile_of(&stage.histogram, q)));
+            put_times(out, stage.name, figures);
+        }
+        out.push('\n');
     }
 
     fn put_broker(&self, out: &mut String) {
@@ -219,28 +238,32 @@ fn put_latencies(out: &mut String, rows: &[(&str, &Option<LatencyReport>)]) {
     if rows.iter().all(|(_, latency)| latency.is_none()) {
         return;
     }
-    put(
-        out,
-        format_args!(
-            "\n{:<16}{:>10}{:>10}{:>10}{:>10}{:>10}",
-            "", "p50", "p90", "p99", "p99.9", "max"
-        ),
-    );
+    out.push('\n');
+    put_columns(out, "");
     for (name, latency) in rows {
         let Some(latency) = latency else { continue };
-        let mut line = format!("{name:<16}");
-        for us in [
+        let figures = [
             latency.p50_us,
             latency.p90_us,
             latency.p99_us,
             latency.p999_us,
             latency.max_us,
-        ] {
-            write!(line, "{:>10}", micros_text(us)).expect("a string takes everything");
-        }
-        put(out, format_args!("{line}"));
+        ];
+        put_times(out, name, figures);
     }
     out.push('\n');
+}
+
+/// The head of a table of times.
+fn put_columns(out: &mut String, title: &str) {
+    let columns = ["p50", "p90", "p99", "p99.9", "max"].map(|column| format!("{column:>10}"));
+    put(out, format_args!("{title:<16}{}", columns.concat()));
+}
+
+/// A line of it, microseconds.
+fn put_times(out: &mut String, name: &str, figures: [f64; 5]) {
+    let figures = figures.map(|us| format!("{:>10}", micros_text(us)));
+    put(out, format_args!("{name:<16}{}", figures.concat()));
 }
 
 /// A latency in the unit that fits it.

@@ -8,6 +8,7 @@ use crate::progress::{Second, SecondLatency};
 use crate::recorder::quantile_of;
 use crate::report::{LatencyReport, Report};
 use crate::scenario::Kind;
+use crate::stages::merged;
 use crate::table::rate_text;
 
 /// Most points of a line over time: more cannot be told apart.
@@ -243,19 +244,8 @@ fn throughput_over_time(report: &Report) -> Option<Titled> {
 
 /// The broker's stages below what the client saw, if both measured something.
 pub(super) fn stages(report: &Report) -> Option<String> {
-    let stages = &report.broker.as_ref()?.stages;
-    // All shards together, in the order in which the first told its stages.
-    let mut merged: Vec<(&str, BTreeMap<u64, u64>)> = Vec::new();
-    for stage in stages.iter().filter(|stage| stage.unit == "ns") {
-        let found = merged.iter().position(|(name, _)| *name == stage.name);
-        let index = found.unwrap_or(merged.len());
-        if found.is_none() {
-            merged.push((&stage.name, BTreeMap::new()));
-        }
-        for [value, count] in &stage.histogram {
-            *merged[index].1.entry(*value).or_default() += count;
-        }
-    }
+    let mut times = merged(&report.broker.as_ref()?.stages);
+    times.retain(|stage| stage.unit == "ns");
     let row = |name: &str, colour, histogram: &[[u64; 2]]| Range {
         name: name.to_owned(),
         colour,
@@ -270,13 +260,14 @@ pub(super) fn stages(report: &Report) -> Option<String> {
     for (name, latency) in client {
         rows.extend(latency.as_ref().map(|l| row(name, 2, &l.histogram_ns)));
     }
-    if merged.is_empty() {
+    if times.is_empty() {
         return None;
     }
-    for (name, counts) in &merged {
-        let histogram: Vec<[u64; 2]> = counts.iter().map(|(value, n)| [*value, *n]).collect();
-        rows.push(row(name, 1, &histogram));
-    }
+    rows.extend(
+        times
+            .iter()
+            .map(|stage| row(stage.name, 1, &stage.histogram)),
+    );
     let figures = || rows.iter().flat_map(|row| row.figures);
     let (low, high) = (
         figures().fold(f64::MAX, f64::min),
