@@ -302,6 +302,70 @@ fn a_group_forms_and_forms_again() {
     assert!(report["first_join_ms"].as_f64() > Some(0.0));
 }
 
+/// Starts `bench groups` with a broker that waits so long for more members of a new group, stops it
+/// a little after it says `line`, and returns its output.
+fn stop_groups_at(name: &str, line: &str, delay_ms: u32) -> (PathBuf, Output) {
+    let directory = directory(name);
+    let arguments = "bench groups --members 3 --rounds 1000000 --cores 0 --json report.json";
+    let mut child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .current_dir(&directory)
+        .args(arguments.split_ascii_whitespace())
+        .env(
+            "MILLRACE_GROUPS_INITIAL_REBALANCE_DELAY_MS",
+            delay_ms.to_string(),
+        )
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut said = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let found = said.any(|said| said.expect("text").contains(line));
+    assert!(found, "it never said {line:?}");
+    std::thread::sleep(Duration::from_millis(500));
+    let id = i32::try_from(child.id()).expect("process ids are positive i32");
+    let pid = Pid::from_raw(id).expect("not 0");
+    kill_process(pid, Signal::INT).expect("it still runs");
+    let mut output = child.wait_with_output().expect("it ends");
+    for line in said {
+        output.stderr.extend(line.expect("text").into_bytes());
+    }
+    (directory, output)
+}
+
+#[test]
+fn a_group_that_is_stopped_early_tells_what_it_has() {
+    let (directory, output) = stop_groups_at("bench-groups-stopped", "the group has formed", 100);
+    let table = text(&output.stdout);
+    assert!(output.status.success(), "{table}{}", text(&output.stderr));
+    assert!(
+        table.contains("STOPPED EARLY") && table.contains("first join"),
+        "{table}"
+    );
+    let report = std::fs::read_to_string(directory.join("report.json")).expect("a report");
+    let report: Value = serde_json::from_str(&report).expect("the report is JSON");
+    assert_eq!(report["interrupted"], true);
+    let rejoins = report["rejoin"]["count"]
+        .as_u64()
+        .expect("some were measured");
+    assert!(rejoins < 1_000_000);
+    assert!(table.contains(&format!("max, {rejoins} times")), "{table}");
+    let left = std::fs::read_dir(&directory).expect("listed").count();
+    assert_eq!(left, 1, "the broker's data goes with the broker");
+}
+
+#[test]
+fn a_group_that_is_stopped_before_it_formed_has_nothing_to_tell() {
+    let (directory, output) = stop_groups_at("bench-groups-unformed", "3 members join", 10_000);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("stopped before the group had formed: nothing was measured"),
+        "{errors}"
+    );
+    let left = std::fs::read_dir(&directory).expect("listed").count();
+    assert_eq!(left, 0, "the broker's data goes with the broker");
+}
+
 /// What a broker uses is known of any whose process is.
 #[test]
 fn a_broker_that_runs_anyway_is_measured_by_its_process() {

@@ -44,21 +44,24 @@ pub(crate) struct GroupsReport {
     machine: Machine,
     target: Target,
     members: u32,
+    /// Rounds after the first that were asked for; `rejoin` counts those that there were.
     rounds: u32,
+    /// A stop signal came before the last of them was through.
+    interrupted: bool,
     /// The first join of all, with the broker's wait for more members.
     first_join_ms: f64,
-    /// Of all members that the group has already.
-    rejoin: LatencyReport,
+    /// Of all members that the group has already; `None` if it was stopped before.
+    rejoin: Option<LatencyReport>,
 }
 
-/// Forms a group, and forms it anew as often as asked.
+/// Forms a group, and forms it anew as often as asked or until a stop signal.
 pub(crate) fn run(args: &GroupsArgs) -> anyhow::Result<GroupsReport> {
     ensure!(
         (1..=MEMBERS_MAX).contains(&args.members),
         "--members must be 1 to {MEMBERS_MAX}"
     );
     ensure!(args.rounds > 0, "--rounds must be more than 0");
-    let interrupts = Interrupts::listen().context("cannot listen for stop signals")?;
+    let mut interrupts = Interrupts::listen().context("cannot listen for stop signals")?;
     let target = Target::of(args.target.as_deref());
     ensure!(
         target != Target::Sink,
@@ -68,8 +71,12 @@ pub(crate) fn run(args: &GroupsArgs) -> anyhow::Result<GroupsReport> {
     let run = fresh_run();
     let group = format!("millrace-bench-{run:08x}");
     setup::prepare(peer.address(), &group, args.members)?;
-    let (first, rejoins) = transport::run(rounds(peer.address(), &group, args))?;
+    let rounds = rounds(peer.address(), &group, args, &mut interrupts);
+    let Rounds { times, interrupted } = transport::run(rounds)?;
     peer.stop()?;
+    let Some((first, rejoins)) = times.split_first() else {
+        bail!("stopped before the group had formed: nothing was measured");
+    };
     let mut latency = Latency::new();
     for rejoin in rejoins {
         latency.record(u64::try_from(rejoin.as_nanos())?, 1);
@@ -83,28 +90,31 @@ pub(crate) fn run(args: &GroupsArgs) -> anyhow::Result<GroupsReport> {
         target,
         members: args.members,
         rounds: args.rounds,
+        interrupted,
         first_join_ms: first.as_secs_f64() * 1e3,
-        rejoin: LatencyReport::of(&latency).context("no round was measured")?,
+        rejoin: LatencyReport::of(&latency),
     })
 }
 
 impl GroupsReport {
     /// The table for people.
     pub(crate) fn table(&self) -> String {
-        let mut out = String::new();
-        let rejoin = &self.rejoin;
+        let mut out = format!("\na group of {} members\n", self.members);
+        if self.interrupted {
+            out.push_str("STOPPED EARLY: what was measured until then\n");
+        }
         let first = duration_text((self.first_join_ms * 1e6) as u64);
-        writeln!(
-            out,
-            "\na group of {} members\nfirst join   {first:>10}\nagain        {:>10} p50{:>12} \
-             p99{:>12} max, {} times",
-            self.members,
-            micros_text(rejoin.p50_us),
-            micros_text(rejoin.p99_us),
-            micros_text(rejoin.max_us),
-            self.rounds
-        )
-        .expect("a string takes everything");
+        let again = self.rejoin.as_ref().map_or_else(
+            || format!("{:>10}", "-"),
+            |rejoin| {
+                let [p50, p99, max] =
+                    [rejoin.p50_us, rejoin.p99_us, rejoin.max_us].map(micros_text);
+                let times = rejoin.count;
+                format!("{p50:>10} p50{p99:>12} p99{max:>12} max, {times} times")
+            },
+        );
+        writeln!(out, "first join   {first:>10}\nagain        {again}")
+            .expect("a string takes everything");
         out
     }
 }
@@ -116,12 +126,20 @@ struct Member {
     id: String,
 }
 
-/// Times of the first round and of the others.
+/// What the rounds brought.
+struct Rounds {
+    /// The first round's and the others'. Those only that were whole.
+    times: Vec<Duration>,
+    /// A stop signal came.
+    interrupted: bool,
+}
+
 async fn rounds(
     address: SocketAddr,
     group: &str,
     args: &GroupsArgs,
-) -> anyhow::Result<(Duration, Vec<Duration>)> {
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<Rounds> {
     let coordinator = coordinator(address, group).await?;
     await_coordinator(coordinator, group).await?;
     let mut members = Vec::new();
@@ -132,14 +150,32 @@ async fn rounds(
         });
     }
     let group: Rc<str> = group.into();
-    let mut times = Vec::new();
+    let mut rounds = Rounds {
+        times: Vec::new(),
+        interrupted: false,
+    };
+    let _measuring = interrupts.measure();
+    eprintln!("{} members join", args.members);
     for round in 0..=args.rounds {
         let since = Instant::now();
-        members = take_round(members, &group, round).await?;
-        times.push(since.elapsed());
+        members = tokio::select! {
+            members = take_round(members, &group, round) => members?,
+            // The round under way ends with the ring.
+            () = interrupts.interrupted() => {
+                eprintln!("stopping; what is measured so far follows");
+                rounds.interrupted = true;
+                break;
+            }
+        };
+        rounds.times.push(since.elapsed());
+        if round == 0 {
+            eprintln!(
+                "the group has formed; its members join {} times more",
+                args.rounds
+            );
+        }
     }
-    let rejoins = times.split_off(1);
-    Ok((times[0], rejoins))
+    Ok(rounds)
 }
 
 /// Has all members join at once, and returns them when each has its share.
