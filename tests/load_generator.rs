@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -210,6 +210,30 @@ fn a_peer_that_is_no_broker_is_told_from_none() {
         "{errors}"
     );
     assert!(errors.contains("HTTP/1.1 400"), "{errors}");
+}
+
+/// Somebody who listens and says nothing is given up soon, with what to look at.
+#[test]
+fn a_peer_that_says_nothing_is_given_up_soon() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept()?;
+        peer.read_to_end(&mut Vec::new())
+    });
+    let begun = Instant::now();
+    let line = format!("produce --target {address}");
+    let (_, output) = bench_alone("bench-silent", &line);
+    let took = begun.elapsed();
+    server.join().expect("it ends").expect("it was read");
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(
+        errors.contains("said nothing for 5s: check that Kafka is spoken at this port"),
+        "{errors}"
+    );
+    assert!(errors.contains(&address.to_string()), "{errors}");
+    assert!(took < Duration::from_secs(12), "{took:?}");
 }
 
 #[test]

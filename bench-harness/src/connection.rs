@@ -9,8 +9,11 @@ use anyhow::{Context, anyhow, bail};
 use crate::client::{Client, Decoded, Reply};
 use crate::transport::{ReadBuffer, Stream};
 
-/// How long a connect, a handshake or an administrative request may take.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connect, and then the answer to the first request, may take: every broker answers
+/// that one at once, so a peer that is none is told from a slow one soon.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the answer to an administrative request may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One connection with its protocol's handshake done.
 pub(crate) struct Connection {
@@ -24,7 +27,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects and shakes hands; the error names the address.
     pub(crate) async fn open(address: SocketAddr, client: Client) -> anyhow::Result<Self> {
-        let stream = Stream::connect(address, ANSWER_TIMEOUT)
+        let stream = Stream::connect(address, HANDSHAKE_TIMEOUT)
             .with_context(|| format!("cannot reach {address}"))?;
         let mut connection = Self {
             stream,
@@ -51,8 +54,13 @@ impl Connection {
         take: impl FnOnce(Reply<'_>) -> Option<T>,
     ) -> anyhow::Result<T> {
         let protocol = self.client.protocol();
-        let taken = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let speaks = self.speaks;
+        let speaks = self.speaks;
+        let limit = if speaks {
+            ANSWER_TIMEOUT
+        } else {
+            HANDSHAKE_TIMEOUT
+        };
+        let taken = tokio::time::timeout(limit, async {
             self.stream
                 .write(out)
                 .await
@@ -71,13 +79,18 @@ impl Connection {
                 }
             }
         });
-        let Ok(taken) = taken.await else {
-            bail!(
-                "the peer takes connections and does not answer within {ANSWER_TIMEOUT:?}: not \
-                 {protocol}, or a broker that hangs"
-            );
-        };
-        taken
+        match taken.await {
+            Ok(taken) => taken,
+            Err(_) if speaks => bail!(
+                "the broker answered before, and has not answered this request within {limit:?}: \
+                 it is overloaded, or it hangs"
+            ),
+            Err(_) => bail!(
+                "the peer took the connection, was asked which requests of {protocol}'s it serves, \
+                 and said nothing for {limit:?}: check that {protocol} is spoken at this port, \
+                 without TLS, and that the broker is not stopped or stuck"
+            ),
+        }
     }
 }
 
