@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 
 use crate::client::{Client, Reply, Topology};
-use crate::connection::Connection;
+use crate::connection::{Connection, HANDSHAKE_TIMEOUT};
 use crate::transport;
 
 /// How often and how long a fresh topic's leaders are awaited.
@@ -32,12 +32,23 @@ pub(crate) struct Led {
 
 /// Looks a `HOST:PORT` up.
 pub(crate) fn resolve(target: &str) -> anyhow::Result<SocketAddr> {
-    let mut addresses = target
+    let addresses = target
         .to_socket_addrs()
         .with_context(|| format!("--target {target:?} is not a HOST:PORT that can be found"))?;
-    addresses
-        .next()
-        .with_context(|| format!("--target {target:?} has no address"))
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    reachable(&addresses).with_context(|| format!("--target {target:?} has no address"))
+}
+
+/// Of a name's addresses the first where somebody listens, or the first of all: `localhost` may be
+/// two, and a broker listens on one of them.
+fn reachable(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    let listens = |address: &&SocketAddr| {
+        std::net::TcpStream::connect_timeout(address, HANDSHAKE_TIMEOUT).is_ok()
+    };
+    match addresses {
+        [] | [_] => addresses.first().copied(),
+        several => several.iter().find(listens).or(several.first()).copied(),
+    }
 }
 
 /// Makes `topic` with `partitions`, or takes it as it is if it has as many.
@@ -178,4 +189,23 @@ async fn listed_ends(
         tokio::time::sleep(LEADERS_RETRY).await;
     }
     bail!("the ends of topic {topic:?} cannot be had: {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn of_several_addresses_the_one_that_listens_is_taken() {
+        let nobody: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let somebody = listener.local_addr().expect("bound");
+        assert_eq!(reachable(&[nobody, somebody]), Some(somebody));
+        // The error is for who uses it to tell.
+        assert_eq!(reachable(&[nobody]), Some(nobody));
+        assert_eq!(reachable(&[nobody, nobody]), Some(nobody));
+        assert_eq!(reachable(&[]), None);
+    }
 }
