@@ -344,6 +344,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Some(number),
         "s" => number.checked_mul(1_000),
         "m" | "min" => number.checked_mul(60_000),
+        "" => return Err(format!("a unit is wanted, as {number}ms or {number}s")),
         _ => return Err(format!("{unit:?} is no unit of time; use ms, s or m")),
     };
     milliseconds
@@ -402,6 +403,8 @@ mod tests {
         assert!(bytes("1kg").is_err() && bytes("").is_err() && bytes("99999999999GiB").is_err());
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        let bare = Err("a unit is wanted, as 5ms or 5s".to_owned());
+        assert_eq!(duration("5"), bare);
         assert!(duration("10").is_err() && duration("s").is_err());
     }
 

@@ -32,6 +32,10 @@ pub(crate) struct Led {
 
 /// Looks a `HOST:PORT` up.
 pub(crate) fn resolve(target: &str) -> anyhow::Result<SocketAddr> {
+    ensure!(
+        target.contains(':'),
+        "--target {target:?} has no port: HOST:PORT is wanted, as {target}:9092"
+    );
     let addresses = target
         .to_socket_addrs()
         .with_context(|| format!("--target {target:?} is not a HOST:PORT that can be found"))?;
@@ -207,5 +211,11 @@ mod tests {
         assert_eq!(reachable(&[nobody]), Some(nobody));
         assert_eq!(reachable(&[nobody, nobody]), Some(nobody));
         assert_eq!(reachable(&[]), None);
+    }
+
+    #[test]
+    fn a_target_without_a_port_is_told_what_is_missing() {
+        let told = resolve("localhost").expect_err("no port").to_string();
+        assert!(told.ends_with("as localhost:9092"), "{told}");
     }
 }
