@@ -1,6 +1,6 @@
 //! The APIs served, their versions, and what their requests look like.
 //!
-//! The versions are those of Kafka 4.2, so that clients that guess the broker's release from this
+//! The versions are those of Kafka 4.3, so that clients that guess the broker's release from this
 //! table guess one that exists. Produce is advertised from 0, as Kafka does: librdkafka before
 //! 2.11.1 looks for Produce 0 before it compresses.
 
@@ -152,7 +152,7 @@ impl Api {
             Self::DeleteAcls => (1, 3, 2),
             Self::DescribeConfigs => (1, 4, 4),
             Self::AlterConfigs => (0, 2, 2),
-            Self::DescribeLogDirs => (1, 4, 2),
+            Self::DescribeLogDirs => (1, 5, 2),
             Self::CreatePartitions => (0, 3, 2),
             Self::DeleteGroups => (0, 2, 2),
             Self::ElectLeaders => (0, 2, 2),

@@ -92,6 +92,26 @@ fn every_version_of_describe_log_dirs_tells_what_partitions_take() {
     }
 }
 
+#[test]
+fn version_5_of_describe_log_dirs_adds_that_the_directory_is_not_cordoned() {
+    let reply = |version| {
+        let mut connection = Connection::new(with_records());
+        connection.send(
+            version,
+            &DescribeLogDirsRequest::default().with_topics(None),
+        );
+        connection.settle();
+        connection.output()
+    };
+    let (fourth, fifth) = (reply(4), reply(5));
+    // Behind it are the tagged fields of the directory and of the response.
+    let (before, tags) = fourth[4..].split_at(fourth.len() - 6);
+    assert_eq!(tags, [0, 0]);
+    let body = [before, &[0], tags].concat();
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    assert_eq!(fifth, [&length[..], &body].concat());
+}
+
 /// Topic, partition and bytes of everything in the one directory.
 fn sizes(response: &DescribeLogDirsResponse) -> Vec<(String, i32, i64)> {
     let [directory] = response.results.as_slice() else {

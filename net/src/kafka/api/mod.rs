@@ -384,15 +384,29 @@ impl ReplyTo {
     /// # Errors
     /// It would be too long, or holds what its version cannot say.
     fn frame<Body: Encodable>(self, body: &Body) -> Result<Reply, ProtocolViolation> {
-        // ApiVersions must be readable by clients that know only its version 0: KIP-511.
-        let flexible = self.api.is_flexible(self.version) && self.api != Api::ApiVersions;
         let bytes = body.compute_size(self.version);
         let bytes = bytes.map_err(|error| self.unsayable(error))?;
         self.check_bytes(bytes)?;
+        self.frame_with(bytes, |writer| {
+            let encoded = writer.with_body(|out| body.encode(out, self.version));
+            encoded.map_err(|error| self.unsayable(error))
+        })
+    }
+
+    /// A reply that `write` writes by hand, of about that many bytes.
+    ///
+    /// # Errors
+    /// It would be too long, or those of `write`.
+    fn frame_with(
+        self,
+        bytes: usize,
+        write: impl FnOnce(&mut Writer<'_>) -> Result<(), ProtocolViolation>,
+    ) -> Result<Reply, ProtocolViolation> {
+        // ApiVersions must be readable by clients that know only its version 0: KIP-511.
+        let flexible = self.api.is_flexible(self.version) && self.api != Api::ApiVersions;
         let mut out = Vec::with_capacity(HEADER_BYTES_MAX + bytes);
         let mut writer = Writer::begin(&mut out, self.correlation, flexible);
-        let encoded = writer.with_body(|out| body.encode(out, self.version));
-        encoded.map_err(|error| self.unsayable(error))?;
+        write(&mut writer)?;
         writer.end().map_err(|error| self.too_long(error))?;
         Ok(Reply::Frame(out))
     }

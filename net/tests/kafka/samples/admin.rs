@@ -34,7 +34,7 @@ use crate::client::{text, topic};
 
 pub(super) fn add_all(samples: &mut Vec<Sample>) {
     add(samples, "delete-records", 0..=2, |_| delete_records());
-    add(samples, "describe-log-dirs", 1..=4, |_| log_dirs());
+    add(samples, "describe-log-dirs", 1..=5, |_| log_dirs());
     add(samples, "describe-producers", 0..=0, |_| producers());
     add(samples, "describe-topic-partitions", 0..=0, |_| {
         topic_partitions()
