@@ -22,6 +22,7 @@ func main() {
 		{Name: "franz produce", Run: produce},
 		{Name: "franz acks", Run: acks},
 		{Name: "franz times", Run: times},
+		{Name: "franz topic ids", Run: topicIDs},
 		{Name: "franz groups", Run: groups},
 		{Name: "franz static member", Run: staticMember},
 		{Name: "franz topics", Run: topics},
