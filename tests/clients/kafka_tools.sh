@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
-# The broker as Kafka's own command-line tools show it: what each prints must be what it prints of
-# Apache Kafka (kafka_tools/expected), or differ on purpose (kafka_tools/differences). Apache Kafka
-# itself is shown as well. What changes from run to run becomes NUMBER, TIME and the like first.
+# The broker as Kafka's own command-line tools show it, the newest and in short those of release 3.9:
+# what each prints must be what it prints of Apache Kafka (kafka_tools/expected), or differ on
+# purpose (kafka_tools/differences). Apache Kafka itself is shown as well. What changes from run to run becomes NUMBER, TIME and the like first.
 # Skipped where there is no Java, or nothing to fetch from.
 set -euo pipefail
 . "$(dirname "$0")/../recovery/lib.sh"
 . "$(dirname "$0")/java/lib.sh"
 
 sources=$root/tests/clients/kafka_tools
-version=4.4.0
+old=3.9.2
+new=4.4.0
 
-# run NAME TOOL ARGUMENTS...: a line for Tools.java.
-run() {
-  local IFS=$'\t' name=$1 tool=$2
-  shift 2
-  echo "$name	org.apache.kafka.tools.$tool	$*"
+# line NAME CLASS ARGUMENTS...: a line for Tools.java.
+line() {
+  local IFS=$'\t'
+  echo "$*"
 }
+
+# run NAME TOOL ARGUMENTS...: of the newest release.
+run() { line "$1" "org.apache.kafka.tools.$2" "${@:3}"; }
 
 topic() { run "$1" TopicCommand --bootstrap-server "$at" "${@:2}"; }
 config() { run "$1" ConfigCommand --bootstrap-server "$at" "${@:2}"; }
@@ -25,7 +28,8 @@ consume() {
   run "$1" consumer.ConsoleConsumer --bootstrap-server "$at" --timeout-ms 10000 \
     --formatter-property print.key=true --formatter-property print.offset=true "${@:2}"
 }
-produce() { run "$1" ConsoleProducer --bootstrap-server "$at" "${@:2}"; }
+# One record after the other, or a tool that has ended still sends behind the next one's back.
+produce() { run "$1" ConsoleProducer --bootstrap-server "$at" --sync --timeout 0 "${@:2}"; }
 
 topics() {
   topic "create a topic" --create --topic three --partitions 3 --config retention.ms=86400000
@@ -108,6 +112,20 @@ groups() {
   run "groups of every kind" GroupsCommand --bootstrap-server "$at" --list
 }
 
+# The consumer finds nothing new and commits nothing, and stays.
+members() {
+  local live=(--describe --group live)
+  run "" consumer.ConsoleConsumer --bootstrap-server "$at" --topic lines --group live \
+    --command-property enable.auto.commit=false
+  group "state of a live group" "${live[@]}" --state '?Stable'
+  group "its live members" "${live[@]}" --members
+  group "its live members and what they read" "${live[@]}" --members --verbose
+  group "its offsets" "${live[@]}"
+  group "delete a live group" --delete --group live
+  group "reset a live group" --group live --topic lines --reset-offsets --to-earliest --execute
+  group "list live groups" --list --state stable
+}
+
 loads() {
   topic "create for load" --create --topic load --partitions 2
   run "producer's speed" ProducerPerformance --topic load --num-records 2000 --record-size 100 \
@@ -142,23 +160,58 @@ others() {
   run "streams groups" streams.StreamsGroupCommand "${admin[@]}" --list
 }
 
+# The tools of the older release that scripts are full of, some with other options.
+older() {
+  local tools=org.apache.kafka.tools address=(--bootstrap-server "$at")
+  local lines=(--entity-type topics --entity-name older)
+  local group=$tools.consumer.group.ConsumerGroupCommand
+  line "3.9: create" $tools.TopicCommand "${address[@]}" --create --topic older --partitions 2
+  line "3.9: describe" $tools.TopicCommand "${address[@]}" --describe --topic older
+  line "3.9: grow" $tools.TopicCommand "${address[@]}" --alter --topic older --partitions 3
+  line "3.9: list" $tools.TopicCommand "${address[@]}" --list --exclude-internal
+  line "3.9: set" kafka.admin.ConfigCommand "${address[@]}" "${lines[@]}" --alter \
+    --add-config retention.ms=500000000
+  line "3.9: describe settings" kafka.admin.ConfigCommand "${address[@]}" "${lines[@]}" --describe
+  line "3.9: unset" kafka.admin.ConfigCommand "${address[@]}" "${lines[@]}" --alter \
+    --delete-config retention.ms
+  line "3.9: produce" kafka.tools.ConsoleProducer "${address[@]}" --topic older \
+    --sync --timeout 0 \
+    --property parse.key=true --property key.separator=: '<k1:v1\nk1:v2\nk1:v3\n'
+  line "3.9: consume in a group" $tools.consumer.ConsoleConsumer "${address[@]}" --topic older \
+    --group older --from-beginning --max-messages 3 --timeout-ms 10000 \
+    --property print.key=true --property print.offset=true
+  line "3.9: describe a group" $group "${address[@]}" --describe --group older
+  line "3.9: its state" $group "${address[@]}" --describe --group older --state
+  line "3.9: reset" $group "${address[@]}" --group older --topic older --reset-offsets \
+    --to-earliest --execute
+  line "3.9: delete a group" $group "${address[@]}" --delete --group older
+  line "3.9: latest offsets" $tools.GetOffsetShell "${address[@]}" --topic older
+  line "3.9: earliest offsets" $tools.GetOffsetShell "${address[@]}" --topic older --time -2
+  line "3.9: producer's speed" $tools.ProducerPerformance --topic older --num-records 2000 \
+    --record-size 100 --throughput -1 --producer-props "bootstrap.servers=$at"
+  line "3.9: consumer's speed" $tools.ConsumerPerformance "${address[@]}" --topic older \
+    --messages 2000 --timeout 10000
+  line "3.9: delete" $tools.TopicCommand "${address[@]}" --delete --topic older
+}
+
 # What no two runs print alike becomes a word, what stands in columns gets one space, and
 # the words of an exception are left out, as are places in a program and the versions of each API.
 normalise() {
   sed -E 's/[ \t]+/ /g; s/ $//
+    s/console-consumer-[0-9a-f]{8}-[0-9a-f-]{27}/MEMBER/
     s/127\.0\.0\.1:[0-9]+/ADDRESS/g; s/127\.0\.0\.1/HOST/g; s/HOST [0-9]+/HOST PORT/
     s/[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.]+Z?/TIME/g; s/^TIME, TIME, .*/MEASURED/
     s/(TopicId|ClusterId|Cluster ID): *[A-Za-z0-9_-]{20,}/\1: ID/
     s/"logDir":"[^"]*"/PATH/; s/"size":[0-9]+/SIZE/; s/"directoryId": "[^"]*"/ID/
     s/[0-9]+ records sent.*/NUMBER records sent/; s/^load:([01]):[0-9]+/load:\1:NUMBER/
-    s/ synonyms=\{.*\}//; s/(min\.insync\.replicas=1|max\.message\.bytes=1048576),?//
+    s/ synonyms=\{.*\}//; s/(min\.insync\.replicas=1|max\.message\.bytes=1048576),?//; s/ $//
     s/(org\.apache[A-Za-z.]+Exception): .*/\1/
     s/(Epoch|HighWatermark): [0-9]+$/\1: NUMBER/
     s/^[0-9]+ [0-9]+ -1 [0-9]+ [0-9]{13} None$/A PRODUCER/
     /^Tools.Ended|^(Error while executing topic command : )?ended$/d
     /^Percentiles|^Avg latency|^[0-9]+ [0-9.]+$|^console-consumer-/d
     /^The consumer rebalance protocol|^ [A-Za-z]+\([0-9]+\): /d
-    /^WARNING|^SLF4J|^ at |^ \.\.\. [0-9]+ more|^$/d'
+    /^WARNING|^SLF4J|^log4j:|^ at |^ \.\.\. [0-9]+ more|^$/d'
 }
 
 # sections: from what tools printed, a line each: the name of the run, a tab, and all its lines.
@@ -172,13 +225,16 @@ sections() {
 # show NAME ADDRESS: runs all tools against a broker; what they print goes to $scratch/NAME.
 show() {
   local at=$2
-  (topics; settings; records; groups; loads; others) >"$scratch/$1.lines"
-  java_with $version Tools <"$scratch/$1.lines" >"$scratch/$1.printed" 2>"$scratch/$1.err" ||
-    fail "$1: $(tail -n 3 "$scratch/$1.err")"
+  (topics; settings; records; groups; members; loads; others) >"$scratch/$1.lines"
+  older >"$scratch/$1.older"
+  {
+    java_with $new Tools <"$scratch/$1.lines" && java_with $old Tools <"$scratch/$1.older"
+  } >"$scratch/$1.printed" 2>"$scratch/$1.err" || fail "$1: $(tail -n 3 "$scratch/$1.err")"
   normalise <"$scratch/$1.printed" >"$scratch/$1"
 }
 
-compile $version "$sources"/*.java
+compile $old "$sources"/*.java
+compile $new "$sources"/*.java
 serve "$scratch/one-port"
 start_kafka
 show apache-kafka "$kafka_address" &
