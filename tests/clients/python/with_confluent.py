@@ -1,20 +1,9 @@
 """The broker as confluent-kafka sees it: groups, idempotence, admin, crashes."""
 
-from threading import Event, Thread
+from functools import partial
 
-from checks import (
-    ADDRESS,
-    BASE_MS,
-    PARTITIONS,
-    PATIENCE_S,
-    Numbers,
-    crash,
-    expect,
-    has_crashed,
-    never_back,
-    run,
-    until,
-)
+import scenarios
+from checks import ADDRESS, BASE_MS, PARTITIONS, PATIENCE_S, Numbers, expect, run, until
 from confluent_kafka import (
     Consumer,
     ConsumerGroupState,
@@ -56,7 +45,7 @@ def producer(**settings):
 
 
 def send(sender, topic, numbers):
-    """Sends numbered records and returns where they are told to be."""
+    """Sends numbered records. Returns their offsets."""
     told = {}
 
     def delivered(error, message):
@@ -74,18 +63,11 @@ def send(sender, topic, numbers):
             on_delivery=delivered,
         )
     expect("left to send", 0, sender.flush(PATIENCE_S))
-    for number in numbers:
-        expect("offset", number // PARTITIONS, told[number])
+    return [told[number] for number in numbers]
 
 
-class Member:
-    """Consumes in a group on a thread of its own, committing what it has read."""
-
-    def __init__(self, group, topic, numbers, strategy):
-        self.numbers = numbers
-        self.read = 0
-        self.stop = Event()
-        self.failed = None
+class Member(scenarios.Member):
+    def __init__(self, strategy, group, topic, numbers):
         settings = {
             **COMMON,
             "group.id": group,
@@ -97,33 +79,24 @@ class Member:
         }
         self.consumer = Consumer(settings)
         self.consumer.subscribe([topic])
-        self.thread = Thread(target=self.work)
-        self.thread.start()
+        super().__init__(numbers)
 
-    def work(self):
+    def turn(self):
+        for message in self.consumer.consume(500, 0.05):
+            if message.error():
+                continue  # What librdkafka tells of a broker that is away.
+            self.numbers.take(message.partition(), message.offset(), message.value())
+            expect("key", b"key " + message.value(), message.key())
+            expect("headers", [("number", message.value())], message.headers())
+            expect("time", BASE_MS + int(message.value()), message.timestamp()[1])
+            self.read += 1
         try:
-            while not self.stop.is_set():
-                for message in self.consumer.consume(500, 0.05):
-                    if message.error():
-                        continue  # What librdkafka tells of a broker that is away.
-                    self.numbers.take(message.partition(), message.offset(), message.value())
-                    expect("key", b"key " + message.value(), message.key())
-                    expect("headers", [("number", message.value())], message.headers())
-                    expect("time", BASE_MS + int(message.value()), message.timestamp()[1])
-                    self.read += 1
-                try:
-                    self.consumer.commit(asynchronous=False)
-                except KafkaException:
-                    pass  # Nothing new, or amid a rebalance or a crash.
-            self.consumer.close()
-        except BaseException as error:
-            self.failed = error
+            self.consumer.commit(asynchronous=False)
+        except KafkaException:
+            pass  # Nothing new, or amid a rebalance or a crash.
 
-    def leave(self):
-        self.stop.set()
-        self.thread.join(PATIENCE_S)
-        assert self.failed is None, self.failed
-        assert not self.thread.is_alive(), "a member does not leave"
+    def close(self):
+        self.consumer.close()
 
 
 def committed(group):
@@ -132,46 +105,29 @@ def committed(group):
     return {part.partition: part.offset for part in found}
 
 
-def await_committed(group, count):
-    until(f"{count} committed", lambda: sum(committed(group).values()) == count)
+def is_shared(group, members):
+    found = only(admin.describe_consumer_groups([group]))
+    shares = [len(member.assignment.topic_partitions) for member in found.members]
+    is_stable = found.state == ConsumerGroupState.STABLE
+    return is_stable and shares == [PARTITIONS // members] * members
 
 
-def await_shares(group, members):
-    """Waits until that many members share the partitions equally."""
+def read_again(topic, count):
+    numbers = Numbers()
+    reader = Member("range", f"{topic}-again", topic, numbers)
+    until("all to be read again", lambda: numbers.count == count or reader.failed)
+    reader.leave()
 
-    def holds():
-        found = only(admin.describe_consumer_groups([group]))
-        shares = [len(member.assignment.topic_partitions) for member in found.members]
-        is_stable = found.state == ConsumerGroupState.STABLE
-        return is_stable and shares == [PARTITIONS // members] * members
 
-    until(f"shares of {members}", holds)
+def client(strategy, **settings):
+    send_all = partial(send, producer(**{"enable.idempotence": True, **settings}))
+    join = partial(Member, strategy)
+    return scenarios.Client(create, send_all, join, committed, is_shared, read_again)
 
 
 def check_groups():
     for strategy in ["range", "roundrobin", "cooperative-sticky"]:
-        group = topic = f"confluent-{strategy}"
-        create(topic)
-        sender = producer(**{"enable.idempotence": True, "linger.ms": 1})
-        numbers = Numbers()
-        send(sender, topic, range(400))
-        first = Member(group, topic, numbers, strategy)
-        await_committed(group, 400)
-        second = Member(group, topic, numbers, strategy)
-        await_shares(group, 2)
-        send(sender, topic, range(400, 800))
-        await_committed(group, 800)
-        expect("the second one's share", 200, second.read)
-        first.leave()
-        await_shares(group, 1)
-        send(sender, topic, range(800, 1000))
-        await_committed(group, 1000)
-        second.leave()
-        send(sender, topic, range(1000, 1100))
-        third = Member(group, topic, numbers, strategy)
-        await_committed(group, 1100)
-        third.leave()
-        expect("each record once", 1100, numbers.count)
+        scenarios.groups(client(strategy, **{"linger.ms": 1}), f"confluent-{strategy}")
 
 
 def check_admin():
@@ -181,7 +137,8 @@ def check_admin():
     only(admin.create_partitions([NewPartitions(topic, PARTITIONS)]))
     metadata = admin.list_topics(topic, timeout=PATIENCE_S)
     expect("partitions", PARTITIONS, len(metadata.topics[topic].partitions))
-    send(producer(), topic, range(40))
+    found = send(producer(), topic, range(40))
+    expect("offsets", [number // PARTITIONS for number in range(40)], found)
     part = TopicPartition(topic, 1)
     for spec, expected in [
         (OffsetSpec.earliest(), 0),
@@ -214,30 +171,8 @@ def check_admin():
 
 
 def check_crash():
-    """Two crashes amid producing and consuming: each acknowledged record is there once and in
-    order, the group reads them all, and its committed offsets never go back."""
-    group = topic = "confluent-crash"
-    create(topic)
-    numbers = Numbers(repeats=True)
-    member = Member(group, topic, numbers, "cooperative-sticky")
-    before = {}
-    settings = {"enable.idempotence": True, "linger.ms": 0, "reconnect.backoff.max.ms": 200}
-    sender = producer(**settings)
-    for number in range(0, 1200, 4):
-        if number in (400, 800):
-            until("the broker's return", has_crashed)
-            before = never_back(before, committed(group))
-            crash()
-        send(sender, topic, range(number, number + 4))
-    until("the broker's return", has_crashed)
-    before = never_back(before, committed(group))
-    await_committed(group, 1200)
-    member.leave()
-    expect("read in the group", 1200, numbers.count)
-    again = Numbers()
-    reader = Member("confluent-again", topic, again, "range")
-    until("all to be read again", lambda: again.count == 1200 or reader.failed)
-    reader.leave()
+    settings = {"linger.ms": 0, "reconnect.backoff.max.ms": 200}
+    scenarios.crashes(client("cooperative-sticky", **settings), "confluent-crash")
 
 
 run(check_groups, check_admin, check_crash)

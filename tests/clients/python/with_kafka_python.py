@@ -1,20 +1,9 @@
 """The broker as kafka-python sees it."""
 
-from threading import Event, Thread
+from functools import partial
 
-from checks import (
-    ADDRESS,
-    BASE_MS,
-    PARTITIONS,
-    Numbers,
-    crash,
-    expect,
-    has_crashed,
-    never_back,
-    refused,
-    run,
-    until,
-)
+import scenarios
+from checks import ADDRESS, BASE_MS, PARTITIONS, Numbers, expect, refused, run, until
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors
 from kafka.admin import AlterConfigOp, ConfigResource, ConfigResourceType, KafkaAdminClient
@@ -113,43 +102,23 @@ def check_offsets():
     reader.close()
 
 
-class Member:
-    """Consumes in a group on a thread of its own, committing what it has read."""
+class Member(scenarios.Member):
+    def __init__(self, group, topic, numbers):
+        self.consumer = consumer(topic, group_id=group, heartbeat_interval_ms=200)
+        super().__init__(numbers)
 
-    def __init__(self, group, topic, numbers, **settings):
-        self.numbers = numbers
-        self.read = 0
-        self.stop = Event()
-        self.failed = None
-        self.consumer = consumer(
-            topic,
-            group_id=group,
-            heartbeat_interval_ms=200,
-            **settings,
-        )
-        self.thread = Thread(target=self.work)
-        self.thread.start()
+    def turn(self):
+        for records in self.consumer.poll(timeout_ms=50).values():
+            for record in records:
+                self.numbers.take(record.partition, record.offset, record.value)
+                self.read += 1
+            try:
+                self.consumer.commit()
+            except errors.KafkaError:
+                pass  # Amid a rebalance or a crash: read again, or committed later.
 
-    def work(self):
-        try:
-            while not self.stop.is_set():
-                for records in self.consumer.poll(timeout_ms=50).values():
-                    for record in records:
-                        self.numbers.take(record.partition, record.offset, record.value)
-                        self.read += 1
-                    try:
-                        self.consumer.commit()
-                    except errors.KafkaError:
-                        pass  # Amid a rebalance or a crash: read again, or committed later.
-            self.consumer.close()
-        except BaseException as error:
-            self.failed = error
-
-    def leave(self):
-        self.stop.set()
-        self.thread.join(60)
-        assert self.failed is None, self.failed
-        assert not self.thread.is_alive(), "a member does not leave"
+    def close(self):
+        self.consumer.close()
 
 
 def committed(group):
@@ -157,45 +126,25 @@ def committed(group):
     return {part.partition: offset.offset for part, offset in found.items()}
 
 
-def await_committed(group, count):
-    def holds():
-        found = committed(group)
-        return sum(found.values()) == count
-
-    until(f"{count} committed", holds)
+def is_shared(group, members):
+    found = admin.describe_groups([group])[group]
+    return found["group_state"] == "Stable" and len(found["members"]) == members
 
 
-def await_members(group, count):
-    def holds():
-        found = admin.describe_groups([group])[group]
-        return found["group_state"] == "Stable" and len(found["members"]) == count
+def read_again(topic, count):
+    reader = consumer()
+    expect("read again", count, len(list(read(reader, topic, count))))
+    reader.close()
 
-    until(f"{count} members", holds)
+
+def client(sender):
+    send_all = partial(send, sender)
+    return scenarios.Client(create, send_all, Member, committed, is_shared, read_again)
 
 
 def check_groups():
-    group = topic = "python-group"
-    create(topic)
     with producer() as sender:
-        numbers = Numbers()
-        send(sender, topic, range(400))
-        first = Member(group, topic, numbers)
-        await_committed(group, 400)
-        second = Member(group, topic, numbers)
-        await_members(group, 2)
-        send(sender, topic, range(400, 800))
-        await_committed(group, 800)
-        expect("the second one's share", 200, second.read)
-        first.leave()
-        await_members(group, 1)
-        send(sender, topic, range(800, 1000))
-        await_committed(group, 1000)
-        second.leave()
-        send(sender, topic, range(1000, 1100))
-        third = Member(group, topic, numbers)
-        await_committed(group, 1100)
-        third.leave()
-        expect("each record once", 1100, numbers.count)
+        scenarios.groups(client(sender), "python-group")
 
 
 def check_admin():
@@ -239,29 +188,8 @@ def check_admin():
 
 
 def check_crash():
-    """Two crashes amid producing and consuming: each acknowledged record is there once and in
-    order, the group reads them all, and its committed offsets never go back."""
-    group = topic = "python-crash"
-    create(topic)
-    numbers = Numbers(repeats=True)
-    member = Member(group, topic, numbers)
-    before = {}
     with producer(linger_ms=0) as sender:
-        for number in range(0, 1200, 4):
-            if number in (400, 800):
-                until("the broker's return", has_crashed)
-                before = never_back(before, committed(group))
-                crash()
-            found = send(sender, topic, range(number, number + 4))
-            expect("offsets", [number // PARTITIONS] * 4, found)
-    until("the broker's return", has_crashed)
-    before = never_back(before, committed(group))
-    await_committed(group, 1200)
-    member.leave()
-    expect("read in the group", 1200, numbers.count)
-    reader = consumer()
-    expect("read again", 1200, len(list(read(reader, topic, 1200))))
-    reader.close()
+        scenarios.crashes(client(sender), "python-crash")
 
 
 run(check_produce, check_offsets, check_groups, check_admin, check_crash)
