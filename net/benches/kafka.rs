@@ -26,6 +26,9 @@ const NOW: Now = Now {
     wall_ms: 1_700_000_000_000,
 };
 
+/// The id of topic `a`.
+const TOPIC_ID: Uuid = Uuid::from_u128(1);
+
 /// Takes every command and looks at none.
 struct Void {
     catalog: Catalog,
@@ -42,7 +45,7 @@ impl Void {
             leader_epoch: LeaderEpoch(0),
         };
         let created = Operation::TopicCreated {
-            id: Uuid::from_u128(1),
+            id: TOPIC_ID,
             name: Arc::from("a"),
             partitions: vec![partition],
             overrides: TopicOverrides::default(),
@@ -118,6 +121,11 @@ fn frame(key: u8, version: u8, body: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A frame of a flexible version, whose header has no tagged fields.
+fn flexible_frame(key: u8, version: u8, body: &[u8]) -> Vec<u8> {
+    frame(key, version, &[&[0], body].concat())
+}
+
 /// Produce 8 to partition 0 of topic `a`, acks -1.
 fn produce_frame(batch_bytes: usize) -> Vec<u8> {
     let mut body = vec![0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9];
@@ -135,6 +143,37 @@ fn fetch_frame() -> Vec<u8> {
     body.extend([0, 0, 0, 1, 0, 1, b'a', 0, 0, 0, 1, 0, 0, 0, 0]);
     body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0]);
     frame(1, 4, &body)
+}
+
+/// Produce 13 to partition 0 of the topic of that id, acks -1.
+fn produce_frame_by_id(batch_bytes: usize) -> Vec<u8> {
+    let mut body = vec![0, 0xff, 0xff, 0, 0, 0, 9, 2];
+    body.extend(TOPIC_ID.as_bytes());
+    body.extend([2, 0, 0, 0, 0]);
+    let mut length = batch_bytes + 1;
+    while length >= 0x80 {
+        body.push(u8::try_from(length & 0x7f).expect("seven bits") | 0x80);
+        length >>= 7;
+    }
+    body.push(u8::try_from(length).expect("seven bits"));
+    body.resize(body.len() + batch_bytes, 2);
+    body.extend([0, 0, 0]);
+    flexible_frame(0, 13, &body)
+}
+
+/// Fetch 13 of partition 0 of the topic of that id, outside of any session.
+fn fetch_frame_by_id() -> Vec<u8> {
+    let mut body = vec![
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9, 0, 0, 0, 1, 0x7f, 0, 0, 0, 0,
+    ];
+    body.extend([0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 2]); // No session; one topic.
+    body.extend(TOPIC_ID.as_bytes());
+    body.extend([2, 0, 0, 0, 0, 0, 0, 0, 0]); // Partition 0, leader epoch 0.
+    body.extend([0; 8]); // From offset 0.
+    body.extend([0xff; 12]); // No epoch was read, and nothing is known of the start.
+    body.extend([0x7f, 0, 0, 0, 0, 0]);
+    body.extend([1, 1, 0]); // Nothing forgotten, no rack.
+    flexible_frame(1, 13, &body)
 }
 
 /// A session that is past its first request.
@@ -174,15 +213,20 @@ fn produce(criterion: &mut Criterion) {
         durable_at: BootTime(0),
     });
     for bytes in [1 << 10, 64 << 10, 1 << 20] {
-        let request = produce_frame(bytes);
-        let mut sink = Void::new();
-        let mut session = session(&mut sink);
-        let mut out = Vec::new();
-        group.throughput(Throughput::Bytes(bytes as u64));
-        group.bench_function(format!("{bytes} B"), |bencher| {
-            bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
-        });
-        assert!(!out.is_empty());
+        let requests = [
+            (format!("{bytes} B"), produce_frame(bytes)),
+            (format!("{bytes} B by topic id"), produce_frame_by_id(bytes)),
+        ];
+        for (name, request) in requests {
+            let mut sink = Void::new();
+            let mut session = session(&mut sink);
+            let mut out = Vec::new();
+            group.throughput(Throughput::Bytes(bytes as u64));
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
+            });
+            assert!(!out.is_empty());
+        }
     }
     group.finish();
 }
@@ -200,15 +244,20 @@ fn fetch(criterion: &mut Criterion) {
             partition: PartitionId(0),
             result: Ok(fetched),
         }]);
-        let request = fetch_frame();
-        let mut sink = Void::new();
-        let mut session = session(&mut sink);
-        let mut out = Vec::new();
-        group.throughput(Throughput::Bytes(bytes as u64));
-        group.bench_function(format!("{bytes} B"), |bencher| {
-            bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
-        });
-        assert!(out.len() > bytes);
+        let requests = [
+            (format!("{bytes} B"), fetch_frame()),
+            (format!("{bytes} B by topic id"), fetch_frame_by_id()),
+        ];
+        for (name, request) in requests {
+            let mut sink = Void::new();
+            let mut session = session(&mut sink);
+            let mut out = Vec::new();
+            group.throughput(Throughput::Bytes(bytes as u64));
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
+            });
+            assert!(out.len() > bytes);
+        }
     }
     group.finish();
 }
