@@ -144,7 +144,8 @@ measure disk-before disk --duration 3s
 # for the generator that never sleep.
 measure ack produce --rate 1000 --warmup 7s --duration 10s
 export MILLRACE_SERVER_IDLE_SPIN_US=1500
-measure ack-awake produce --rate 1000 --warmup 7s --duration 10s --cores 0 --generator-cores 1 --spin on
+measure ack-awake produce --rate 1000 --warmup 7s --duration 10s \
+    --cores 0 --generator-cores 1 --spin on
 unset MILLRACE_SERVER_IDLE_SPIN_US
 measure_ack_settling
 

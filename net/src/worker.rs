@@ -523,18 +523,32 @@ impl Worker {
         id: ConnectionId,
         call: impl FnOnce(&mut Connection<Session>, &mut Surroundings<'_>),
     ) {
-        let Some(entry) = self
-            .table
-            .get_mut(id.slot as usize)
-            .and_then(Option::as_mut)
-        else {
+        let entry = self.table.get(id.slot as usize).and_then(Option::as_ref);
+        let Some(entry) = entry else {
             return;
         };
         assert_eq!(entry.connection.id(), id, "a slot's lives are apart");
+        self.call(id.slot, |connection, around, _, _| call(connection, around));
+        self.touch(id.slot);
+    }
+
+    /// Calls the connection in a slot, and counts anew what it holds.
+    fn call(
+        &mut self,
+        slot: u32,
+        call: impl FnOnce(
+            &mut Connection<Session>,
+            &mut Surroundings<'_>,
+            &mut SendBuffers,
+            &mut VecDeque<IoOp>,
+        ),
+    ) {
+        let entry = &mut self.table[slot as usize];
+        let entry = entry.as_mut().expect("the caller found it");
         let mut sink = Sink {
             shard: &mut self.shard,
             cluster: &self.config.doors[entry.door].cluster,
-            connection: id,
+            connection: entry.connection.id(),
             addresses: entry.connection.addresses(),
             remembered_partitions_left: self
                 .config
@@ -548,10 +562,10 @@ impl Worker {
             sink: &mut sink,
             stages: &mut self.stages,
         };
-        call(&mut entry.connection, &mut around);
+        let (buffers, ops) = (&mut self.buffers, &mut self.ops);
+        call(&mut entry.connection, &mut around, buffers, ops);
         let held = entry.held_now();
         self.held.recount(&mut entry.held, held);
-        self.touch(id.slot);
     }
 
     /// Notes that a connection may have something to do.
@@ -655,33 +669,14 @@ impl Worker {
             return;
         };
         entry.is_dirty = false;
-        let id = entry.connection.id();
-        let mut sink = Sink {
-            shard: &mut self.shard,
-            cluster: &self.config.doors[entry.door].cluster,
-            connection: id,
-            addresses: entry.connection.addresses(),
-            remembered_partitions_left: self
-                .config
-                .remembered_partitions_max
-                .saturating_sub(self.held.partitions),
-            refusals: &mut self.requests_refused,
-        };
-        let mut around = Surroundings {
-            limits: &self.config.connection,
-            budget: &mut self.budget,
-            sink: &mut sink,
-            stages: &mut self.stages,
-        };
         let was_closing = entry.connection.is_closing();
-        entry
-            .connection
-            .poll_io(now, &mut around, &mut self.buffers, &mut self.ops);
+        self.call(slot, |connection, around, buffers, ops| {
+            connection.poll_io(now, around, buffers, ops);
+        });
+        let entry = self.table[slot as usize].as_mut().expect("just called");
         if entry.connection.is_closing() && !was_closing {
-            self.shard.cancel_connection(id);
+            self.shard.cancel_connection(entry.connection.id());
         }
-        let held = entry.held_now();
-        self.held.recount(&mut entry.held, held);
         if let Some(gate) = entry.connection.blocked_by()
             && self.blocked.insert(now, gate, slot)
         {

@@ -227,35 +227,46 @@ impl Groups {
             self.delete(request, &name);
             return;
         }
-        let group = match self.groups.get_mut(&name) {
-            Some(group) => group,
-            None if makes_group(&ask) => {
-                let state = GroupState {
-                    empty_since_ms: Some(now.wall_ms),
-                    ..GroupState::default()
-                };
-                let group = Group::new(&name, state);
-                self.bytes += group.counted_bytes;
-                self.groups.entry(Arc::clone(&name)).or_insert(group)
-            }
-            None => {
+        if !self.groups.contains_key(&name) {
+            if !makes_group(&ask) {
                 let outcome = answer_without_group(ask);
                 self.effects.push_back(Effect::End(request, outcome));
                 return;
             }
-        };
+            let state = GroupState {
+                empty_since_ms: Some(now.wall_ms),
+                ..GroupState::default()
+            };
+            let group = Group::new(&name, state);
+            self.bytes += group.counted_bytes;
+            self.groups.insert(Arc::clone(&name), group);
+        }
+        self.with(now, settings, &name, |group, turn| {
+            group.handle(turn, request, ask, catalog);
+        });
+        if !is_quiet {
+            self.note_changed(&name);
+        }
+    }
+
+    /// Calls a group that exists with everything around it.
+    fn with(
+        &mut self,
+        now: Now,
+        settings: &GroupSettings,
+        name: &Arc<str>,
+        call: impl FnOnce(&mut Group, &mut Turn<'_>),
+    ) {
+        let group = self.groups.get_mut(name).expect("the caller found it");
         let mut turn = Turn {
             now,
             settings,
-            name: &name,
+            name,
             random: &mut self.random,
             waiting: &mut self.waiting,
             effects: &mut self.effects,
         };
-        group.handle(&mut turn, request, ask, catalog);
-        if !is_quiet {
-            self.note_changed(&name);
-        }
+        call(group, &mut turn);
     }
 
     /// Whether a request waits in a group.
@@ -272,16 +283,9 @@ impl Groups {
         else {
             return;
         };
-        let group = self.groups.get_mut(&name).expect("a request waits in one");
-        let mut turn = Turn {
-            now,
-            settings,
-            name: &name,
-            random: &mut self.random,
-            waiting: &mut self.waiting,
-            effects: &mut self.effects,
-        };
-        group.withdraw(&mut turn, request, &member);
+        self.with(now, settings, &name, |group, turn| {
+            group.withdraw(turn, request, &member);
+        });
         self.note_changed(&name);
     }
 
@@ -397,16 +401,7 @@ impl Groups {
         while let Some((at, name)) = self.timers.first().cloned()
             && at <= now.boot
         {
-            let group = self.groups.get_mut(&name).expect("a timer has its group");
-            let mut turn = Turn {
-                now,
-                settings,
-                name: &name,
-                random: &mut self.random,
-                waiting: &mut self.waiting,
-                effects: &mut self.effects,
-            };
-            group.handle_timeout(&mut turn);
+            self.with(now, settings, &name, Group::handle_timeout);
             self.note_changed(&name);
         }
         if self.sweep_at.unwrap_or_default() <= now.boot {
@@ -425,17 +420,12 @@ impl Groups {
         let names: Vec<Arc<str>> = rest.by_ref().take(SWEEP_GROUPS).collect();
         self.sweep_from = rest.next();
         for name in names {
-            let group = self.groups.get_mut(&name).expect("just seen");
-            let mut turn = Turn {
-                now,
-                settings,
-                name: &name,
-                random: &mut self.random,
-                waiting: &mut self.waiting,
-                effects: &mut self.effects,
-            };
-            group.expire_offsets(&mut turn, catalog);
-            if group.is_forgettable(now.wall_ms) {
+            let mut is_forgettable = false;
+            self.with(now, settings, &name, |group, turn| {
+                group.expire_offsets(turn, catalog);
+                is_forgettable = group.is_forgettable(now.wall_ms);
+            });
+            if is_forgettable {
                 self.forget(&name);
             } else {
                 self.note_changed(&name);
