@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The broker as Kafka's own command-line tools show it, the newest and in short those of release 3.9:
-# what each prints must be what it prints of Apache Kafka (kafka_tools/expected), or differ on
-# purpose (kafka_tools/differences). Apache Kafka itself is shown as well. What changes from run to run becomes NUMBER, TIME and the like first.
+# The broker as Kafka's own command-line tools show it, the newest and in short those of release
+# 3.9: what each prints must be what it prints of Apache Kafka (kafka_tools/expected), or differ on
+# purpose (kafka_tools/differences). Apache Kafka itself is shown as well. What changes from run to
+# run becomes NUMBER, TIME and the like first.
 # Skipped where there is no Java, or nothing to fetch from.
 set -euo pipefail
 . "$(dirname "$0")/../recovery/lib.sh"
