@@ -41,6 +41,7 @@ mod setup;
 mod storage_crash;
 mod storage_damage;
 mod storage_failures;
+mod storage_turnover;
 mod workload;
 mod world;
 mod world_faults;

@@ -7,6 +7,7 @@ use crate::setup::{BACKENDS, Setup};
 use crate::storage_crash::{cut_after_every_io, three_lives};
 use crate::storage_damage::damage_at_rest;
 use crate::storage_failures::fail_every_io;
+use crate::storage_turnover::turn_over;
 
 /// Seeds tried before a bug counts as overlooked.
 const SEEDS_MAX: u64 = 60;
@@ -29,7 +30,7 @@ const BUGS: [(SeededBug, Search); 6] = [
         cut_after_every_io(setup).map(|_| ())
     }),
     (SeededBug::ReadFromRecycledFile, |setup| {
-        cut_after_every_io(setup).map(|_| ())
+        turn_over(setup).map(|_| ())
     }),
 ];
 
