@@ -183,7 +183,7 @@ fn commit(file: File, way: Way, duration: Duration) -> anyhow::Result<CommitRepo
     CommitReport::new(Call::Ring, way, &latency, lasted)
 }
 
-/// The same, one after the other, without a ring; the next `pace` after the last was due, or, when
+/// The same, one after the other, without a ring; each `pace` after the one before was due, or, when
 /// that is past, at once. The time counts from the call: a late waking is not the disk's.
 fn commit_blocking(
     file: &File,
@@ -201,7 +201,6 @@ fn commit_blocking(
     let until_ns = u64::try_from(duration.as_nanos())?;
     let mut due = Duration::ZERO;
     loop {
-        due += pace.unwrap_or_default();
         let early = due.saturating_sub(Duration::from_nanos(clock.now_ns()));
         if !early.is_zero() {
             std::thread::sleep(early);
@@ -210,6 +209,7 @@ fn commit_blocking(
         if begun_ns >= until_ns {
             break;
         }
+        due += pace.unwrap_or_default();
         let written = pwritev2(file, &block, position, ReadWriteFlags::DSYNC);
         ensure!(
             written.context("a commit failed")? == bytes,

@@ -36,7 +36,8 @@ impl DescriptorPlan {
     pub fn for_process(shards: usize, wal_files: usize) -> io::Result<Self> {
         let limit = sys::descriptor_limit().map_err(io::Error::from_raw_os_error)?;
         Self::for_limit(limit, shards, wal_files).ok_or_else(|| {
-            let needed = PROCESS + BACKLOG_MIN + shards * (SHARD + wal_files + FILES_MIN + 1);
+            let suffices = |limit: &usize| Self::for_limit(*limit, shards, wal_files).is_some();
+            let needed = (limit..).find(suffices).expect("some limit is enough");
             io::Error::other(format!(
                 "the limit of {limit} open files is too low for {shards} shards: \
                  raise it (ulimit -n) to {needed} at least, plus one for each connection"
@@ -63,6 +64,15 @@ impl DescriptorPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_descriptors_are_never_worse() {
+        for (shards, wal_files) in [(2, 8), (16, 256)] {
+            let is_enough = |limit| DescriptorPlan::for_limit(limit, shards, wal_files).is_some();
+            let needed = (0..).find(|limit| is_enough(*limit)).expect("some is");
+            assert!((needed..needed + 10_000).all(is_enough), "from {needed} on");
+        }
+    }
 
     #[test]
     fn a_plan_stays_within_the_limit() {
