@@ -183,6 +183,10 @@ impl Group {
         let before = self.members.change(id, |member| {
             member.session_timeout_ms = join.session_timeout_ms;
             member.rebalance_timeout_ms = join.rebalance_timeout_ms;
+            if member.is_new {
+                // It waits anew: a session that counted since its connection closed ends.
+                member.deadline = turn.now.boot.after_ms(NEW_MEMBER_MS);
+            }
             std::mem::replace(&mut member.parked, Parked::Join(request))
         });
         if let Some(old) = before.request() {

@@ -139,8 +139,12 @@ fn a_new_member_that_knows_its_id_may_come_back_and_others_cannot() {
     bench.withdraw(nameless);
     assert_eq!(bench.groups.groups["g"].members.len(), 2, "one may return");
     let back = bench.submit(GroupAsk::Join(join(&id)));
+    for _ in 0..4 {
+        bench.pass_ms(SESSION_MS / 2);
+        let _ = bench.heartbeat(&ids[0], 1);
+    }
     let leader = bench.submit(GroupAsk::Join(join(&ids[0])));
-    assert_eq!(bench.joined(leader).members.len(), 2);
+    assert_eq!(bench.joined(leader).members.len(), 2, "it waits, and lives");
     assert_eq!(bench.joined(back).member, Arc::from(id));
 
     let (_, gone) = join_with_id(&mut bench);
