@@ -94,6 +94,7 @@ pub(crate) fn open(
             recovery.run(&mut disk, manifest, replay)
         }
         None => {
+            survey.believe_all();
             refuse_unless_new(config, &mut disk, &listing, &survey)?;
             begin(config, &mut disk, &listing)
         }

@@ -23,7 +23,7 @@ pub(super) struct SlotFile {
     pub(super) header: Option<FileHeader>,
     /// The life of its first block, if that is whole.
     pub(super) first_life: Option<LifeId>,
-    /// Nothing tells whose blocks it holds: header and first block are both not whole.
+    /// Nothing tells whose blocks it holds, unless its header does: the first is not whole.
     is_nameless: bool,
 }
 
@@ -33,6 +33,8 @@ pub(super) struct Survey {
     pub(super) slots: BTreeMap<u32, SlotFile>,
     /// The log's own, each with its life.
     generations: HashSet<(Generation, LifeId)>,
+    /// Every block counts, whoever wrote it.
+    believes_all: bool,
 }
 
 impl Survey {
@@ -64,11 +66,21 @@ impl Survey {
                 bytes: *bytes,
                 header,
                 first_life: block.map(|block| block.life),
-                is_nameless: header.is_none() && block.is_none() && misplaced.is_none(),
+                is_nameless: block.is_none() && misplaced.is_none(),
             };
             slots.insert(slot, found);
         }
-        Ok(Self { slots, generations })
+        Ok(Self {
+            slots,
+            generations,
+            believes_all: false,
+        })
+    }
+
+    /// There is no manifest to say what the log was. To refuse because of what a client sent is
+    /// better than to take a directory for a new one.
+    pub(super) fn believe_all(&mut self) {
+        self.believes_all = true;
     }
 
     /// The manifest names this one.
@@ -77,12 +89,14 @@ impl Survey {
     }
 
     /// Whether a block header found in `file` is one that the log wrote. In a file of which nothing
-    /// tells whose blocks it holds, a life counts that could have come.
+    /// tells whose blocks it holds, a life counts that could have come. So it does where the header
+    /// is an earlier life's: the disk may have lost the write of a later one.
     pub(super) fn is_own(&self, file: &SlotFile, block: &BlockHeader) -> bool {
         let lives = self.slots.len() as u64;
         let may_be = block.life.0 <= self.life_max().0.saturating_add(lives);
+        let is_later = file.header.is_none_or(|header| block.life > header.life);
         let is_known = self.generations.contains(&(block.generation, block.life));
-        is_known || file.is_nameless && may_be
+        is_known || self.believes_all || file.is_nameless && is_later && may_be
     }
 
     /// The life that goes on from `point`. A recovery that was cut short and one that followed it
@@ -99,9 +113,9 @@ impl Survey {
         self.slots.values().filter_map(|file| file.header.as_ref())
     }
 
-    /// The highest life that a whole header names.
+    /// The highest life that the log itself names.
     pub(super) fn life_max(&self) -> LifeId {
-        let lives = self.headers().map(|header| header.life);
+        let lives = self.generations.iter().map(|(_, life)| *life);
         lives.max().unwrap_or_default()
     }
 }

@@ -149,6 +149,31 @@ fn a_header_that_was_lost_or_misdirected_does_not_hide_what_its_file_holds() {
     last.encode(&mut page);
     disk.damage(SHARD, file, FIRST_BLOCK.0, &page);
     assert!(is_refused(&disk), "misdirected");
+    disk.damage(SHARD, file, FIRST_BLOCK.0, &[0xaa; PAGE_BYTES]);
+    assert!(is_refused(&disk), "lost, and the first block damaged");
+}
+
+#[test]
+fn blocks_of_files_without_names_are_not_taken_for_a_new_store() {
+    let (machine, model) = sealed(2);
+    let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+    // Each start is a life: no number of them is too high for what a lost manifest knew.
+    for _ in 0..12 {
+        let (started, found) = start(&disk, &machine.config);
+        assert_eq!(found, Ok(told(&model.ids)));
+        disk = started;
+    }
+    for file in disk.files(SHARD) {
+        match file {
+            FileName::Wal(_) => {
+                disk.damage(SHARD, file, 0, &[0xaa; PAGE_BYTES]);
+                disk.damage(SHARD, file, FIRST_BLOCK.0, &[0xaa; PAGE_BYTES]);
+            }
+            _ => disk.lose(SHARD, file),
+        }
+    }
+    let (_, started) = start(&disk, &machine.config);
+    assert!(matches!(started, Err(StorageError::Corrupt { .. })));
 }
 
 /// What a client may send within a batch: the image of a block of `life`, which says that very
