@@ -183,8 +183,8 @@ fn commit(file: File, way: Way, duration: Duration) -> anyhow::Result<CommitRepo
     CommitReport::new(Call::Ring, way, &latency, lasted)
 }
 
-/// The same, one after the other, without a ring; each `pace` after the one before was due, or, when
-/// that is past, at once. The time counts from the call: a late waking is not the disk's.
+/// The same, one after the other, without a ring; each is due `pace` after the last, and begins
+/// at once when that is past. The time counts from the call: a late waking is not the disk's.
 fn commit_blocking(
     file: &File,
     bytes: usize,
