@@ -657,11 +657,10 @@ fn write_sync(config: &StoreConfig) -> WriteSync {
     config.backend.write_sync()
 }
 
-/// Free buffers kept: those of groups on their way, and what a pass lets go at once of the blocks
-/// that were kept for it. Fresh memory would cost a fault a page.
+/// Free buffers kept: those of groups on their way, and all that passes let go of, which the next
+/// burst takes again. Fresh memory would cost it half of its speed.
 fn free_buffers_max(config: &StoreConfig) -> usize {
-    let file = usize::try_from(config.wal_file_bytes).unwrap_or(usize::MAX);
-    let kept = file.min(config.unsettled_cache_bytes) / config.commit_buffer_bytes;
+    let kept = config.unsettled_cache_bytes / config.commit_buffer_bytes;
     config.groups_in_flight_max + 2 + kept
 }
 
