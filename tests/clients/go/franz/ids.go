@@ -35,17 +35,20 @@ func topicIDs(address string) {
 
 	asker := byID(address)
 	defer asker.Close()
-	old := topicID(asker, topic)
+	old := topicID(address, topic)
 	fetchFromAll(asker, old, nil, 100)
 	_, err := kadm.NewClient(asker).DeleteTopic(ctx, topic)
 	check.NoError("deleting "+topic, err)
 	fetchFromAll(asker, old, kerr.UnknownTopicID, -1)
 	create(address, topic, partitions)
 	fetchFromAll(asker, old, kerr.UnknownTopicID, -1)
-	fetchFromAll(asker, topicID(asker, topic), nil, 0)
+	fetchFromAll(asker, topicID(address, topic), nil, 0)
 }
 
-func topicID(asker *kgo.Client, topic string) kadm.TopicID {
+// topicID asks anew: a client that has asked before may answer from memory, of a topic that is gone.
+func topicID(address, topic string) kadm.TopicID {
+	asker := byID(address)
+	defer asker.Close()
 	listed, err := kadm.NewClient(asker).ListTopics(ctx, topic)
 	check.NoError("listing "+topic, err)
 	return listed[topic].ID
