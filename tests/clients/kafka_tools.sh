@@ -53,14 +53,15 @@ topics() {
 
 settings() {
   local lines=(--entity-type topics --entity-name lines)
+  # Long before it is asked for: a broker takes such a setting when it comes round to it.
+  config "set of a broker" --entity-type brokers --entity-name 1 --alter \
+    --add-config log.cleaner.threads=2
   config "set" "${lines[@]}" --alter --add-config retention.ms=500000000,segment.bytes=2097152
   config "describe settings" "${lines[@]}" --describe
   config "unset" "${lines[@]}" --alter --delete-config segment.bytes
   config "unset what is not set" "${lines[@]}" --alter --delete-config segment.bytes
   config "set a wrong value" "${lines[@]}" --alter --add-config retention.ms=soon
   config "settings of an unknown topic" --entity-type topics --entity-name nowhere --describe
-  config "set of a broker" --entity-type brokers --entity-name 1 --alter \
-    --add-config log.cleaner.threads=2
   config "settings of a broker" --entity-type brokers --entity-name 1 --describe
   config "settings of all brokers" --entity-type brokers --entity-default --describe
   config "users" --entity-type users --describe
