@@ -156,6 +156,21 @@ impl World {
         }
     }
 
+    /// Stops the store, as far as that gets in a thousand turns.
+    fn stop(&mut self) {
+        let now = self.now();
+        for _ in 0..1000 {
+            self.store.close(now);
+            while let Some(op) = self.store.poll_disk() {
+                self.disk.submit(SHARD, op);
+            }
+            match self.disk.complete_one() {
+                Some((_, done)) => self.store.handle_disk(now, done),
+                None => break,
+            }
+        }
+    }
+
     /// One turn: everything due, then one completion. Returns whether anything happened.
     pub(crate) fn turn(&mut self) -> bool {
         let now = self.now();
@@ -705,17 +720,7 @@ fn a_clean_stop_gives_up_a_pass_and_leaves_nothing_behind() {
         for _ in 0..turns {
             world.turn();
         }
-        let now = world.now();
-        for _ in 0..1000 {
-            world.store.close(now);
-            while let Some(op) = world.store.poll_disk() {
-                world.disk.submit(SHARD, op);
-            }
-            match world.disk.complete_one() {
-                Some((_, done)) => world.store.handle_disk(now, done),
-                None => break,
-            }
-        }
+        world.stop();
         assert!(world.store.is_quiet(), "{turns}");
         let packs = world.files(is_pack) + world.files(is_segment);
         let disk = world.disk.after_power_cut(Survival::Nothing, 1);
@@ -751,17 +756,7 @@ fn a_clean_stop_does_not_wait_for_room_on_the_disk() {
         }
     }
     assert!(world.store.lacks_room());
-    let now = world.now();
-    for _ in 0..1000 {
-        world.store.close(now);
-        while let Some(op) = world.store.poll_disk() {
-            world.disk.submit(SHARD, op);
-        }
-        match world.disk.complete_one() {
-            Some((_, done)) => world.store.handle_disk(now, done),
-            None => break,
-        }
-    }
+    world.stop();
     assert!(world.store.is_quiet(), "the stop ends");
     world.disk.set_capacity(u64::MAX);
     let disk = world.disk.after_power_cut(Survival::Nothing, 1);

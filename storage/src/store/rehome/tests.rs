@@ -190,6 +190,21 @@ fn logs_move_there_and_back_one_at_a_time() {
     }
 }
 
+/// The disk without room for any file of a kind.
+fn without_room(
+    disk: &mut dyn FnMut(DiskOp) -> DiskDone,
+    is_kind: impl Fn(&FileName) -> bool,
+) -> impl FnMut(DiskOp) -> DiskDone {
+    move |op| match op {
+        DiskOp::Create { token, file, .. } if is_kind(&file) => DiskDone {
+            token,
+            result: Err(DiskError::NoSpace),
+            buffer: None,
+        },
+        op => disk(op),
+    }
+}
+
 #[test]
 fn settling_everything_ends_when_the_manifest_finds_no_room() {
     let mut disk = full();
@@ -210,18 +225,8 @@ fn settling_everything_ends_when_the_manifest_finds_no_room() {
         };
         old.append(NOW, append).expect("taken");
         let mut disk = disk.blocking(OLD);
-        let mut without_room = |op: DiskOp| match op {
-            DiskOp::Create {
-                token,
-                file: FileName::Temporary(_),
-                ..
-            } => DiskDone {
-                token,
-                result: Err(DiskError::NoSpace),
-                buffer: None,
-            },
-            op => disk(op),
-        };
+        let mut without_room =
+            without_room(&mut *disk, |file| matches!(file, FileName::Temporary(_)));
         let settled = old.settle_everything(NOW, &mut without_room, &mut Vec::new);
         if let Err(error) = settled {
             failed = Some(error);
@@ -330,18 +335,7 @@ fn settling_everything_ends_when_the_log_finds_no_room() {
     };
     old.append(NOW, append).expect("taken");
     let mut disk = disk.blocking(OLD);
-    let mut without_room = |op: DiskOp| match op {
-        DiskOp::Create {
-            token,
-            file: FileName::Wal(_),
-            ..
-        } => DiskDone {
-            token,
-            result: Err(DiskError::NoSpace),
-            buffer: None,
-        },
-        op => disk(op),
-    };
+    let mut without_room = without_room(&mut *disk, |file| matches!(file, FileName::Wal(_)));
     let settled = old.settle_everything(NOW, &mut without_room, &mut Vec::new);
     let Err(StorageError::Io { error, .. }) = settled else {
         panic!("it has no file to go on with: {settled:?}");
