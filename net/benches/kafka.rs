@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{ListOffsetsRequest, TopicName};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
@@ -204,6 +205,22 @@ fn serve(
     session.poll_output(out, usize::MAX);
 }
 
+/// Measures a session that serves `request`; the bytes of its last reply.
+fn served(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: String,
+    request: &[u8],
+    outcome: &Outcome,
+) -> Vec<u8> {
+    let mut sink = Void::new();
+    let mut session = session(&mut sink);
+    let mut out = Vec::new();
+    group.bench_function(name, |bencher| {
+        bencher.iter(|| serve(&mut session, &mut sink, request, outcome, &mut out));
+    });
+    out
+}
+
 fn produce(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("kafka produce");
     let outcome = Outcome::Appended(Appended {
@@ -218,14 +235,8 @@ fn produce(criterion: &mut Criterion) {
             (format!("{bytes} B by topic id"), produce_frame_by_id(bytes)),
         ];
         for (name, request) in requests {
-            let mut sink = Void::new();
-            let mut session = session(&mut sink);
-            let mut out = Vec::new();
             group.throughput(Throughput::Bytes(bytes as u64));
-            group.bench_function(name, |bencher| {
-                bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
-            });
-            assert!(!out.is_empty());
+            assert!(!served(&mut group, name, &request, &outcome).is_empty());
         }
     }
     group.finish();
@@ -249,14 +260,8 @@ fn fetch(criterion: &mut Criterion) {
             (format!("{bytes} B by topic id"), fetch_frame_by_id()),
         ];
         for (name, request) in requests {
-            let mut sink = Void::new();
-            let mut session = session(&mut sink);
-            let mut out = Vec::new();
             group.throughput(Throughput::Bytes(bytes as u64));
-            group.bench_function(name, |bencher| {
-                bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
-            });
-            assert!(out.len() > bytes);
+            assert!(served(&mut group, name, &request, &outcome).len() > bytes);
         }
     }
     group.finish();
@@ -297,13 +302,8 @@ fn decode(criterion: &mut Criterion) {
         });
         // Flexible requests end their header with tagged fields.
         let request = frame(2, VERSION, &[&[0], &body[..]].concat());
-        let mut sink = Void::new();
-        let mut session = session(&mut sink);
-        let mut out = Vec::new();
-        group.bench_function(format!("serve {partitions}"), |bencher| {
-            bencher.iter(|| serve(&mut session, &mut sink, &request, &outcome, &mut out));
-        });
-        assert!(out.len() > partitions * 8);
+        let name = format!("serve {partitions}");
+        assert!(served(&mut group, name, &request, &outcome).len() > partitions * 8);
     }
     group.finish();
 }
