@@ -21,12 +21,20 @@ observe() {
 # tabs FILE: an observation's name and value, a tab between them; without comments.
 tabs() { sed '/^#/d; /^$/d; s/: /\t/' "$1"; }
 
-# compare VERSION NAME [DIFFERENCES]
+# expect VERSION: what these clients should observe, to $scratch/expected.
+expect() { tabs "$sources/expected" | grep -v "^\[[^${1%%.*}]\]" >"$scratch/expected"; }
+
+# compare VERSION NAME
 compare() {
-  tabs "$sources/expected" | grep -v "^\[[^${1%%.*}]\]" >"$scratch/expected"
+  expect "$1"
   tabs "$scratch/$2" >"$scratch/observed"
-  tabs "${3:-/dev/null}" >"$scratch/differences"
+  tabs "$sources/differences" >"$scratch/differences"
   judge "$2 with clients $1" "$scratch/expected" "$scratch/observed" "$scratch/differences"
+}
+
+observe_kafka() {
+  observe $new apache-kafka "$kafka_address"
+  tabs "$scratch/apache-kafka" >"$scratch/observed"
 }
 
 compile $old "$sources"/*.java
@@ -38,15 +46,14 @@ first=$!
 observe $new one-port-new "$address"
 wait $first || exit 1
 stop
-compare $old one-port-old "$sources/differences"
-compare $new one-port-new "$sources/differences"
+compare $old one-port-old
+compare $new one-port-new
 
 serve "$scratch/node-per-core" --node-per-core --set server.pin=false --cores 0,1
 observe $new nodes "$address"
 stop
-compare $new nodes "$sources/differences"
+compare $new nodes
 
-start_kafka
-observe $new apache-kafka "$kafka_address"
-compare $new apache-kafka
+expect $new
+judge_kafka "apache-kafka with clients $new" "$scratch/expected" "$scratch/observed" observe_kafka
 say "passed"

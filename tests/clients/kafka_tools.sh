@@ -53,7 +53,6 @@ topics() {
 
 settings() {
   local lines=(--entity-type topics --entity-name lines)
-  # Long before it is asked for: a broker takes such a setting when it comes round to it.
   config "set of a broker" --entity-type brokers --entity-name 1 --alter \
     --add-config log.cleaner.threads=2
   config "set" "${lines[@]}" --alter --add-config retention.ms=500000000,segment.bytes=2097152
@@ -224,31 +223,30 @@ sections() {
     END { print name "\t" text }'
 }
 
-# show NAME ADDRESS: runs all tools against a broker; what they print goes to $scratch/NAME.
+# show NAME ADDRESS [PAUSE_MS]: runs all tools against a broker, with a pause behind each that
+# changes something; what they print goes to $scratch/observed, a line each.
 show() {
   local at=$2
-  (topics; settings; records; groups; members; loads; others) >"$scratch/$1.lines"
-  older >"$scratch/$1.older"
+  (topics; settings; records; groups; members; loads; others) >"$scratch/lines"
+  older >"$scratch/older"
   {
-    java_with $new Tools <"$scratch/$1.lines" && java_with $old Tools <"$scratch/$1.older"
-  } >"$scratch/$1.printed" 2>"$scratch/$1.err" || fail "$1: $(tail -n 3 "$scratch/$1.err")"
-  normalise <"$scratch/$1.printed" >"$scratch/$1"
+    java_with $new Tools "${3:-0}" <"$scratch/lines" &&
+      java_with $old Tools "${3:-0}" <"$scratch/older"
+  } >"$scratch/printed" 2>"$scratch/err" || fail "$1: $(tail -n 3 "$scratch/err")"
+  normalise <"$scratch/printed" | sections >"$scratch/observed"
 }
+
+# Its broker learns a little later what its controller has done.
+show_kafka() { show apache-kafka "$kafka_address" 500; }
 
 compile $old "$sources"/*.java
 compile $new "$sources"/*.java
-serve "$scratch/one-port"
-start_kafka
-show apache-kafka "$kafka_address" &
-first=$!
-show millrace "$address"
-wait $first || exit 1
-stop
-
 sections <"$sources/expected" >"$scratch/expected"
 sections <"$sources/differences" >"$scratch/differences"
-sections <"$scratch/millrace" >"$scratch/observed"
+
+serve "$scratch/one-port"
+show millrace "$address"
+stop
 judge millrace "$scratch/expected" "$scratch/observed" "$scratch/differences"
-sections <"$scratch/apache-kafka" >"$scratch/observed"
-judge apache-kafka "$scratch/expected" "$scratch/observed"
+judge_kafka apache-kafka "$scratch/expected" "$scratch/observed" show_kafka
 say "passed: $(wc -l <"$scratch/expected") runs of tools"

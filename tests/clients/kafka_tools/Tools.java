@@ -7,6 +7,7 @@ import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Proxy;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Set;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
@@ -21,11 +22,15 @@ import java.util.concurrent.atomic.AtomicReference;
  * the tool runs again until it prints that, for a while. Prints {@code ## NAME}, what the tool
  * printed at last, and {@code exit CODE}. A line without a name is a tool that goes on running
  * behind those that follow, and has nothing to print.
+ *
+ * <p>The one argument says for how many milliseconds to wait after each tool that changes something:
+ * with a controller of its own, Apache Kafka answers before its broker knows.
  */
 public final class Tools {
     private static final long SECONDS_MAX = 40;
     private static final int AGAIN_MAX = 40;
     private static final long AGAIN_MS = 250;
+    private static final Set<String> CHANGES = Set.of("--alter", "--create", "--delete");
 
     /** Thrown where a tool would end the process. */
     private static final class Ended extends RuntimeException {
@@ -47,6 +52,7 @@ public final class Tools {
         PrintStream caught = new PrintStream(printed, true);
         System.setOut(caught);
         System.setErr(caught);
+        long pauseMs = Long.parseLong(arguments[0]);
         var lines = new BufferedReader(new InputStreamReader(System.in)).lines().toList();
         for (String line : lines) {
             List<String> words = Arrays.asList(line.split("\t"));
@@ -59,6 +65,9 @@ public final class Tools {
             out.println("## " + words.get(0));
             out.println(runAgain(words.get(1), words.subList(2, words.size())));
             out.flush();
+            if (words.stream().anyMatch(CHANGES::contains)) {
+                Thread.sleep(pauseMs);
+            }
             errors.println((System.nanoTime() - began) / 1_000_000 + " ms: " + words.get(0));
         }
         Runtime.getRuntime().halt(0);
