@@ -3,11 +3,16 @@
 //! Runs on a job thread. The records are read as a stream: nothing is held but the codec's own
 //! window, and no more than [`SEARCH_BYTES_MAX`] bytes are looked through, whatever a batch claims
 //! to unpack to. What a client sent is checked here for the first time, so everything is.
+//!
+//! A payload may be several compressed streams, one after the other: producers that flush make
+//! such, and consumers read on.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use bytes::Bytes;
 use millrace_storage::record::{BATCH_HEADER_BYTES, BatchHeader};
+use ruzstd::decoding::errors::FrameDecoderError;
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::jobs::{JobResult, RecordQuery};
 use crate::limits::SEARCH_BYTES_MAX;
@@ -15,6 +20,10 @@ use crate::limits::SEARCH_BYTES_MAX;
 /// A window that zstd may ask memory for, bytes: that of its highest level, 22. It is what zstd's
 /// own decoder takes unasked.
 const ZSTD_WINDOW_BYTES_MAX: u64 = 128 << 20;
+/// How a frame begins that zstd and lz4 skip: the magic, in little-endian, but for its low four
+/// bits. The length of what follows stands behind it, a little-endian u32.
+const SKIPPED_MAGIC: u32 = 0x184d_2a50;
+const SKIPPED_MAGIC_MASK: u32 = 0xffff_fff0;
 /// How Java's snappy stream begins; librdkafka sends the same. Others send one raw block.
 const SNAPPY_STREAM_MAGIC: &[u8; 8] = b"\x82SNAPPY\0";
 /// That magic, and two version numbers.
@@ -36,19 +45,14 @@ fn search(batch: &[u8], by: RecordQuery, bytes_max: usize) -> io::Result<Option<
         0 => limited(Box::new(payload) as Box<dyn Read + '_>).find(by),
         1 => limited(Box::new(flate2::read::MultiGzDecoder::new(payload))).find(by),
         2 => limited(Box::new(Snappy::new(payload, bytes_max))).find(by),
-        3 => limited(Box::new(lz4_flex::frame::FrameDecoder::new(payload))).find(by),
-        4 => limited(Box::new(zstd(payload)?)).find(by),
+        3 => limited(Box::new(Lz4::new(payload))).find(by),
+        4 => limited(Box::new(Zstd::new(payload))).find(by),
         codec => Err(broken(&format!("unknown codec {codec}"))),
     }
 }
 
 fn broken(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
-}
-
-fn zstd(payload: &[u8]) -> io::Result<impl Read> {
-    ruzstd::decoding::StreamingDecoder::new_with_max_window_size(payload, ZSTD_WINDOW_BYTES_MAX)
-        .map_err(|error| broken(&error.to_string()))
 }
 
 /// Reads records one after the other.
@@ -144,9 +148,93 @@ fn ended() -> io::Error {
     broken("the records end early, or unpack to more than is looked through")
 }
 
+/// Zstd: any number of frames.
+struct Zstd<'a> {
+    /// What the frame under way has not taken.
+    rest: &'a [u8],
+    decoder: FrameDecoder,
+}
+
+impl<'a> Zstd<'a> {
+    fn new(payload: &'a [u8]) -> Self {
+        let mut decoder = FrameDecoder::new();
+        decoder.set_max_window_size(ZSTD_WINDOW_BYTES_MAX);
+        Self {
+            rest: payload,
+            decoder,
+        }
+    }
+
+    /// Unpacks until there is something to read; `false` at the end of the last frame.
+    fn advance(&mut self) -> Result<bool, FrameDecoderError> {
+        while self.decoder.can_collect() == 0 {
+            if !self.decoder.is_finished() {
+                let one = BlockDecodingStrategy::UptoBlocks(1);
+                self.decoder.decode_blocks(&mut self.rest, one)?;
+                continue;
+            }
+            self.rest = after_skipped(self.rest);
+            if self.rest.is_empty() {
+                return Ok(false);
+            }
+            self.decoder.reset(&mut self.rest)?;
+        }
+        Ok(true)
+    }
+}
+
+impl Read for Zstd<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let is_there = self.advance();
+        if is_there.map_err(|error| broken(&error.to_string()))? {
+            self.decoder.read(out)
+        } else {
+            Ok(0)
+        }
+    }
+}
+
+/// Lz4: any number of frames.
+struct Lz4<'a>(lz4_flex::frame::FrameDecoder<&'a [u8]>);
+
+impl<'a> Lz4<'a> {
+    fn new(payload: &'a [u8]) -> Self {
+        Self(lz4_flex::frame::FrameDecoder::new(after_skipped(payload)))
+    }
+}
+
+impl Read for Lz4<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let before = self.0.get_ref().len();
+            let count = self.0.read(out)?;
+            // It stops at the end of each frame, which it took from the input.
+            if count > 0 || self.0.get_ref().len() == before {
+                return Ok(count);
+            }
+            let rest = self.0.get_mut();
+            *rest = after_skipped(rest);
+        }
+    }
+}
+
+/// What follows frames that are to be skipped; nothing where one is cut short.
+fn after_skipped(mut frames: &[u8]) -> &[u8] {
+    while let Some((magic, rest)) = frames.split_first_chunk()
+        && u32::from_le_bytes(*magic) & SKIPPED_MAGIC_MASK == SKIPPED_MAGIC
+    {
+        let whole = rest.split_first_chunk().and_then(|(bytes, rest)| {
+            let bytes = u32::from_le_bytes(*bytes) as usize;
+            rest.get(bytes..)
+        });
+        frames = whole.unwrap_or_default();
+    }
+    frames
+}
+
 /// Snappy as Kafka's clients send it: blocks with a length before each, or one raw block.
 struct Snappy<'a> {
-    /// Compressed blocks to come, each with its length as a big-endian u32.
+    /// Compressed blocks to come, each with its length as a big-endian u32, and stream headers.
     rest: &'a [u8],
     /// The whole payload is one raw block, still to be unpacked.
     raw: bool,
@@ -158,15 +246,9 @@ struct Snappy<'a> {
 
 impl<'a> Snappy<'a> {
     fn new(payload: &'a [u8], block_bytes_max: usize) -> Self {
-        let framed = payload.starts_with(SNAPPY_STREAM_MAGIC);
-        let header = if framed {
-            SNAPPY_STREAM_HEADER_BYTES
-        } else {
-            0
-        };
         Self {
-            rest: payload.get(header..).unwrap_or(&[]),
-            raw: !framed,
+            rest: payload,
+            raw: !payload.starts_with(SNAPPY_STREAM_MAGIC),
             block: Vec::new(),
             taken: 0,
             block_bytes_max,
@@ -177,6 +259,10 @@ impl<'a> Snappy<'a> {
     fn next_block(&mut self) -> io::Result<Option<&'a [u8]>> {
         if std::mem::take(&mut self.raw) {
             return Ok(Some(std::mem::take(&mut self.rest)));
+        }
+        while self.rest.starts_with(SNAPPY_STREAM_MAGIC) {
+            // Another stream: its magic cannot be a length.
+            self.rest = self.rest.get(SNAPPY_STREAM_HEADER_BYTES..).unwrap_or(&[]);
         }
         if self.rest.is_empty() {
             return Ok(None);

@@ -66,6 +66,31 @@ fn every_codec() -> Vec<(i16, Vec<u8>)> {
     .collect()
 }
 
+type Compress = fn(&[u8]) -> Vec<u8>;
+
+/// A frame that decoders skip.
+fn skipped(content: &[u8]) -> Vec<u8> {
+    let mut frame = 0x184d_2a57_u32.to_le_bytes().to_vec();
+    frame.extend_from_slice(&u32::try_from(content.len()).expect("small").to_le_bytes());
+    frame.extend_from_slice(content);
+    frame
+}
+
+/// The records in several streams of one codec, as a producer that flushes makes them, with empty
+/// streams between, and what may be skipped where it may.
+fn in_streams(compress: Compress, skips: bool, records: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in records.chunks(5) {
+        if skips {
+            out.extend(skipped(&[]));
+            out.extend(skipped(part));
+        }
+        out.extend(compress(part));
+        out.extend(compress(&[]));
+    }
+    out
+}
+
 fn at(ms: i64) -> RecordQuery {
     RecordQuery::AtOrAfter(WALL_MS + ms)
 }
@@ -79,6 +104,32 @@ fn records_are_found_by_time_in_every_codec() {
         assert_eq!(find(at(5)), found(1, 30), "{codec}");
         assert_eq!(find(at(31)), JobResult::FoundRecord(None), "{codec}");
         assert_eq!(find(RecordQuery::MaxTimestamp), found(1, 30), "{codec}");
+    }
+}
+
+#[test]
+fn records_are_found_in_any_number_of_compressed_streams() {
+    let plain = BatchMaker::new(1).deltas(&DELTAS);
+    let codecs: [(i16, Compress, bool); 4] = [
+        (1, gzip, false),
+        (2, snappy_stream, false),
+        (3, lz4, true),
+        (4, zstd, true),
+    ];
+    for (codec, compress, skips) in codecs {
+        let payload = in_streams(compress, skips, plain.records_alone());
+        let batch = plain.clone().attributes(codec).payload(payload).bytes();
+        let find = |by| search(&batch, by, SEARCH_BYTES_MAX).map_err(|error| error.to_string());
+        assert_eq!(find(at(5)), Ok(Some((1, WALL_MS + 30))), "{codec}");
+        assert_eq!(find(at(31)), Ok(None), "{codec}");
+        // Only the search for something late must see the end.
+        for end in BATCH_HEADER_BYTES..batch.len() {
+            let found = search(&batch[..end], at(31), SEARCH_BYTES_MAX);
+            assert!(!matches!(found, Ok(Some(_))), "{codec} cut at {end}");
+        }
+        let all_bytes = plain.records_alone().len();
+        assert!(search(&batch, at(31), all_bytes).is_ok(), "{codec}");
+        assert!(search(&batch, at(31), all_bytes - 1).is_err(), "{codec}");
     }
 }
 
@@ -181,6 +232,8 @@ fn mutated_batches_never_panic() {
         (2, snappy_stream(plain)),
         (3, lz4(plain)),
         (4, zstd(plain)),
+        (3, in_streams(lz4, true, &plain[..400])),
+        (4, in_streams(zstd, true, &plain[..400])),
     ];
     for (codec, payload) in payloads {
         let batch = records.clone().attributes(codec).payload(payload).bytes();
