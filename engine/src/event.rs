@@ -97,6 +97,8 @@ pub struct Fetched {
     pub log_start: Offset,
     /// Whole batches in offset order, as their producers sent them.
     pub batches: Vec<Bytes>,
+    /// Whether batches behind these were readable too.
+    pub has_more: bool,
 }
 
 /// An offset with what belongs to it.

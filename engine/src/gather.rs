@@ -1,9 +1,10 @@
 //! A fetch at the shard that it came in on: read everywhere, and if that is too little, wait.
 //!
 //! A round asks the home of each partition for what it has. If the records found are enough, or
-//! something went wrong with a partition, or time is up, that is the answer. Otherwise each home is
-//! asked to tell when more came, and the records at hand are dropped, so that a parked fetch costs
-//! no memory but itself; the first to tell, or the deadline, begins another round.
+//! more of them are readable than the round brought, or something went wrong with a partition, or
+//! time is up, that is the answer. Otherwise each home is asked to tell when more came, and the
+//! records at hand are dropped, so that a parked fetch costs no memory but itself; the first to
+//! tell, or the deadline, begins another round.
 
 use std::collections::BTreeMap;
 
@@ -177,9 +178,10 @@ impl Gather {
         }
         let found: usize = self.found.iter().flatten().map(bytes_of).sum();
         let failed = self.found.iter().flatten().any(|one| one.result.is_err());
-        // A round that had less room than was asked for cannot find what is asked for at least.
-        let is_short = self.allowance.home_bytes_max < self.fetch.bytes_min;
-        let enough = found >= self.fetch.bytes_min || (is_short && found > 0);
+        // A reader that lags goes on with whatever one round brings: what its home has at hand may
+        // be less than is asked for at least, and so may the room for the answer.
+        let lags = found > 0 && self.found.iter().flatten().any(has_more);
+        let enough = found >= self.fetch.bytes_min || lags;
         if enough || failed || now.boot >= self.fetch.deadline || self.homes.is_empty() {
             return Next::Answer(self.answer());
         }
@@ -236,6 +238,11 @@ impl Gather {
 fn bytes_of(partition: &FetchedPartition) -> usize {
     let batches = partition.result.as_ref().map(|fetched| &fetched.batches);
     batches.map_or(0, |batches| batches.iter().map(Bytes::len).sum())
+}
+
+fn has_more(partition: &FetchedPartition) -> bool {
+    let fetched = partition.result.as_ref();
+    fetched.is_ok_and(|fetched| fetched.has_more)
 }
 
 /// Drops the batches that exceed what is `left`. After the first one that does, nothing more fits.
@@ -369,6 +376,40 @@ mod tests {
             matches!(gather.judge(now(1_000)), Next::Answer(_)),
             "time is up"
         );
+    }
+
+    #[test]
+    fn a_reader_that_lags_does_not_wait_for_more_to_come() {
+        let mut gather = gather(15, 1_000, &[0, 1]);
+        let lagging = |batches: &[usize]| {
+            let mut lagging = found(0, 9, batches);
+            lagging.result.as_mut().expect("found").has_more = true;
+            lagging
+        };
+        gather.begin_round(room());
+        gather.take(ShardId(0), vec![lagging(&[4])]);
+        gather.take(ShardId(1), vec![found(1, 5, &[])]);
+        match gather.judge(now(0)) {
+            Next::Answer(answer) => assert_eq!(sizes(&answer), [(0, 4), (1, 0)]),
+            other => panic!("{other:?}"),
+        }
+        // Who asks for no bytes at all of what there is gets none, and does not ask at once again.
+        let mut gather = self::gather(15, 1_000, &[0]);
+        gather.begin_round(room());
+        gather.take(ShardId(0), vec![lagging(&[])]);
+        assert!(matches!(gather.judge(now(0)), Next::Park(_)));
+    }
+
+    #[test]
+    fn a_round_with_little_room_waits_at_the_end_of_what_is_there() {
+        let mut gather = gather(15, 1_000, &[0]);
+        let little = Allowance {
+            home_bytes_max: 10,
+            bytes: 10,
+        };
+        gather.begin_round(little);
+        gather.take(ShardId(0), vec![found(0, 5, &[4])]);
+        assert!(matches!(gather.judge(now(0)), Next::Park(_)));
     }
 
     #[test]

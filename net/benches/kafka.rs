@@ -250,6 +250,7 @@ fn fetch(criterion: &mut Criterion) {
             last_stable: Offset(9),
             log_start: Offset(0),
             batches: vec![Bytes::from(vec![0; bytes])],
+            has_more: false,
         };
         let outcome = Outcome::Fetched(vec![FetchedPartition {
             partition: PartitionId(0),

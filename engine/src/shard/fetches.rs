@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use millrace_storage::error::ReadError;
+use millrace_storage::record::BatchHeader;
 use millrace_storage::units::{Now, Offset, PartitionId, ShardId};
 use millrace_storage::{ReadOutcome, ReadRequest, ReadTicket, Records};
 
@@ -324,16 +325,17 @@ impl Shard {
             let ticket = self.next_ticket;
             self.next_ticket = ReadTicket(ticket.0 + 1);
             let partition = self.partitions.get(&wanted.partition);
-            let seen = match begin(partition, wanted) {
+            let seen = match begin(partition, wanted, read.isolation) {
                 Ok(seen) => seen,
                 Err(refusal) => {
                     read.found[place] = Some(failed(wanted.partition, refusal));
                     continue;
                 }
             };
-            let end = seen.end(read.isolation);
+            let end = seen.end;
             if bytes_max == 0 || wanted.from >= end {
-                read.found[place] = Some(seen.with(Vec::new()));
+                let has_more = wanted.from < end;
+                read.found[place] = Some(seen.with(Vec::new(), has_more));
                 continue;
             }
             let request = ReadRequest {
@@ -442,19 +444,13 @@ struct Seen {
     high_watermark: Offset,
     last_stable: Offset,
     log_start: Offset,
+    /// Where the read ends: which of them the reader may read up to.
+    end: Offset,
 }
 
 impl Seen {
-    /// Where the read ends.
-    fn end(&self, isolation: Isolation) -> Offset {
-        match isolation {
-            Isolation::Uncommitted => self.high_watermark,
-            Isolation::Committed => self.last_stable,
-        }
-    }
-
     /// The answer.
-    fn with(self, batches: Vec<Bytes>) -> FetchedPartition {
+    fn with(self, batches: Vec<Bytes>, has_more: bool) -> FetchedPartition {
         FetchedPartition {
             partition: self.partition,
             result: Ok(Fetched {
@@ -462,13 +458,29 @@ impl Seen {
                 last_stable: self.last_stable,
                 log_start: self.log_start,
                 batches,
+                has_more,
             }),
         }
+    }
+
+    /// The answer of a read that brought `records`. The store brings as much as it has at hand, so
+    /// they may end below the end, and have a gap before it; nothing at all means nothing is there.
+    fn with_records(self, records: Records) -> FetchedPartition {
+        let last = records.batches.last();
+        let has_more = last.is_some_and(|batch| {
+            let header = BatchHeader::parse(batch).expect("the store checked it");
+            header.next_offset() < self.end
+        });
+        self.with(records.batches, has_more)
     }
 }
 
 /// Checks what a reader wants of a partition.
-fn begin(partition: Option<&Partition>, wanted: FetchPartition) -> Result<Seen, Refusal> {
+fn begin(
+    partition: Option<&Partition>,
+    wanted: FetchPartition,
+    isolation: Isolation,
+) -> Result<Seen, Refusal> {
     let partition = partition.ok_or(Refusal::UnknownPartition)?;
     partition.state.epochs.check_reader(wanted.leader_epoch)?;
     partition.check_offset(wanted.from)?;
@@ -477,6 +489,7 @@ fn begin(partition: Option<&Partition>, wanted: FetchPartition) -> Result<Seen, 
         high_watermark: partition.readable_end(Isolation::Uncommitted),
         last_stable: partition.readable_end(Isolation::Committed),
         log_start: partition.log_start(),
+        end: partition.readable_end(isolation),
     })
 }
 
@@ -488,7 +501,7 @@ fn finish(
 ) -> FetchedPartition {
     match (partition, result) {
         (None, _) => failed(seen.partition, Refusal::UnknownPartition),
-        (Some(_), Ok(records)) => seen.with(records.batches),
+        (Some(_), Ok(records)) => seen.with_records(records),
         (Some(found), Err(error)) => failed(seen.partition, refusal_of(error, found)),
     }
 }

@@ -229,6 +229,7 @@ impl Broker {
             last_stable: Offset(next),
             log_start: Offset(0),
             batches: batches.map(|(_, batch)| batch.clone()).collect(),
+            has_more: false,
         })
     }
 

@@ -194,6 +194,7 @@ fn waits_and_sizes_are_cut_to_the_brokers_limits() {
     connection.send(12, &greedy);
     let (_, parked) = &connection.broker.parked[0];
     assert_eq!(parked.bytes_max, 55 << 20);
+    assert_eq!(parked.bytes_min, 55 << 20);
     assert_eq!(parked.deadline, crate::client::NOW.boot.after_ms(60_000));
     let negative = request(NO_SESSION, vec![wanted(0, 3)])
         .with_max_wait_ms(-1)

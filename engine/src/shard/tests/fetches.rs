@@ -73,6 +73,61 @@ fn a_fetch_waits_for_as_many_bytes_as_it_asked_for() {
 }
 
 #[test]
+fn a_reader_of_small_settled_sections_does_not_wait_for_more_to_come() {
+    let mut world = World::new(1);
+    let partitions = world.create("t", 2);
+    let batch = BatchMaker::new(2);
+    let large = BatchMaker::new(1).attributes(1).payload(vec![7; 60 << 10]);
+    let settled = |world: &World| {
+        let counters = world.shards[0].report().counters;
+        let snapshots = counters.iter().find(|(name, _)| *name == "snapshots");
+        snapshots.expect("counted").1
+    };
+    for pass in 1..4 {
+        assert!(world.append(0, partitions[0], &batch).is_ok());
+        while settled(&world) < pass {
+            assert!(world.append(0, partitions[1], &large).is_ok());
+            world.pass_ms(100);
+        }
+    }
+    world.power_cut();
+    let mut fetch = world.wanted(&[(partitions[0], 0)], 60_000);
+    fetch.bytes_min = batch.bytes().len() * 3;
+    let found = world.fetch(0, fetch.clone());
+    let fetched = found[0].result.as_ref().expect("held");
+    assert_eq!(bases(fetched), [0], "a pack has one of them");
+    // The end is where one waits.
+    fetch.partitions[0].from = Offset(4);
+    let sequence = world.submit(0, Command::Fetch(fetch));
+    world.run();
+    assert!(world.ended(sequence).is_none());
+}
+
+#[test]
+fn a_fetch_of_as_many_bytes_as_fit_is_answered_when_no_further_batch_fits() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    let batch = BatchMaker::new(2);
+    let batch_bytes = batch.bytes().len();
+    let mut fetch = world.wanted(&[(partition, 0)], 60_000);
+    fetch.bytes_min = batch_bytes * 5 / 2;
+    fetch.bytes_max = fetch.bytes_min;
+    fetch.partitions[0].bytes_max = fetch.bytes_min;
+    let sequence = world.submit(0, Command::Fetch(fetch));
+    for _ in 0..2 {
+        assert!(world.append(0, partition, &batch).is_ok());
+        assert!(world.ended(sequence).is_none());
+    }
+    assert!(world.append(0, partition, &batch).is_ok());
+    match world.ended(sequence) {
+        Some(Ok(Outcome::Fetched(found))) => {
+            assert_eq!(bases(found[0].result.as_ref().expect("held")), [0, 2]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn fetches_wait_while_sessions_hold_what_others_read() {
     let mut engine = EngineConfig::default();
     engine.limits.answer_bytes_max = 8 << 20;

@@ -145,7 +145,7 @@ fn decode_partition(version: i16, reader: &mut Reader<'_>) -> Result<(i32, Wante
     if version >= 5 {
         let _log_start = reader.i64()?;
     }
-    let bytes_max = at_least_zero(reader.i32()?);
+    let bytes_max = at_least_one(reader.i32()?);
     reader.tags()?;
     let wanted = Wanted {
         from,
@@ -229,16 +229,18 @@ pub(super) fn handle(
     // Something to tell at once is not held back until records come.
     let has_failures = partitions.len() < pending.places.len();
     let wait_ms = if has_failures { 0 } else { decoded.wait_ms };
+    let bytes_max = at_least_one(decoded.bytes_max).min(call.config.fetch_bytes_max);
     call.submit(
         0,
         Command::Fetch(FetchRequest {
             partitions,
             bytes_min: if wait_ms > 0 {
-                at_least_zero(decoded.bytes_min)
+                // As with Kafka: who may not get as much as it waits for does not wait for it.
+                at_least_zero(decoded.bytes_min).min(bytes_max)
             } else {
                 0
             },
-            bytes_max: at_least_zero(decoded.bytes_max).min(call.config.fetch_bytes_max),
+            bytes_max,
             deadline: deadline(call, wait_ms),
             isolation,
         }),
@@ -546,4 +548,10 @@ impl ReplyPartition {
 
 fn at_least_zero(value: i32) -> usize {
     usize::try_from(value).unwrap_or(0)
+}
+
+/// How many bytes at most: none would be no end of asking, and a first batch goes whatever its
+/// size, as with Kafka.
+fn at_least_one(value: i32) -> usize {
+    at_least_zero(value).max(1)
 }
