@@ -1,13 +1,16 @@
 //! Bytes that no honest client sends: cut short, with lengths that cannot be, far too large.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use allocation_counter::measure;
+use bytes::Bytes;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, DescribeConfigsRequest, DescribeConfigsResponse, MetadataRequest,
-    MetadataResponse,
+    ApiVersionsRequest, DescribeConfigsRequest, DescribeConfigsResponse, LeaveGroupRequest,
+    MetadataRequest, MetadataResponse,
 };
 use kafka_protocol::protocol::Request;
 use millrace_engine::catalog::Catalog;
@@ -21,7 +24,7 @@ use millrace_storage::units::Now;
 
 use crate::broker::Broker;
 use crate::client::{NOW, frame, reply, text, topic};
-use crate::samples;
+use crate::samples::{self, Sample};
 
 /// Bytes that a session may allocate whatever comes: replies, tables, maps.
 const ALLOCATED_BESIDE_INPUT_MAX: u64 = 128 << 10;
@@ -298,6 +301,63 @@ fn items_are_limited_however_short_they_are() {
     assert!(most.allocated_max < max, "{} bytes", most.allocated_max);
     let reason = refusal(&metadata(config.request_items_max + 1));
     assert!(reason.contains("request_items_max"), "{reason}");
+}
+
+/// Bytes in a request that mean nothing, and how many a request that waits may keep.
+const NOISE_BYTES: usize = 1 << 20;
+const KEPT_BYTES_MAX: i64 = 32 << 10;
+
+/// Puts a frame's length right.
+fn framed(mut frame: Vec<u8>) -> Vec<u8> {
+    let length = u32::try_from(frame.len() - 4).expect("short");
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+/// Feeds a request whose commands do not end, and sends what is answered at once. Whether it was
+/// taken, and how many bytes the session keeps.
+fn keep(input: &[u8]) -> (bool, i64) {
+    let config = Arc::new(KafkaConfig {
+        first_request_bytes_max: 2 * NOISE_BYTES,
+        ..KafkaConfig::default()
+    });
+    let mut wall = Wall::new();
+    let mut session = Session::new(config);
+    let mut is_taken = false;
+    let info = measure(|| {
+        is_taken = session.handle_input(NOW, input, &mut wall).is_ok();
+        session.poll_output(&mut Vec::new(), usize::MAX);
+    });
+    (is_taken, info.bytes_current)
+}
+
+#[test]
+fn a_request_that_waits_keeps_nothing_but_what_its_answer_tells() {
+    let mut tagged = 0;
+    for Sample {
+        api,
+        version,
+        frame,
+    } in samples::all()
+    {
+        let noise = vec![7; NOISE_BYTES];
+        // Kafka ignores what follows a body.
+        let (is_taken, kept) = keep(&framed([&frame[..], &noise].concat()));
+        assert!(is_taken, "{api} {version}");
+        assert!(kept <= KEPT_BYTES_MAX, "{api} {version}: {kept} bytes");
+        // One tagged field where a flexible version ends with none.
+        let fields = &frame[..frame.len() - 1];
+        let one = [&[1, 99, 0x80, 0x80, 0x40], &noise[..]].concat();
+        let (is_taken, kept) = keep(&framed([fields, &one].concat()));
+        assert!(kept <= KEPT_BYTES_MAX, "{api} {version}: {kept} bytes");
+        tagged += usize::from(is_taken);
+    }
+    assert!(tagged > 80, "{tagged}");
+    let tags = BTreeMap::from([(99, Bytes::from(vec![7; NOISE_BYTES]))]);
+    let member = MemberIdentity::default().with_unknown_tagged_fields(tags);
+    let leave = LeaveGroupRequest::default().with_members(vec![member]);
+    let (is_taken, kept) = keep(&frame(5, 1, &leave));
+    assert!(is_taken && kept <= KEPT_BYTES_MAX, "{kept} bytes");
 }
 
 /// Partitions of the widest topic of a broker.

@@ -11,7 +11,7 @@ use millrace_engine::event::{Outcome, Refusal};
 use millrace_storage::units::Offset;
 
 use super::partitions::Partitions;
-use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, topic_name};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of};
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -28,8 +28,7 @@ pub(super) fn handle(
     let body: DeleteRecordsRequest = decode(call, request)?;
     let mut partitions = Partitions::default();
     for topic in &body.topics {
-        // Of its own: a request that waits must not keep its bytes.
-        partitions.begin_topic(topic_name(topic.name.as_str()));
+        partitions.begin_topic(topic.name.clone());
         for asked in &topic.partitions {
             let index = asked.partition_index;
             match delete(call.sink.catalog(), &topic.name, index, asked.offset) {

@@ -13,7 +13,7 @@ use millrace_engine::command::Command;
 use millrace_engine::event::{Outcome, ProducerListing, Refusal};
 
 use super::partitions::Partitions;
-use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, text, topic_name};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, text};
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -33,8 +33,7 @@ pub(super) fn handle(
     let mut partitions = Partitions::default();
     let mut asked = HashSet::new();
     for topic in &body.topics {
-        // Of its own: a request that waits must not keep its bytes.
-        partitions.begin_topic(topic_name(topic.name.as_str()));
+        partitions.begin_topic(topic.name.clone());
         let named = check_topic_name(&topic.name);
         for index in topic.partition_indexes.iter().copied() {
             let found = match &named {

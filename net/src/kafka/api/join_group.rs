@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use kafka_protocol::protocol::StrBytes;
@@ -53,10 +52,9 @@ fn wish(call: &Call<'_>, request: &Request<'_>, body: &JoinGroupRequest) -> Join
     } else {
         body.session_timeout_ms
     };
-    // Copied out of the request, which would otherwise be kept whole.
     let protocols = body.protocols.iter().map(|protocol| GroupProtocol {
         name: Arc::from(protocol.name.as_str()),
-        metadata: Bytes::copy_from_slice(&protocol.metadata),
+        metadata: protocol.metadata.clone(),
     });
     let instance = some(body.group_instance_id.as_ref());
     JoinGroup {

@@ -1,8 +1,8 @@
 //! LeaveGroup, versions 0 to 5: one member goes; since 3 several, also by an operator's will.
 
-use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
+use kafka_protocol::protocol::StrBytes;
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{GroupAnswer, GroupAsk, GroupRefusal, LeavingMember};
 
@@ -20,14 +20,17 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: LeaveGroupRequest = decode(call, request)?;
-    let members = if request.version >= VERSION_MEMBERS_MIN {
-        body.members
+    let members: Vec<Named> = if request.version >= VERSION_MEMBERS_MIN {
+        let members = body.members.into_iter();
+        members
+            .map(|member| (member.member_id, member.group_instance_id))
+            .collect()
     } else {
-        vec![MemberIdentity::default().with_member_id(body.member_id)]
+        vec![(body.member_id, None)]
     };
-    let leaving = members.iter().map(|member| LeavingMember {
-        member: member.member_id.to_string(),
-        instance: some(member.group_instance_id.as_ref()),
+    let leaving = members.iter().map(|(member, instance)| LeavingMember {
+        member: member.to_string(),
+        instance: some(instance.as_ref()),
     });
     let leaving = GroupAsk::Leave(leaving.collect());
     ask(call, 0, &body.group_id, leaving);
@@ -42,10 +45,13 @@ pub(super) fn handle(
 #[derive(Debug)]
 pub(crate) struct Pending {
     reply_to: ReplyTo,
-    members: Vec<MemberIdentity>,
+    members: Vec<Named>,
     /// One a member, or none at all and why.
     results: Result<Vec<Result<(), GroupRefusal>>, ErrorCode>,
 }
+
+/// A member as the request names it: its id, and its instance's.
+type Named = (StrBytes, Option<StrBytes>);
 
 impl Pending {
     pub(super) fn take(&mut self, outcome: Result<Outcome, Refusal>) {
@@ -69,10 +75,10 @@ impl Pending {
             Err(code) => response.error_code = code.code(),
             Ok(results) if self.reply_to.version >= VERSION_MEMBERS_MIN => {
                 let members = self.members.into_iter().zip(results);
-                let members = members.map(|(member, result)| {
+                let members = members.map(|((member, instance), result)| {
                     MemberResponse::default()
-                        .with_member_id(member.member_id)
-                        .with_group_instance_id(member.group_instance_id)
+                        .with_member_id(member)
+                        .with_group_instance_id(instance)
                         .with_error_code(code_of(result).code())
                 });
                 response.members = members.collect();

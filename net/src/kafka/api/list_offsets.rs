@@ -8,7 +8,7 @@ use millrace_engine::command::{Command, Isolation, OffsetQuery};
 use millrace_engine::event::{FoundOffset, Outcome, Refusal};
 
 use super::partitions::Partitions;
-use super::{Call, Handled, Reply, ReplyTo, Work, decode_version, partition_of, topic_name};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode_version, partition_of};
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -31,8 +31,7 @@ pub(super) fn handle(
     };
     let mut partitions = Partitions::default();
     for topic in &body.topics {
-        // Of its own: a request that waits must not keep its bytes.
-        partitions.begin_topic(topic_name(topic.name.as_str()));
+        partitions.begin_topic(topic.name.clone());
         for asked in &topic.partitions {
             let (index, epoch) = (asked.partition_index, asked.current_leader_epoch);
             let checked = query(request.version, asked.timestamp).and_then(|at| {

@@ -46,7 +46,6 @@ pub(crate) use api_versions::unknown_version;
 
 use std::cmp::Ordering;
 
-use bytes::Bytes;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use millrace_engine::catalog::Catalog;
@@ -480,14 +479,15 @@ fn decode<Body: Decodable>(
 }
 
 /// Decodes a body that has the format of another version than its own, which the message crate
-/// does not know.
+/// does not know. Every text in it has memory of its own: what a request remembers while it waits
+/// keeps nothing else of its bytes.
 fn decode_version<Body: Decodable>(
     call: &Call<'_>,
     request: &Request<'_>,
     version: i16,
 ) -> Result<Body, ProtocolViolation> {
     walk(call, request)?;
-    let mut body = Bytes::copy_from_slice(request.body);
+    let mut body = request.body;
     Body::decode(&mut body, version).map_err(|error| request.malformed(error))
 }
 

@@ -12,7 +12,7 @@ use millrace_engine::event::{Outcome, Refusal};
 use millrace_storage::units::{LeaderEpoch, Offset};
 
 use super::partitions::Partitions;
-use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of, topic_name};
+use super::{Call, Handled, Reply, ReplyTo, Work, decode, partition_of};
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
 use crate::session::ProtocolViolation;
@@ -24,8 +24,7 @@ pub(super) fn handle(
     let body: OffsetForLeaderEpochRequest = decode(call, request)?;
     let mut partitions = Partitions::default();
     for topic in &body.topics {
-        // Of its own: a request that waits must not keep its bytes.
-        partitions.begin_topic(topic_name(topic.topic.as_str()));
+        partitions.begin_topic(topic.topic.clone());
         for asked in &topic.partitions {
             let (index, epoch) = (asked.partition, asked.current_leader_epoch);
             match partition_of(call.sink.catalog(), &topic.topic, index, epoch) {

@@ -1,6 +1,5 @@
 //! SyncGroup, versions 0 to 5: the leader hands out the shares, everyone gets theirs.
 
-use bytes::Bytes;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use millrace_engine::event::{Outcome, Refusal};
 use millrace_engine::group::{GroupAnswer, GroupAsk, Membership, SyncGroup, Synced};
@@ -29,11 +28,8 @@ pub(super) fn handle(
         pending.result = Some(Err(ErrorCode::InconsistentGroupProtocol));
         return Ok(Handled::Reply(pending.finish()?));
     }
-    // Copied out of the request, which would otherwise be kept whole.
-    let assignments = body.assignments.iter().map(|assigned| {
-        let share = Bytes::copy_from_slice(&assigned.assignment);
-        (assigned.member_id.to_string(), share)
-    });
+    let assignments = body.assignments.into_iter();
+    let assignments = assignments.map(|to| (to.member_id.to_string(), to.assignment));
     let sync = SyncGroup {
         membership: Membership {
             generation: body.generation_id,
