@@ -337,6 +337,40 @@ fn offsets_are_found_by_place_and_by_time() {
 }
 
 #[test]
+fn a_partition_that_list_offsets_names_again_is_refused_once() {
+    let of = |name, asked: &[(i32, i64)]| {
+        let partitions = asked.iter().map(|(index, timestamp)| {
+            ListOffsetsPartition::default()
+                .with_partition_index(*index)
+                .with_timestamp(*timestamp)
+        });
+        ListOffsetsTopic::default()
+            .with_name(topic(name))
+            .with_partitions(partitions.collect())
+    };
+    let asked = vec![
+        of("a", &[(0, 0), (1, -1), (0, -1)]),
+        of("none", &[(0, -1), (0, -1)]),
+        of("a", &[(0, -3)]),
+    ];
+    let request = ListOffsetsRequest::default().with_topics(asked);
+    for version in 1..=11 {
+        let response = connection().ask(version, &request);
+        let answers = response.topics.iter().map(|topic| {
+            let partitions = topic.partitions.iter();
+            let answers = partitions.map(|found| (found.partition_index, found.error_code));
+            (topic.name.as_str(), answers.collect::<Vec<_>>())
+        });
+        let expected = [
+            ("a", vec![(0, 42), (1, 0)]),
+            ("none", vec![(0, 42)]),
+            ("a", vec![]),
+        ];
+        assert_eq!(answers.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn leader_epochs_are_compared_and_their_ends_found() {
     for version in 2..=4 {
         let mut connection = connection();

@@ -7,7 +7,7 @@ use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicNam
 use millrace_engine::command::{Command, Isolation, OffsetQuery};
 use millrace_engine::event::{FoundOffset, Outcome, Refusal};
 
-use super::partitions::Partitions;
+use super::partitions::{Mention, Mentions, Partitions};
 use super::{Call, Handled, Reply, ReplyTo, Work, decode_version, partition_of};
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
@@ -30,10 +30,23 @@ pub(super) fn handle(
         other => return Err(request.malformed(format!("isolation level {other}"))),
     };
     let mut partitions = Partitions::default();
+    let named = body.topics.iter().flat_map(|topic| {
+        let indexes = topic.partitions.iter().map(|asked| asked.partition_index);
+        indexes.map(|index| (topic.name.as_str(), index))
+    });
+    let mut mentions = Mentions::count(named);
     for topic in &body.topics {
         partitions.begin_topic(topic.name.clone());
         for asked in &topic.partitions {
             let (index, epoch) = (asked.partition_index, asked.current_leader_epoch);
+            match mentions.next(topic.name.as_str(), index) {
+                Mention::Only => {}
+                Mention::Repeated => {
+                    partitions.tell(index, Err(ErrorCode::InvalidRequest));
+                    continue;
+                }
+                Mention::Again => continue,
+            }
             let checked = query(request.version, asked.timestamp).and_then(|at| {
                 let partition = partition_of(call.sink.catalog(), &topic.name, index, epoch)?;
                 Ok(Command::FindOffset {

@@ -1,6 +1,8 @@
 //! Partitions as requests name them: by topic, and by index in it. Answers tell them in the same
 //! order.
 
+use std::collections::HashMap;
+
 use millrace_engine::command::Command;
 
 use super::Call;
@@ -97,6 +99,42 @@ impl<Topic, Answer> Partitions<Topic, Option<Answer>> {
     }
 }
 
+/// How often a request names each partition, by topic and index.
+#[derive(Debug)]
+pub(super) struct Mentions<'a>(HashMap<(&'a str, i32), u32>);
+
+/// What a mention of a partition calls for, where Kafka refuses one that is named again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mention {
+    /// The only one: an answer.
+    Only,
+    /// The first of several: to be refused.
+    Repeated,
+    /// Another of several: it was answered.
+    Again,
+}
+
+impl<'a> Mentions<'a> {
+    /// Counts `named`: all that a request names.
+    pub(super) fn count(named: impl Iterator<Item = (&'a str, i32)>) -> Self {
+        let mut counts = HashMap::new();
+        for partition in named {
+            *counts.entry(partition).or_default() += 1;
+        }
+        Self(counts)
+    }
+
+    /// Comes to the next mention of a partition, which was counted.
+    pub(super) fn next(&mut self, topic: &'a str, index: i32) -> Mention {
+        let count = self.0.get_mut(&(topic, index)).expect("it was counted");
+        match std::mem::take(count) {
+            0 => Mention::Again,
+            1 => Mention::Only,
+            _ => Mention::Repeated,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +159,15 @@ mod tests {
             ("a", vec![(5, 50), (7, 70)]),
         ];
         assert_eq!(topics, expected);
+    }
+
+    #[test]
+    fn a_partition_that_is_named_again_is_refused_once() {
+        let named = [("a", 0), ("a", 1), ("b", 0), ("a", 0), ("a", 0)];
+        let mut mentions = Mentions::count(named.into_iter());
+        let met = named.map(|(topic, index)| mentions.next(topic, index));
+        use Mention::{Again, Only, Repeated};
+        assert_eq!(met, [Repeated, Only, Only, Again, Again]);
     }
 
     #[test]
