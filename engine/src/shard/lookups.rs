@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use millrace_storage::error::ReadError;
 use millrace_storage::record::BatchHeader;
-use millrace_storage::units::{LeaderEpoch, Now, Offset, PartitionId};
+use millrace_storage::units::{BootTime, LeaderEpoch, Now, Offset, PartitionId};
 use millrace_storage::{ReadOutcome, ReadTicket, Records, TimePoint, TimeRequest};
 
 use super::Shard;
@@ -13,9 +13,15 @@ use crate::command::{Isolation, OffsetQuery, RequestId};
 use crate::event::{FoundOffset, Outcome, Refusal};
 use crate::jobs::{Job, JobDone, JobOp, JobResult, JobToken, RecordQuery};
 
+/// Searches that begin in one turn; the others wait for the next. Each may go through all that is
+/// known of where one log's batches are.
+const SEARCHES_PER_TURN_MAX: usize = 64;
+
 /// Searches by time.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
+    /// The turn that began some last, by its time, and how many.
+    begun: (BootTime, usize),
     /// Those that have not begun, by when they came. No more than there are requests: each leaves
     /// with its own.
     waiting: BTreeMap<u64, (Lookup, Isolation)>,
@@ -60,6 +66,25 @@ impl Lookups {
         let (_, (lookup, isolation)) = self.waiting.pop_first()?;
         self.waiting_of.remove(&lookup.request);
         Some((lookup, isolation))
+    }
+
+    /// The next search to begin, if it may begin now. `lookups_max` may be in progress.
+    fn begin(&mut self, now: Now, lookups_max: usize) -> Option<(Lookup, Isolation)> {
+        if self.begun.0 != now.boot {
+            self.begun = (now.boot, 0);
+        }
+        if self.begun.1 >= SEARCHES_PER_TURN_MAX || self.len() >= lookups_max {
+            return None;
+        }
+        let begun = self.pop_waiting();
+        self.begun.1 += usize::from(begun.is_some());
+        begun
+    }
+
+    /// When the next one may begin: at once, in another turn, if none must end before.
+    pub(super) fn due(&self, lookups_max: usize) -> Option<BootTime> {
+        let may_begin = self.len() < lookups_max && !self.waiting.is_empty();
+        may_begin.then_some(BootTime(0))
     }
 
     /// A request was withdrawn: its search need not begin.
@@ -113,11 +138,10 @@ impl Shard {
         self.start_searches(now);
     }
 
-    /// Begins searches, in the order in which they came, as far as the bound allows.
+    /// Begins searches, in the order in which they came, as far as the bounds allow.
     pub(super) fn start_searches(&mut self, now: Now) {
-        while self.lookups.len() < self.config.limits.lookups_max
-            && let Some((lookup, isolation)) = self.lookups.pop_waiting()
-        {
+        let lookups_max = self.config.limits.lookups_max;
+        while let Some((lookup, isolation)) = self.lookups.begin(now, lookups_max) {
             match self.partition(lookup.partition) {
                 Ok(partition) => {
                     let end = partition.readable_end(isolation);

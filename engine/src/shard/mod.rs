@@ -458,6 +458,7 @@ impl Shard {
     pub fn handle_timeout(&mut self, now: Now) {
         self.stages.begin_turn(now);
         self.store.handle_timeout(now);
+        self.start_searches(now);
         self.expire_fetches(now);
         self.forget_producers(now);
         self.expire_groups(now);
@@ -556,7 +557,14 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let (producers, groups) = (self.producers_due(), self.groups.due());
-        let times = [self.store.poll_timeout(), deadline, producers, groups];
+        let searches = self.lookups.due(self.config.limits.lookups_max);
+        let times = [
+            self.store.poll_timeout(),
+            deadline,
+            producers,
+            groups,
+            searches,
+        ];
         times.into_iter().flatten().min()
     }
 

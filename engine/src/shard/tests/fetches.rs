@@ -362,6 +362,32 @@ fn searches_past_their_bound_wait_for_their_turn() {
 }
 
 #[test]
+fn a_turn_begins_a_bounded_number_of_searches_and_the_next_one_goes_on() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    assert!(world.append(0, partition, &BatchMaker::new(2)).is_ok());
+    world.pass_ms(1);
+    let mut ask = |_| {
+        let command = Command::FindOffset {
+            partition,
+            at: OffsetQuery::AtOrAfter(WALL_MS),
+            isolation: Isolation::Uncommitted,
+        };
+        world.submit(0, command)
+    };
+    let asked: Vec<u64> = (0..200).map(&mut ask).collect();
+    for (turn, ended) in [64, 128, 192, 200].into_iter().enumerate() {
+        // Several rounds of a turn share its bound.
+        world.turn();
+        let has_ended = |sequence| world.ended.contains_key(sequence);
+        assert_eq!(asked.iter().filter(|asked| has_ended(asked)).count(), ended);
+        let due = world.shards[0].poll_timeout();
+        assert_eq!(due == Some(BootTime(0)), ended < 200, "turn {turn}");
+        world.now.boot = BootTime(world.now.boot.0 + 1);
+    }
+}
+
+#[test]
 fn idle_readers_stop_no_producer() {
     let mut engine = EngineConfig::default();
     engine.limits.requests_max = 4;
