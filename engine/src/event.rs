@@ -51,13 +51,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Memory of a list that nobody knew the length of, about; 0 of everything else.
-    pub(crate) fn list_bytes(&self) -> usize {
+    /// Memory of a list that nobody knew the length of, with its words, about; 0 of everything
+    /// else.
+    #[must_use]
+    pub fn list_bytes(&self) -> usize {
         match self {
             Self::ProducersListed(list) => size_of_val(list.as_slice()),
             Self::LogsMeasured(sizes) => size_of_val(sizes.partitions.as_slice()),
-            Self::GroupsListed(list) => size_of_val(list.as_slice()),
-            Self::Group(GroupAnswer::Offsets(list)) => size_of_val(list.as_slice()),
+            Self::GroupsListed(list) => list.iter().map(GroupListing::bytes).sum(),
+            Self::Group(answer) => answer.list_bytes(),
             _ => 0,
         }
     }

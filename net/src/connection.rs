@@ -496,8 +496,12 @@ impl<S: ProtocolSession> Connection<S> {
         ops: &mut VecDeque<IoOp>,
     ) {
         self.poll_send(now, around, buffers, ops);
-        // A reply that just left may have made the session want more of what waits here.
+        // A reply that just left may have made the session want more of what waits here, and what
+        // that is answered at once goes out at once: nothing else would call for it.
         self.resume(now, around);
+        if self.session.held_bytes() > 0 {
+            self.poll_send(now, around, buffers, ops);
+        }
         let is_served = self.window.is_empty() || self.wants_input(around.limits);
         if self.phase == Phase::Ended && is_served {
             self.drain();

@@ -4,6 +4,7 @@
 //! (`handle_*`), call [`Worker::end_turn`] once, then take out what is to be done (`poll_*`).
 
 mod blocked;
+mod deliver;
 mod sink;
 mod slow;
 mod stop;
@@ -14,15 +15,12 @@ use std::sync::Arc;
 
 use millrace_engine::Shard;
 use millrace_engine::command::{Command, ConnectionId, Isolation, RequestId};
-use millrace_engine::event::{Event, Outcome, Refusal};
 use millrace_engine::mesh::MeshMessage;
 use millrace_storage::error::StorageError;
 use millrace_storage::units::{BootTime, Now, ShardId};
 
 use crate::connection::{Connection, ConnectionLimits, SendBuffers, Surroundings};
-use crate::control::{
-    ControlAnswer, ControlAsk, ControlCommand, ControlReply, ControlRequest, WorkerReport,
-};
+use crate::control::{ControlAnswer, ControlAsk, ControlCommand, ControlReply, ControlRequest};
 use crate::io::{IoDone, IoOp, ListenerId};
 use crate::kafka::{self, KafkaConfig};
 use crate::refusals::Refusals;
@@ -30,6 +28,7 @@ use crate::session::{ClusterView, ConnectionAddresses, Gate, Session};
 use crate::stages::Stages;
 use crate::window::Budget;
 use blocked::Blocked;
+use deliver::Postponed;
 use sink::Sink;
 use stop::Stop;
 
@@ -116,6 +115,8 @@ pub struct Worker {
     queued: BTreeSet<u32>,
     /// Bytes of replies that sessions hold, and partitions that they remember.
     held: Held,
+    /// Answers that sessions have no room for.
+    postponed: Postponed,
     /// Since when there is no memory for answers while somebody waits for it.
     answers_awaited_since: Option<BootTime>,
     /// One entry a connection: when to look at it, at the latest.
@@ -197,6 +198,7 @@ impl Worker {
             starved: BTreeSet::new(),
             queued: BTreeSet::new(),
             held: Held::default(),
+            postponed: Postponed::default(),
             answers_awaited_since: None,
             timers: BTreeSet::new(),
             next_slow_check: BootTime(0),
@@ -376,9 +378,9 @@ impl Worker {
     pub fn end_turn(&mut self, now: Now) {
         loop {
             self.settle(now);
-            self.shard.note_answers_held(self.held.reply_bytes);
+            self.shard.note_answers_taken();
             self.shard.end_turn(now);
-            self.unblock_accepted(now);
+            let is_resumed = self.unblock_accepted(now);
             if self.budget.take_tightened() {
                 for slot in 0..self.table.len() {
                     self.touch(slot as u32);
@@ -394,7 +396,7 @@ impl Worker {
                     self.touch(slot);
                 }
             }
-            let is_quiet = self.dirty.is_empty() && !self.deliver(now);
+            let is_quiet = !is_resumed && self.dirty.is_empty() && !self.deliver(now);
             if is_quiet {
                 break;
             }
@@ -404,24 +406,39 @@ impl Worker {
         self.stages.end_turn(now);
     }
 
-    /// Lets those go on that wait for what the shard accepts again.
-    fn unblock_accepted(&mut self, now: Now) {
+    /// Lets those go on that wait for what the shard accepts again, those first that wait longest,
+    /// and as long as what each of them takes leaves something. Says whether there were any.
+    fn unblock_accepted(&mut self, now: Now) -> bool {
+        let mut is_any = false;
         for gate in [Gate::Appends, Gate::Questions] {
-            let is_open = match gate {
-                Gate::Appends => self.shard.accepts_appends(),
-                Gate::Questions => self.shard.accepts_questions(),
-            };
-            if !is_open {
-                continue;
+            let was_open = self.accepts(gate);
+            let before = self.blocked.next_number();
+            while self.accepts(gate)
+                && let Some(slot) = self.blocked.open(gate, before)
+            {
+                is_any = true;
+                if gate == Gate::Questions {
+                    self.answers_awaited_since = None;
+                }
+                let entry = self.table[slot as usize].as_mut();
+                let entry = entry.expect("who is gone waits for nothing");
+                entry.connection.unblock();
+                self.look_at(now, slot);
             }
             if gate == Gate::Appends
-                && let Some(since) = self.blocked.end_stall()
+                && was_open
+                && let Some(since) = self.blocked.end_stall(now)
             {
                 self.stages.note_stall(now, since);
             }
-            for slot in self.blocked.open(gate) {
-                self.unblock(slot);
-            }
+        }
+        is_any
+    }
+
+    fn accepts(&self, gate: Gate) -> bool {
+        match gate {
+            Gate::Appends => self.shard.accepts_appends(),
+            Gate::Questions => self.shard.accepts_questions(),
         }
     }
 
@@ -566,6 +583,13 @@ impl Worker {
         call(&mut entry.connection, &mut around, buffers, ops);
         let held = entry.held_now();
         self.held.recount(&mut entry.held, held);
+        self.note_held();
+    }
+
+    /// Tells the shard what of its answers is held here: it is asked for more all the time.
+    fn note_held(&mut self) {
+        let bytes = self.held.reply_bytes + self.postponed.bytes();
+        self.shard.note_answers_held(bytes);
     }
 
     /// Notes that a connection may have something to do.
@@ -574,13 +598,6 @@ impl Worker {
         if let Some(entry) = entry.filter(|entry| !entry.is_dirty) {
             entry.is_dirty = true;
             self.dirty.push(slot);
-        }
-    }
-
-    fn unblock(&mut self, slot: u32) {
-        if let Some(entry) = &mut self.table[slot as usize] {
-            entry.connection.unblock();
-            self.touch(slot);
         }
     }
 
@@ -595,42 +612,6 @@ impl Worker {
                 self.look_at(now, slot);
             }
         }
-    }
-
-    /// Carries the shard's events to those who asked; whether there were any.
-    fn deliver(&mut self, now: Now) -> bool {
-        let mut is_any = false;
-        while let Some(Event { request, outcome }) = self.shard.poll_event() {
-            is_any = true;
-            assert_eq!(request.origin, self.shard.id());
-            if request.connection == ConnectionId::CONTROL {
-                self.answer_control(request.sequence, outcome);
-            } else {
-                self.with(request.connection, |open, around| {
-                    open.handle_outcome(now, request.sequence, outcome, around);
-                });
-            }
-        }
-        is_any
-    }
-
-    fn answer_control(&mut self, sequence: u64, outcome: Result<Outcome, Refusal>) {
-        let token = self.control.asked.remove(&sequence);
-        let token = token.expect("it was asked for");
-        let answer = match outcome {
-            Ok(Outcome::Reported(mut shard)) => {
-                let of_shard = std::mem::take(&mut shard.stages);
-                ControlAnswer::Report(Box::new(WorkerReport {
-                    shard: *shard,
-                    counters: self.counters().to_vec(),
-                    stages: self.stages.report(of_shard),
-                }))
-            }
-            other => ControlAnswer::Ended(Box::new(other)),
-        };
-        self.control
-            .replies
-            .push_back(ControlReply { token, answer });
     }
 
     fn counters(&self) -> [(&'static str, u64); 12] {
@@ -741,6 +722,7 @@ impl Worker {
         };
         entry.connection.handle_closed(&mut self.budget);
         self.held.recount(&mut entry.held, Held::default());
+        self.note_held();
         if let Some(timer) = entry.timer {
             self.timers.remove(&(timer, id.slot));
         }
@@ -757,3 +739,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

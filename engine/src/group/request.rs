@@ -190,6 +190,30 @@ pub enum GroupAnswer {
     Deleted,
 }
 
+impl GroupAnswer {
+    /// Memory of a list, with what its reply says of each entry, about; 0 of everything else.
+    pub(crate) fn list_bytes(&self) -> usize {
+        match self {
+            Self::Offsets(list) => {
+                let found = list.iter().filter_map(|(_, offset)| offset.as_ref());
+                let words = found.map(|offset| offset.commit.metadata.len());
+                size_of_val(list.as_slice()) + words.sum::<usize>()
+            }
+            Self::Described(Some(group)) => {
+                group.members.iter().map(MemberDescription::bytes).sum()
+            }
+            Self::Described(None)
+            | Self::Joined(_)
+            | Self::Synced(_)
+            | Self::Alive
+            | Self::Left(_)
+            | Self::OffsetsCommitted(_)
+            | Self::OffsetsDeleted(_)
+            | Self::Deleted => 0,
+        }
+    }
+}
+
 /// A generation as one of its members sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
@@ -255,6 +279,13 @@ pub struct GroupListing {
     pub standing: GroupStanding,
 }
 
+impl GroupListing {
+    /// Memory with its words.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.group.len()
+    }
+}
+
 /// A group in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupDescription {
@@ -285,6 +316,15 @@ pub struct MemberDescription {
     pub metadata: Bytes,
     /// Its share; empty while the group rebalances.
     pub assignment: Bytes,
+}
+
+impl MemberDescription {
+    /// Memory with its words, also where the group shares them: a reply repeats them.
+    fn bytes(&self) -> usize {
+        let instance = self.instance.as_ref().map_or(0, |name| name.len());
+        let names = self.member.len() + instance + self.client.id.len() + self.client.host.len();
+        size_of::<Self>() + names + self.metadata.len() + self.assignment.len()
+    }
 }
 
 /// Why a group does not do what it was asked. Each protocol answers every variant.

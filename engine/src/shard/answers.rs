@@ -16,9 +16,9 @@ pub(super) struct Answers {
     bytes_max: usize,
     /// What rounds under way may bring.
     reading: usize,
-    /// What ended fetches and lists brought since [`Answers::note_held`].
+    /// What ended fetches and lists brought since [`Answers::note_taken`].
     ended: usize,
-    /// What sessions hold.
+    /// What sessions hold, with what they took since then: that is counted twice for a while.
     held: usize,
     /// Fetches whose next round waits for room, with the time since when, the oldest first. Some
     /// may be gone.
@@ -94,9 +94,13 @@ impl Answers {
         self.ended += bytes;
     }
 
-    /// Sessions hold `bytes`, and have everything that was ended.
+    /// Sessions hold `bytes`.
     pub(super) fn note_held(&mut self, bytes: usize) {
         self.held = bytes;
+    }
+
+    /// Sessions have everything that was ended.
+    pub(super) fn note_taken(&mut self) {
         self.ended = 0;
     }
 
@@ -136,7 +140,8 @@ mod tests {
             answers.end(round, MIB / 2);
         }
         assert!(answers.used() > 0);
-        answers.note_held(0);
+        answers.note_taken();
+        assert_eq!(answers.used(), 0);
         assert!(answers.allow(MIB, 2).is_some());
         answers.note_held(256 * MIB);
         assert!(answers.allow(1, 1).is_none());

@@ -243,9 +243,20 @@ impl Shard {
             && self.requests.are_half_free(limits)
     }
 
-    /// Sessions hold replies of `bytes`, and have the outcome of every event.
+    /// Sessions, and what is between them and here, hold `bytes` of answers just now.
     pub fn note_answers_held(&mut self, bytes: usize) {
         self.answers.note_held(bytes);
+    }
+
+    /// The outcome of every event is in what [`Shard::note_answers_held`] was told.
+    pub fn note_answers_taken(&mut self) {
+        self.answers.note_taken();
+    }
+
+    /// What answers may take, bytes.
+    #[must_use]
+    pub fn answer_bytes_max(&self) -> usize {
+        self.config.limits.answer_bytes_max
     }
 
     /// Bytes of answers that are being read, were read, or are held by sessions.

@@ -399,6 +399,17 @@ fn a_whole_request_that_the_log_has_no_room_for_waits_for_the_log() {
 }
 
 #[test]
+fn what_a_resumed_request_is_answered_goes_out_in_the_same_turn() {
+    let mut world = World::new(1 << 20);
+    world.sink.accepts_appends = false;
+    world.receive(b"@1:x");
+    assert!(world.poll().is_empty());
+    world.sink.accepts_appends = true;
+    world.connection.unblock();
+    assert!(matches!(world.poll()[0], IoOp::Send { .. }));
+}
+
+#[test]
 fn a_request_that_is_not_whole_waits_for_its_peer_whatever_the_log_takes() {
     let mut world = World::new(1 << 20);
     world.poll();

@@ -104,7 +104,7 @@ impl Worker {
 
     /// Notes since when somebody waits for memory for an answer and none was given.
     pub(super) fn note_answers_awaited(&mut self, now: Now) {
-        let question = self.blocked.awaits(Gate::Questions);
+        let question = self.blocked.awaits(Gate::Questions) || !self.postponed.is_empty();
         let fetch = self.shard.fetch_waits_since();
         self.answers_awaited_since = match (fetch, question) {
             (None, false) => None,

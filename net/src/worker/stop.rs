@@ -32,7 +32,8 @@ impl Worker {
         match self.stop {
             Stop::Running | Stop::Ending => {}
             Stop::Settling => {
-                let is_answered = is_late || !self.shard.awaits_others();
+                let is_awaited = self.shard.awaits_others() || !self.postponed.is_empty();
+                let is_answered = is_late || !is_awaited;
                 if is_answered && self.shard.is_quiet() {
                     self.stop = Stop::Draining;
                     self.stop_until = Some(until);

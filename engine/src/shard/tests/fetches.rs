@@ -171,7 +171,7 @@ fn fetches_wait_while_sessions_hold_what_others_read() {
         brought > 0 && brought < 4096,
         "what was read, not what might have been: {brought}"
     );
-    world.shards[0].note_answers_held(0);
+    world.shards[0].note_answers_taken();
     assert_eq!(world.shards[0].answer_bytes(), 0);
 }
 
