@@ -229,8 +229,7 @@ impl Groups {
         }
         if !self.groups.contains_key(&name) {
             if !makes_group(&ask) {
-                let outcome = answer_without_group(ask);
-                self.effects.push_back(Effect::End(request, outcome));
+                self.end_without_group(request, ask);
                 return;
             }
             let state = GroupState {
@@ -359,14 +358,33 @@ impl Groups {
         }
     }
 
-    fn delete(&mut self, request: RequestId, name: &Arc<str>) {
-        let refusal = match self.groups.get(name) {
-            None => Some(GroupRefusal::NotFound),
-            Some(group) if group.standing() != GroupStanding::Empty => Some(GroupRefusal::NotEmpty),
-            Some(_) => None,
+    /// Ends a request to a group that does not exist. It may have existed until just now: that
+    /// nothing is left of it is told once that is durable, for a crash would bring it back.
+    fn end_without_group(&mut self, request: RequestId, ask: GroupAsk) {
+        let tells_of_members = match ask {
+            GroupAsk::Join(_) | GroupAsk::Sync(_) | GroupAsk::Heartbeat(_) | GroupAsk::Leave(_) => {
+                true
+            }
+            GroupAsk::Commit(_)
+            | GroupAsk::FetchOffsets(_)
+            | GroupAsk::DeleteOffsets(_)
+            | GroupAsk::Describe
+            | GroupAsk::Delete => false,
         };
-        if let Some(refusal) = refusal {
-            let refused = Err(Refusal::Group(refusal));
+        let outcome = answer_without_group(ask);
+        self.effects.push_back(if tells_of_members {
+            Effect::End(request, outcome)
+        } else {
+            Effect::EndDurably(request, outcome)
+        });
+    }
+
+    fn delete(&mut self, request: RequestId, name: &Arc<str>) {
+        let Some(group) = self.groups.get(name) else {
+            return self.end_without_group(request, GroupAsk::Delete);
+        };
+        if group.standing() != GroupStanding::Empty {
+            let refused = Err(Refusal::Group(GroupRefusal::NotEmpty));
             self.effects.push_back(Effect::End(request, refused));
             return;
         }

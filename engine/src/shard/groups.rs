@@ -80,6 +80,7 @@ impl Shard {
             GroupAsk::Commit(_)
                 | GroupAsk::FetchOffsets(_)
                 | GroupAsk::DeleteOffsets(_)
+                | GroupAsk::Describe
                 | GroupAsk::Delete
         );
         let waiters = self.waiters.len() + self.group_log.held.len();

@@ -409,3 +409,40 @@ fn members_that_wait_for_each_other_stop_no_producer() {
     }
     assert!(!world.shards[0].awaits_others());
 }
+
+/// A crash brings a group back whose deletion was not durable: nobody may have heard of that.
+#[test]
+fn that_a_group_is_gone_is_told_once_that_is_durable() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    world.commit(0, "g", &[(partition, 5)]);
+    let deleting = world.submit(0, group("g", GroupAsk::Delete));
+    let asks = [
+        GroupAsk::FetchOffsets(None),
+        GroupAsk::Describe,
+        GroupAsk::DeleteOffsets(vec![partition]),
+        GroupAsk::Delete,
+    ];
+    let asked = asks.map(|ask| world.submit(0, group("g", ask)));
+    world.turn();
+    for sequence in asked {
+        assert!(
+            world.ended(sequence).is_none(),
+            "the log does not have it yet"
+        );
+    }
+    world.run();
+    assert!(world.ended(deleting).expect("ended").is_ok());
+    let ends = asked.map(|sequence| world.ended(sequence).expect("ended"));
+    assert!(matches!(
+        &ends[0],
+        Ok(Outcome::Group(GroupAnswer::Offsets(offsets))) if offsets.is_empty()
+    ));
+    assert!(matches!(
+        ends[1],
+        Ok(Outcome::Group(GroupAnswer::Described(None)))
+    ));
+    for end in &ends[2..] {
+        assert!(matches!(end, Err(Refusal::Group(GroupRefusal::NotFound))));
+    }
+}
