@@ -138,17 +138,19 @@ impl Group {
             return turn.refuse(request, GroupRefusal::NotEmpty);
         }
         let mut forgotten = Vec::new();
-        let read = self.topics_read();
-        let results = partitions.into_iter().map(|partition| {
-            let place = catalog.place(partition);
-            if !is_empty && place.is_some_and(|place| is_among(read.as_ref(), &place.topic)) {
-                return Err(GroupRefusal::Subscribed);
-            }
-            if self.state.offsets.contains_key(&partition) {
-                forgotten.push(partition);
-            }
-            Ok(())
-        });
+        let read = self.are_read(&partitions, catalog);
+        let results = partitions
+            .into_iter()
+            .zip(read)
+            .map(|(partition, is_read)| {
+                if is_read {
+                    return Err(GroupRefusal::Subscribed);
+                }
+                if self.state.offsets.contains_key(&partition) {
+                    forgotten.push(partition);
+                }
+                Ok(())
+            });
         let results = results.collect();
         self.forget_offsets(turn, forgotten);
         turn.end_durably(request, GroupAnswer::OffsetsDeleted(results));
@@ -189,21 +191,24 @@ impl Group {
             };
             ends_ms <= turn.now.wall_ms
         };
-        let read = self.topics_read();
-        let is_read = |partition: &PartitionId| {
-            let place = catalog.place(*partition);
-            is_stable && place.is_some_and(|place| is_among(read.as_ref(), &place.topic))
-        };
         let offsets = self.state.offsets.iter();
-        let over = offsets.filter(|(partition, found)| is_over(found) && !is_read(partition));
-        let over: Vec<PartitionId> = over.map(|(partition, _)| *partition).collect();
+        let over = offsets.filter(|(_, found)| is_over(found));
+        let mut over: Vec<PartitionId> = over.map(|(partition, _)| *partition).collect();
+        let mut read = self.are_read(&over, catalog).into_iter();
+        over.retain(|_| read.next() == Some(false));
         self.forget_offsets(turn, over);
     }
-}
 
-/// Whether a topic is one of those that members read.
-fn is_among(read: Option<&BTreeSet<&str>>, topic: &str) -> bool {
-    read.is_none_or(|read| read.contains(topic))
+    /// Of each partition, whether members read its topic; if only they know, they do.
+    fn are_read(&self, partitions: &[PartitionId], catalog: &Catalog) -> Vec<bool> {
+        let topic = |id: &PartitionId| catalog.place(*id).map(|place| &*place.topic);
+        let mut unread: BTreeSet<&str> = partitions.iter().filter_map(topic).collect();
+        if self.phase != Phase::Empty {
+            unread = self.unread(unread);
+        }
+        let is_read = |id| topic(id).is_some_and(|topic| !unread.contains(topic));
+        partitions.iter().map(is_read).collect()
+    }
 }
 
 /// Whether a partition was deleted. One that this copy of the catalog does not have yet was not.

@@ -120,13 +120,24 @@ impl Group {
         }
     }
 
-    /// The topics that members read; `None` where those of a member cannot be told, which may read
-    /// all of them.
-    pub(super) fn topics_read(&self) -> Option<BTreeSet<&str>> {
-        let mut all = BTreeSet::new();
-        for (_, member) in self.members.iter() {
-            all.extend(member.said.topics.as_ref()?.iter().map(|topic| &**topic));
+    /// Those of some topics that no member reads; none where a member's cannot be told, which may
+    /// read all of them. Mostly the first few members read all that is asked for: the others, who
+    /// may have said many topics each, are not looked at.
+    pub(super) fn unread<'a>(&self, mut topics: BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+        if topics.is_empty() {
+            return topics;
         }
-        Some(all)
+        for (_, member) in self.members.iter() {
+            let Some(read) = &member.said.topics else {
+                return BTreeSet::new();
+            };
+            for topic in read {
+                topics.remove(&**topic);
+            }
+            if topics.is_empty() {
+                break;
+            }
+        }
+        topics
     }
 }

@@ -65,3 +65,28 @@ fn a_rebalance_walks_everyone_when_it_begins_and_when_it_ends() {
         "all get theirs"
     );
 }
+
+/// Kafka's consumers commit again and again, but some only what moved: an offset may be older than
+/// its time for as long as its topic is read.
+#[test]
+fn offsets_in_their_time_are_looked_through_without_their_members() {
+    let mut bench = Bench::new();
+    let ids = bench.stable(MEMBERS);
+    let offsets = [(0, 5), (1, 6), (2, 7)];
+    bench.submit(commit(membership(&ids[1], 1), &offsets));
+    let sweep = |bench: &mut Bench| {
+        let walks = |bench: &Bench| bench.groups.groups["g"].members.walks.get();
+        let before = walks(bench);
+        bench
+            .groups
+            .sweep(bench.now, &bench.settings, &bench.catalog);
+        let walked = walks(bench) - before;
+        bench.drain();
+        walked
+    };
+    assert_eq!(sweep(&mut bench), 0);
+    assert_eq!(bench.logged["g"].offsets.len(), 3);
+    bench.now.wall_ms += 8 * 24 * 60 * 60 * 1_000;
+    assert_eq!(sweep(&mut bench), 1);
+    assert_eq!(bench.logged["g"].offsets.len(), 2, "nobody reads `u`");
+}
