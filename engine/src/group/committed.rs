@@ -1,6 +1,6 @@
 //! The offsets that a group has committed, and how many bytes they are.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::ops::Deref;
 
 use millrace_storage::units::PartitionId;
@@ -36,6 +36,19 @@ impl Committed {
         for partition in gone {
             self.remove(partition);
         }
+    }
+
+    /// Forgets the offsets of some partitions; whether there were any.
+    pub(crate) fn forget(&mut self, gone: &BTreeSet<PartitionId>) -> bool {
+        let before = self.len();
+        if gone.len() < before {
+            for partition in gone {
+                self.remove(*partition);
+            }
+        } else {
+            self.retain(|partition| !gone.contains(&partition));
+        }
+        self.len() < before
     }
 
     pub(crate) fn bytes(&self) -> usize {

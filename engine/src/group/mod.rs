@@ -455,7 +455,9 @@ impl Groups {
     /// drops what the catalog does not know.
     pub(crate) fn forget_partitions(&mut self, gone: &BTreeSet<PartitionId>) {
         for (name, group) in &mut self.groups {
-            group.state.offsets.retain(|id| !gone.contains(&id));
+            if !group.state.offsets.forget(gone) {
+                continue;
+            }
             self.bytes -= group.counted_bytes;
             group.counted_bytes = group.bytes(name);
             self.bytes += group.counted_bytes;

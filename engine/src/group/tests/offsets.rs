@@ -136,6 +136,19 @@ fn offsets_of_deleted_partitions_are_gone_and_stay_gone() {
 }
 
 #[test]
+fn of_many_deleted_partitions_a_group_forgets_those_it_has() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.ask(commit(alone(), &[(0, 1), (2, 2)])), committed(2));
+    let many = (1..100).map(PartitionId);
+    bench.groups.forget_partitions(&many.collect());
+    assert_eq!(bench.offsets(), [(0, 1)]);
+    bench
+        .groups
+        .forget_partitions(&BTreeSet::from([PartitionId(9)]));
+    assert_eq!(bench.offsets(), [(0, 1)]);
+}
+
+#[test]
 fn offsets_are_deleted_unless_members_read_the_topic() {
     let mut bench = Bench::new();
     let delete = |ids: &[u32]| {
