@@ -346,11 +346,26 @@ const SMALLER: &[(&str, &str, u64)] = &[
         1,
     ),
     ("topics.partitions", "limits.partitions_max", 1),
+    (
+        "groups.session_timeout_ms_min",
+        "groups.session_timeout_ms_max",
+        1,
+    ),
     // Log files stay open, and packs need descriptors too.
     ("wal.files", "limits.files_open_max", 2),
     // What is never small enough would wait, or be refused as busy, for ever.
     (
         "listeners.kafka.request_bytes_max",
+        "memory.assembly_bytes_max",
+        1,
+    ),
+    (
+        "listeners.kafka.control_request_bytes_max",
+        "memory.assembly_bytes_max",
+        1,
+    ),
+    (
+        "listeners.kafka.first_request_bytes_max",
         "memory.assembly_bytes_max",
         1,
     ),

@@ -241,6 +241,11 @@ fn values_that_do_not_fit_each_other_are_refused_where_they_were_set() {
          `memory.assembly_bytes_max`"
     );
     assert_eq!(
+        refusal("[listeners.kafka]\ncontrol_request_bytes_max = \"256MiB\"\n"),
+        "millrace.toml:2: `listeners.kafka.control_request_bytes_max`: 268435456 is more than \
+         134217728, `memory.assembly_bytes_max`"
+    );
+    assert_eq!(
         refusal("[memory]\nmesh_append_bytes_max = \"64MiB\"\n"),
         "default: `listeners.kafka.request_bytes_max`: 104857600 is more than 67108864, \
          `memory.mesh_append_bytes_max`"
@@ -249,6 +254,11 @@ fn values_that_do_not_fit_each_other_are_refused_where_they_were_set() {
         refusal("[wal]\ncommit_queue_bytes_max = \"8MiB\"\n"),
         "default: `wal.batch_bytes_max`: 16777216 is more than 8388608, \
          `wal.commit_queue_bytes_max`"
+    );
+    assert_eq!(
+        refusal("[groups]\nsession_timeout_ms_min = 9\nsession_timeout_ms_max = 8\n"),
+        "millrace.toml:2: `groups.session_timeout_ms_min`: 9 is more than 8, \
+         `groups.session_timeout_ms_max`"
     );
     assert_eq!(
         refusal("[wal]\nfiles = 300\n"),
