@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use millrace_engine::catalog::settings::{Setting, SettingType};
-use millrace_net::kafka::{BrokerSetting, BrokerValue};
+use millrace_net::kafka::{BrokerSetting, BrokerValue, RELEASE};
 
 use super::translate;
 use crate::config::{Config, Place, Resolved};
@@ -176,8 +176,12 @@ const FIXED: &[(&str, SettingType, &str)] = &[
     ("controlled.shutdown.enable", SettingType::Boolean, "false"),
     ("default.replication.factor", SettingType::Int, "1"),
     ("delete.topic.enable", SettingType::Boolean, "true"),
-    // The release whose versions are served, for tools that choose what to show by it.
-    ("inter.broker.protocol.version", SettingType::String, "4.1"),
+    // For tools that choose what to show by it.
+    (
+        "inter.broker.protocol.version",
+        SettingType::String,
+        RELEASE,
+    ),
     ("log.cleanup.policy", SettingType::List, "delete"),
     // Every acknowledged message is synced.
     ("log.flush.interval.messages", SettingType::Long, "1"),

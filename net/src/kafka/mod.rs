@@ -30,3 +30,4 @@ pub mod fuzz {
 
 pub use config::{BrokerSetting, BrokerValue, KafkaConfig};
 pub use session::Session;
+pub use versions::RELEASE;

@@ -1,12 +1,15 @@
 //! The APIs served, their versions, and what their requests look like.
 //!
-//! The versions are those of Kafka 4.3, so that clients that guess the broker's release from this
-//! table guess one that exists. Produce is advertised from 0, as Kafka does: librdkafka before
-//! 2.11.1 looks for Produce 0 before it compresses.
+//! The versions are those of one release of Kafka, [`RELEASE`], so that clients that guess the
+//! broker's release from this table guess one that exists. Produce is advertised from 0, as Kafka
+//! does: librdkafka before 2.11.1 looks for Produce 0 before it compresses.
 
 mod admin;
 
 use super::walker::{Field, Kind};
+
+/// The release of Kafka whose versions these are.
+pub const RELEASE: &str = "4.3";
 
 /// An API that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
