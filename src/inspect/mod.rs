@@ -55,7 +55,7 @@ pub fn inspect(directory: &Path, depth: Depth) -> Result<Inspection, Failure> {
         let reason = "there is no shard directory in it: not a data directory";
         return Err(Failure::Unfit(format!("{}: {reason}", directory.display())));
     }
-    let _lock = DirectoryLock::take_existing(directory)?;
+    let _lock = DirectoryLock::take_to_read(directory)?;
     let overlay = Overlay::default();
     for shard in &shards {
         let path = directories::path(directory, *shard);
