@@ -31,6 +31,8 @@ pub enum ExitCode {
     Io = 74,
     /// A write to the log failed while serving: start again to recover.
     Poisoned = 75,
+    /// A running broker refused what it was asked.
+    Refused = 76,
     /// The data directory is in use.
     Locked = 77,
     /// The configuration is wrong.
@@ -38,11 +40,13 @@ pub enum ExitCode {
     /// A second signal ended a clean stop: nothing acknowledged is lost, but the next start has
     /// more to recover.
     Interrupted = 79,
+    /// A running broker did not answer in time: it may have done what it was asked.
+    Unanswered = 80,
 }
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Clean,
         Self::Measurement,
         Self::Usage,
@@ -53,9 +57,11 @@ impl ExitCode {
         Self::Listen,
         Self::Io,
         Self::Poisoned,
+        Self::Refused,
         Self::Locked,
         Self::Config,
         Self::Interrupted,
+        Self::Unanswered,
     ];
 
     /// The number.
@@ -122,6 +128,12 @@ pub enum Failure {
     /// A broker that should be there.
     #[error("{0}")]
     Unavailable(String),
+    /// A broker's own words.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// A broker that is there.
+    #[error("{0}")]
+    Unanswered(String),
     /// A flag whose value only we can judge.
     #[error("{0}")]
     Usage(String),
@@ -142,6 +154,8 @@ impl Failure {
             Self::Listen { .. } => ExitCode::Listen,
             Self::Io { .. } => ExitCode::Io,
             Self::Unavailable(_) => ExitCode::Unavailable,
+            Self::Refused(_) => ExitCode::Refused,
+            Self::Unanswered(_) => ExitCode::Unanswered,
             Self::Usage(_) => ExitCode::Usage,
             Self::Bench(_) => ExitCode::Measurement,
             Self::Damaged(_)
