@@ -1,7 +1,10 @@
 //! How the process ends: the one table of exit codes, and the errors that lead to them.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::{panic, process, thread};
 
 use millrace_engine::start::OpenError;
 use millrace_storage::error::StorageError;
@@ -21,7 +24,7 @@ pub enum ExitCode {
     Quarantine = 65,
     /// No broker answers there.
     Unavailable = 69,
-    /// We are wrong: a thread of the broker died.
+    /// We are wrong: an assertion failed.
     Bug = 70,
     /// The kernel lacks something, or refuses it.
     Kernel = 71,
@@ -71,7 +74,7 @@ impl ExitCode {
     }
 }
 
-impl From<ExitCode> for std::process::ExitCode {
+impl From<ExitCode> for process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code.number())
     }
@@ -103,7 +106,7 @@ pub enum Failure {
         /// The address.
         address: SocketAddr,
         /// Why not.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// A file.
     #[error("{}: {error}", path.display())]
@@ -111,7 +114,7 @@ pub enum Failure {
         /// The file.
         path: PathBuf,
         /// The failure.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// The stores.
     #[error(transparent)]
@@ -177,15 +180,63 @@ impl Failure {
     }
 
     /// Wraps what a file operation failed with.
-    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |error| Self::Io { path, error }
     }
 }
 
+/// Ends the process with [`ExitCode::Bug`] when a thread panics, whichever it is, once that is
+/// told: an abort would say the same as a kill to whoever looks at the code alone.
+pub fn end_on_panic() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        // Nobody may be reading standard error, and another thread may wait in it for ever.
+        let _ = thread::Builder::new().spawn(|| {
+            thread::sleep(TELLING_MAX);
+            end(ExitCode::Bug)
+        });
+        tell(panic);
+        let _ = writeln!(
+            io::stderr(),
+            "millrace: this is a bug; what was acknowledged is safe"
+        );
+        end(ExitCode::Bug)
+    }));
+}
+
+/// So long a panic may take to be told.
+const TELLING_MAX: Duration = Duration::from_secs(5);
+
+/// Ends the process where it stands.
+pub fn end(code: ExitCode) -> ! {
+    process::exit(i32::from(code.number()))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// In a process of its own, which is this test again.
+    #[test]
+    fn a_panic_of_any_thread_ends_the_process_with_its_code() {
+        const PANICS: &str = "MILLRACE_TEST_PANICS";
+        if std::env::var_os(PANICS).is_some() {
+            end_on_panic();
+            let _ = thread::spawn(|| panic!("as planned")).join();
+            end(ExitCode::Clean);
+        }
+        let name = "exit::tests::a_panic_of_any_thread_ends_the_process_with_its_code";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let command = command.args(["--exact", name, "--nocapture"]);
+        let ended = command.env(PANICS, "1").output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(70), "{told}");
+        assert!(told.contains("as planned"), "{told}");
+        assert!(told.contains("this is a bug"), "{told}");
+    }
 
     #[test]
     fn the_readme_lists_every_exit_code() {

@@ -5,14 +5,16 @@ mod commands;
 mod group_commands;
 mod serve;
 
+use std::io::Write;
 use std::process::ExitCode as ProcessExit;
 
 use clap::Parser;
-use millrace::exit::{ExitCode, Failure};
+use millrace::exit::{ExitCode, Failure, end_on_panic};
 
 use cli::{Cli, Verb};
 
 fn main() -> ProcessExit {
+    end_on_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -28,7 +30,7 @@ fn main() -> ProcessExit {
     match run(cli.verb) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("millrace: {failure}");
+            let _ = writeln!(std::io::stderr(), "millrace: {failure}");
             failure.code().into()
         }
     }

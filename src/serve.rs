@@ -5,7 +5,7 @@ use std::io::Write;
 use millrace::broker::losses::AcceptedLosses;
 use millrace::broker::{Broker, Ended};
 use millrace::config::Resolved;
-use millrace::exit::{ExitCode, Failure};
+use millrace::exit::{ExitCode, Failure, end};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -17,7 +17,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let losses = AcceptedLosses::parse(args.accept_loss.iter().map(String::as_str))?;
     log_to_stderr(&settings)?;
     let mut broker = Broker::start_accepting(settings, losses)?;
-    eprint!("{}", broker.banner());
+    let _ = write!(std::io::stderr(), "{}", broker.banner());
     let mut stdout = std::io::stdout();
     let ready = writeln!(stdout, "ready {}", broker.addresses()).and_then(|()| stdout.flush());
     ready.map_err(Failure::io("standard output"))?;
@@ -54,7 +54,7 @@ fn run(broker: &mut Broker) -> Result<Ended, Failure> {
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::warn!("{name} again: ending without a clean stop");
-        std::process::exit(i32::from(ExitCode::Interrupted.number()))
+        end(ExitCode::Interrupted)
     })
 }
 
@@ -67,6 +67,9 @@ fn log_to_stderr(settings: &Resolved) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that cannot be written, as to a full disk, is lost: telling so would fail as well,
+        // and is a panic.
+        .log_internal_errors(false)
         .with_target(false)
         .init();
     Ok(())
