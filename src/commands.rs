@@ -1,6 +1,7 @@
 //! The small verbs: they print and end.
 
 use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 
 use millrace::control::client;
 use millrace::control::{Status, TopicStatus};
@@ -13,24 +14,23 @@ use crate::cli::{ClientArgs, InspectArgs, SettingsArgs};
 
 /// Prints the resolved configuration.
 pub(crate) fn config(args: &SettingsArgs) -> Result<(), Failure> {
-    print!("{}", args.resolve()?.to_toml());
-    Ok(())
+    say(&args.resolve()?.to_toml())
 }
 
 /// Prints the machine's cores.
-pub(crate) fn cores() {
-    print!("{}", Topology::read().table());
+pub(crate) fn cores() -> Result<(), Failure> {
+    say(&Topology::read().table())
 }
 
 /// Prints how a running broker is.
 pub(crate) fn status(args: &ClientArgs) -> Result<(), Failure> {
-    let body = client::get(&args.data_dir, "/status")?;
+    let body = client::get(&args.data_dir()?, "/status")?;
     print(args, &body, show_status)
 }
 
 /// Prints a running broker's topics.
 pub(crate) fn topics(args: &ClientArgs) -> Result<(), Failure> {
-    let body = client::get(&args.data_dir, "/topics")?;
+    let body = client::get(&args.data_dir()?, "/topics")?;
     print(args, &body, |topics: &Vec<TopicStatus>| show_topics(topics))
 }
 
@@ -40,16 +40,15 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         verify: args.verify,
         blocks: args.blocks,
     };
-    let found = inspect::inspect(&args.directory, depth)?;
-    print!("{}", found.text);
+    let found = inspect::inspect(&args.directory()?, depth)?;
+    say(&found.text)?;
     if found.damages.is_empty() {
         let checked = if args.verify {
-            "every checksum matches"
+            "every checksum matches\n"
         } else {
-            "nothing wrong was seen; --verify checks every checksum"
+            "nothing wrong was seen; --verify checks every checksum\n"
         };
-        println!("{checked}");
-        return Ok(());
+        return say(checked);
     }
     Err(Failure::Damaged(found.damages.join("\n")))
 }
@@ -61,16 +60,24 @@ pub(crate) fn print<T: DeserializeOwned>(
     show: impl Fn(&T) -> String,
 ) -> Result<(), Failure> {
     if args.json {
-        println!("{body}");
-        return Ok(());
+        return say(&format!("{body}\n"));
     }
     let answer: T = serde_json::from_str(body).map_err(|error| {
         Failure::Unavailable(format!(
             "the broker's answer cannot be read ({error}); is it of another version?"
         ))
     })?;
-    print!("{}", show(&answer));
-    Ok(())
+    say(&show(&answer))
+}
+
+/// Writes to standard output. Whoever reads it may have seen enough, as `head` has.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    let said = stdout.write_all(text.as_bytes());
+    match said.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        said => said.map_err(Failure::io("standard output")),
+    }
 }
 
 fn show_status(status: &Status) -> String {

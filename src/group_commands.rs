@@ -14,7 +14,7 @@ pub(crate) fn groups(args: &GroupsArgs) -> Result<(), Failure> {
     if let Some(GroupsVerb::Reset(args)) = &args.verb {
         return reset(args);
     }
-    let body = client::get(&args.client.data_dir, "/groups")?;
+    let body = client::get(&args.client.data_dir()?, "/groups")?;
     print(&args.client, &body, |groups: &Vec<GroupStatus>| {
         groups.iter().map(show_group).collect()
     })
@@ -73,7 +73,7 @@ fn reset(args: &ResetArgs) -> Result<(), Failure> {
         execute: args.execute,
     };
     let asked = serde_json::to_string(&asked).expect("plain data");
-    let body = client::post(&args.client.data_dir, "/groups/reset", &asked)?;
+    let body = client::post(&args.client.data_dir()?, "/groups/reset", &asked)?;
     let executed = args.execute;
     print(&args.client, &body, |moved: &Vec<ResetPartition>| {
         show_reset(moved, executed)
@@ -109,25 +109,23 @@ fn parse_topic(named: &str) -> Result<ResetTopic, Failure> {
     })
 }
 
-fn parse_to(words: &[String]) -> Result<ResetTo, Failure> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let number = |text: &str| text.parse().map_err(|_| not_understood(&words));
-    match words.as_slice() {
+fn parse_to(to: &str) -> Result<ResetTo, Failure> {
+    let number = |text: &str| text.parse().map_err(|_| not_understood(to));
+    match to.split_whitespace().collect::<Vec<_>>().as_slice() {
         ["earliest"] => Ok(ResetTo::Earliest),
         ["latest"] => Ok(ResetTo::Latest),
         ["offset", offset] => Ok(ResetTo::Offset(number(offset)?)),
         ["time", time] => {
-            let time = time.parse().map_err(|_| not_understood(&words))?;
+            let time = time.parse().map_err(|_| not_understood(to))?;
             Ok(ResetTo::Time(time))
         }
-        _ => Err(not_understood(&words)),
+        _ => Err(not_understood(to)),
     }
 }
 
-fn not_understood(words: &[&str]) -> Failure {
+fn not_understood(to: &str) -> Failure {
     Failure::Usage(format!(
-        "--to {}: expected earliest, latest, offset N, or time T in ms since the Unix epoch",
-        words.join(" ")
+        "--to {to}: expected earliest, latest, offset N, or time T in ms since the Unix epoch"
     ))
 }
 
@@ -144,10 +142,7 @@ mod tests {
         );
         assert_eq!(parse_topic("orders").expect("sound").partition, None);
         assert!(parse_topic("orders:x").is_err());
-        let to = |text: &str| {
-            let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
-            parse_to(&words).ok()
-        };
+        let to = |text: &str| parse_to(text).ok();
         assert_eq!(to("earliest"), Some(ResetTo::Earliest));
         assert_eq!(to("offset 7"), Some(ResetTo::Offset(7)));
         assert_eq!(to("time -7"), Some(ResetTo::Time(-7)));

@@ -15,7 +15,7 @@ use cli::{Cli, Verb};
 
 fn main() -> ProcessExit {
     end_on_panic();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(cli::words(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -41,7 +41,7 @@ fn run(verb: Verb) -> Result<ProcessExit, Failure> {
         Verb::Serve(args) => serve::serve(&args)?,
         Verb::Inspect(args) => commands::inspect(&args)?,
         Verb::Config(args) => commands::config(&args)?,
-        Verb::Cores => commands::cores(),
+        Verb::Cores => commands::cores()?,
         Verb::Status(args) => commands::status(&args)?,
         Verb::Topics(args) => commands::topics(&args)?,
         Verb::Groups(args) => group_commands::groups(&args)?,

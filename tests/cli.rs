@@ -1,7 +1,10 @@
 //! The command as scripts see it: what it prints where, and with which code it ends.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -33,6 +36,11 @@ fn directory(name: &str) -> PathBuf {
 
 /// A broker on small files, and its `ready` line.
 fn serve(data_dir: &str) -> (Child, String) {
+    serve_logging(data_dir, Stdio::null())
+}
+
+/// The same, with its standard error.
+fn serve_logging(data_dir: &str, log: Stdio) -> (Child, String) {
     let mut child = millrace(&["serve", "--data-dir", data_dir, "--kafka", "127.0.0.1:0"])
         .args(["--cores", "0", "--set", "server.pin=false"])
         .args([
@@ -43,7 +51,7 @@ fn serve(data_dir: &str) -> (Child, String) {
         ])
         .args(["--set", "disk.reserve_bytes=12MiB"])
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(log)
         .spawn()
         .expect("the command was built");
     let mut ready = String::new();
@@ -148,6 +156,113 @@ fn check_what_inspect_sees(data_dir: &str) {
         assert!(stderr(&inspected).contains(found), "{}", stderr(&inspected));
         fs::write(&file, whole).unwrap();
     }
+}
+
+/// Makes the broker say something, and waits until it has.
+fn break_the_protocol(ready: &str) {
+    let address = ready.strip_prefix("ready kafka=").expect("the ready line");
+    let mut stream = TcpStream::connect(address.trim()).expect("it listens");
+    stream.write_all(&[0xff; 64]).expect("sent");
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Whatever becomes of what it says: the collector at the other end of a pipe dies, or the disk is
+/// full of logs, and then the broker is needed most.
+#[test]
+fn a_broker_whose_log_goes_nowhere_serves_and_stops() {
+    let path = directory("cli-log");
+    let data_dir = path.to_str().unwrap();
+    let (collector, pipe) = io::pipe().unwrap();
+    let mut collector = Some(collector);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    for log in [Stdio::from(pipe), Stdio::from(full)] {
+        let (mut broker, ready) = serve_logging(data_dir, log);
+        drop(collector.take());
+        break_the_protocol(&ready);
+        break_the_protocol(&ready);
+        let status = run(&["status", "--data-dir", data_dir]);
+        assert_eq!(status.status.code(), Some(0), "{}", stderr(&status));
+        kill_process(Pid::from_child(&broker), Signal::TERM).unwrap();
+        assert_eq!(broker.wait().unwrap().code(), Some(0));
+    }
+    check_what_nobody_reads(data_dir);
+    fs::remove_dir_all(&path).unwrap();
+}
+
+/// `inspect DIR | head` is no failure, and a disk that takes nothing is one.
+fn check_what_nobody_reads(data_dir: &str) {
+    for arguments in [
+        &["inspect", "--blocks", data_dir][..],
+        &["config"],
+        &["cores"],
+    ] {
+        let (reader, pipe) = io::pipe().unwrap();
+        drop(reader);
+        let cut = millrace(arguments).stdout(pipe).output().unwrap();
+        assert_eq!(
+            cut.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            stderr(&cut)
+        );
+        assert_eq!(stderr(&cut), "");
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let lost = millrace(arguments).stdout(full).output().unwrap();
+        assert_eq!(lost.status.code(), Some(74), "{arguments:?}");
+        assert!(
+            stderr(&lost).contains("standard output"),
+            "{}",
+            stderr(&lost)
+        );
+    }
+}
+
+/// A client verb looks for the broker where the broker looks for its settings.
+#[test]
+fn every_verb_finds_the_data_directory_of_the_configuration() {
+    let path = directory("cli-found");
+    let data_dir = path.to_str().unwrap();
+    let (mut broker, _) = serve(data_dir);
+    let file = path.with_extension("toml");
+    fs::write(&file, format!("[server]\ndata_dir = {data_dir:?}\n")).unwrap();
+    let by_file = ("MILLRACE_CONFIG", file.to_str().unwrap());
+    let reset = ["groups", "reset", "g", "--topic", "t", "--to", "earliest"];
+    for (name, value) in [("MILLRACE_SERVER_DATA_DIR", data_dir), by_file] {
+        for (arguments, code) in [
+            (&["status"][..], 0),
+            (&["topics"], 0),
+            (&["groups", "--json"], 0),
+            (&reset, 76),
+            (&["inspect"], 77),
+        ] {
+            let asked = millrace(arguments).env(name, value).output().unwrap();
+            let said = stderr(&asked);
+            assert_eq!(asked.status.code(), Some(code), "{arguments:?}: {said}");
+        }
+    }
+    let refused = run(&[&reset[..], &["--data-dir", data_dir]].concat());
+    assert_eq!(stderr(&refused), "millrace: refused: there is no topic t\n");
+    kill_process(Pid::from_child(&broker), Signal::TERM).unwrap();
+    assert_eq!(broker.wait().unwrap().code(), Some(0));
+    fs::remove_dir_all(&path).unwrap();
+    fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn a_data_directory_that_is_no_text_is_refused_and_not_another_one_served() {
+    let raw = OsStr::from_bytes(b"d\xff");
+    let flag = millrace(&["config", "--data-dir"])
+        .arg(raw)
+        .output()
+        .unwrap();
+    assert_eq!(flag.status.code(), Some(64), "{}", stderr(&flag));
+    assert!(stderr(&flag).contains("--data-dir"), "{}", stderr(&flag));
+    let mut variable = millrace(&["config"]);
+    let variable = variable.env("MILLRACE_SERVER_DATA_DIR", raw).output();
+    let variable = variable.unwrap();
+    assert_eq!(variable.status.code(), Some(78), "{}", stderr(&variable));
+    let named = stderr(&variable).contains("MILLRACE_SERVER_DATA_DIR");
+    assert!(named, "{}", stderr(&variable));
 }
 
 #[test]
