@@ -136,14 +136,17 @@ impl<'a, 'd> StartDisk<'a, 'd> {
         Ok(done.buffer.expect("a write's buffer comes back"))
     }
 
-    /// Fills `buffer` from `position`. Says how many bytes came, or how reading failed: a sector
-    /// that cannot be read is judged like a damaged one.
+    /// Fills `buffer` from `position`. Says how many bytes came; `None` when the disk cannot give
+    /// them, which is judged like damage.
+    ///
+    /// # Errors
+    /// Reading failed in a way that says nothing about what is stored: nobody may judge by it.
     pub(crate) fn read(
         &mut self,
         file: FileName,
         position: FilePosition,
         buffer: AlignedBuf,
-    ) -> (AlignedBuf, Result<usize, DiskError>) {
+    ) -> Result<(AlignedBuf, Option<usize>), StorageError> {
         let token = self.tokens.issue();
         let length = buffer.len();
         let done = (self.disk)(DiskOp::Read {
@@ -153,10 +156,15 @@ impl<'a, 'd> StartDisk<'a, 'd> {
             buffer,
         });
         let buffer = done.buffer.expect("a read's buffer comes back");
-        let result = done.result.map(|outcome| match outcome {
-            DiskOutcome::Transferred(bytes) => bytes.min(length),
-            _ => length,
-        });
-        (buffer, result)
+        match done.result {
+            Ok(DiskOutcome::Transferred(bytes)) => Ok((buffer, Some(bytes.min(length)))),
+            Ok(_) => Ok((buffer, Some(length))),
+            Err(error) if error.is_unreadable() => {
+                let shard = self.shard;
+                tracing::warn!(%shard, %file, %position, %error, "the disk cannot read");
+                Ok((buffer, None))
+            }
+            Err(error) => Err(self.error(Some(file), error)),
+        }
     }
 }

@@ -276,6 +276,29 @@ impl DiskError {
         };
         matches!(errno, EINTR | EAGAIN | ENOMEM | ENFILE | EMFILE | ENOBUFS)
     }
+
+    /// Whether a read failed because of what is stored there: the device or the file system has
+    /// the place and cannot give its bytes, so they are as good as damaged. Any other failure says
+    /// nothing about them: too few descriptors, no permission, a device that went away.
+    #[must_use]
+    pub fn is_unreadable(self) -> bool {
+        // Linux, `blk_errors` in block/blk-core.c: a medium error is ENODATA, a protection error
+        // EILSEQ, a target's own EREMOTEIO, the rest EIO. File systems: EFSCORRUPTED is EUCLEAN,
+        // EFSBADCRC EBADMSG.
+        const EIO: i32 = 5;
+        const ENODATA: i32 = 61;
+        const EBADMSG: i32 = 74;
+        const EILSEQ: i32 = 84;
+        const EUCLEAN: i32 = 117;
+        const EREMOTEIO: i32 = 121;
+        let Self::Io { errno } = self else {
+            return false;
+        };
+        matches!(
+            errno,
+            EIO | ENODATA | EBADMSG | EILSEQ | EUCLEAN | EREMOTEIO
+        )
+    }
 }
 
 /// Runs one operation to its end: the form in which a store being opened does its I/O.

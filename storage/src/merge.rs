@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 
 use crate::config::StoreConfig;
 use crate::disk::{DiskDone, DiskOp, DiskTokens};
+use crate::error::ReadError;
 use crate::log_index::LogIndex;
 use crate::manifest::{EditTicket, Manifest, ManifestEdit};
 use crate::packs::Packs;
@@ -305,7 +306,10 @@ impl Merge {
         };
         self.counters.discarded += 1;
         self.retry_at = Some(now.boot.after_ms(RETRY_MS));
-        if let (SettleFailure::Source(_), Some(id)) = (failure, copy.source()) {
+        // A shortage passes, and says nothing about the pack.
+        if let (SettleFailure::Source(error), Some(id)) = (failure, copy.source())
+            && !matches!(error, ReadError::Disk(error) if error.is_shortage())
+        {
             context.packs.refuse_merge(id);
         }
         self.discard(&copy, output, context);

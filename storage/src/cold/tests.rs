@@ -7,6 +7,7 @@ use crate::error::StorageError;
 use crate::request::ReadOutcome;
 use crate::section::{Directory, SectionKind};
 use crate::settle::tests::{A, B, SHARD, World, config, is_segment};
+use crate::testing::{Fault, Lasting, PlannedFault};
 use crate::units::page_ceil;
 
 /// Files of a few chunks.
@@ -166,6 +167,33 @@ fn a_snapshot_survives_damage_of_one_copy_and_is_refused_by_name_without_any() {
     let refused = world.reopen(disk).expect_err("the engine's state is lost");
     let found = matches!(refused, StorageError::Corrupt { file, .. } if file == pack);
     assert!(found, "{refused}");
+}
+
+#[test]
+fn a_start_that_runs_out_of_descriptors_calls_nothing_damaged() {
+    let (mut world, ..) = settled();
+    world.produce(B, 2, 300);
+    let mut refused = 0;
+    for (op, lasting) in (0..).flat_map(|op| [(op, Lasting::Once), (op, Lasting::Forever)]) {
+        let mut short = World::reopened(&world);
+        let mut disk = world.disk.after_kill(1);
+        let fault = Fault::Shortage;
+        disk.plan(PlannedFault { op, fault, lasting });
+        match short.reopen(disk) {
+            Ok(()) if short.disk.ops_started() <= op => break,
+            Ok(()) => {}
+            Err(StorageError::Io { error, .. }) => {
+                assert!(error.is_shortage(), "{error} at {op}");
+                refused += 1;
+            }
+            Err(error) => panic!("{error} at {op}"),
+        }
+        let mut disk = short.disk.after_kill(1);
+        disk.heal();
+        short.reopen(disk).expect("nothing was wrong");
+        short.check(1 << 20);
+    }
+    assert!(refused > 20, "{refused}");
 }
 
 #[test]

@@ -18,7 +18,8 @@ const FOOTER_BYTES_MAX: u32 = 256 << 20;
 /// they were never committed, or are dropped. Foreign files are reported and stay.
 ///
 /// # Errors
-/// [`StorageError::Corrupt`] names a pack that is missing or whose directory is damaged twice.
+/// [`StorageError::Corrupt`] names a pack that is missing or whose directory is damaged twice,
+/// [`StorageError::Io`].
 pub(crate) fn open(
     disk: &mut StartDisk<'_, '_>,
     shard: ShardId,
@@ -79,7 +80,7 @@ fn corrupt(
 /// The pack's directory from whichever of its copies is good. The file has `file_bytes`.
 ///
 /// # Errors
-/// [`StorageError::Corrupt`] when neither copy is what `entry` says.
+/// [`StorageError::Corrupt`] when neither copy is what `entry` says, [`StorageError::Io`].
 pub(crate) fn read_directory(
     disk: &mut StartDisk<'_, '_>,
     shard: ShardId,
@@ -102,16 +103,14 @@ pub(crate) fn read_directory(
     let mut buffer = AlignedBuf::zeroed(padded);
     let mut found = "the pack's directory is damaged";
     for copy in [entry.footer.0, entry.footer.0 + padded as u64] {
-        let (returned, result) = disk.read(entry.file, FilePosition(copy), buffer);
+        let (returned, read) = disk.read(entry.file, FilePosition(copy), buffer)?;
         buffer = returned;
         let bytes = buffer.get(..entry.footer_bytes as usize);
-        match (result, bytes) {
-            (Ok(read), Some(bytes)) if read == padded => match decode_directory(bytes, entry) {
+        if let Some(bytes) = bytes.filter(|_| read == Some(padded)) {
+            match decode_directory(bytes, entry) {
                 Ok(directory) => return Ok(directory),
                 Err(why) => found = why,
-            },
-            (Err(error), _) => tracing::warn!(%shard, file = %entry.file, %error, "reading failed"),
-            _ => {}
+            }
         }
     }
     Err(corrupt(found))
@@ -178,6 +177,7 @@ impl Packs {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] when all of them are damaged: nothing else has what it says.
+    /// [`StorageError::Io`].
     pub(crate) fn read_snapshot(
         &self,
         disk: &mut StartDisk<'_, '_>,
@@ -191,9 +191,9 @@ impl Packs {
         let length = usize::try_from(section.bytes).map_err(|_| damaged())?;
         let mut buffer = AlignedBuf::zeroed(page_ceil(length));
         for position in section.copy_positions() {
-            let (returned, result) = disk.read(file, position, buffer);
+            let (returned, read) = disk.read(file, position, buffer)?;
             buffer = returned;
-            let is_whole = result.is_ok_and(|read| read == buffer.len());
+            let is_whole = read == Some(buffer.len());
             let bytes = buffer.get(..length).filter(|_| is_whole);
             if let Some(bytes) = bytes.filter(|bytes| checksum(bytes) == section.checksum) {
                 return Ok(Some((section.as_of, bytes.to_vec())));

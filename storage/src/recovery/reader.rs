@@ -3,7 +3,7 @@
 use crate::block::{BlockError, BlockHeader, FIRST_BLOCK, Seeding};
 use crate::blocking::StartDisk;
 use crate::buf::AlignedBuf;
-use crate::disk::{DiskError, FileName};
+use crate::disk::FileName;
 use crate::error::StorageError;
 use crate::units::{FilePosition, PAGE_BYTES, page_ceil};
 
@@ -137,16 +137,10 @@ impl FileReader {
         }
         self.window.set_len(bytes);
         let window = std::mem::replace(&mut self.window, AlignedBuf::zeroed(PAGE_BYTES));
-        let (window, result) = disk.read(self.file, position, window);
+        let (window, read) = disk.read(self.file, position, window)?;
         self.window = window;
         self.start = position.0;
-        self.valid = match result {
-            Ok(bytes) => bytes,
-            Err(DiskError::Crashed) => {
-                return Err(disk.error(Some(self.file), DiskError::Crashed));
-            }
-            Err(_) => 0,
-        };
+        self.valid = read.unwrap_or(0);
         Ok(())
     }
 }

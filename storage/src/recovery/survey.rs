@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::block::{BlockHeader, ChainPoint, FIRST_BLOCK, FileHeader, FileHeaderError, Seeding};
 use crate::blocking::StartDisk;
 use crate::buf::AlignedBuf;
-use crate::disk::{DiskError, FileName, Listing};
+use crate::disk::{FileName, Listing};
 use crate::error::StorageError;
 use crate::units::{FilePosition, Generation, LifeId, PAGE_BYTES, ShardId};
 
@@ -127,12 +127,8 @@ fn read_page(
     position: FilePosition,
 ) -> Result<Option<AlignedBuf>, StorageError> {
     let file = FileName::Wal(slot);
-    let (page, result) = disk.read(file, position, AlignedBuf::zeroed(PAGE_BYTES));
-    match result {
-        Ok(PAGE_BYTES) => Ok(Some(page)),
-        Err(DiskError::Crashed) => Err(disk.error(Some(file), DiskError::Crashed)),
-        Ok(_) | Err(_) => Ok(None),
-    }
+    let (page, read) = disk.read(file, position, AlignedBuf::zeroed(PAGE_BYTES))?;
+    Ok(Some(page).filter(|_| read == Some(PAGE_BYTES)))
 }
 
 /// The header in `wal-SLOT`, if it is whole and this file's. What cannot be read is judged like
@@ -144,12 +140,11 @@ fn read_header(
 ) -> Result<Option<FileHeader>, StorageError> {
     let file = FileName::Wal(slot);
     let position = FilePosition(0);
-    let (page, result) = disk.read(file, position, AlignedBuf::zeroed(PAGE_BYTES));
-    let bytes = match result {
-        Ok(0) => return Ok(None), // Created, and not preallocated yet.
-        Ok(bytes) => bytes,
-        Err(DiskError::Crashed) => return Err(disk.error(Some(file), DiskError::Crashed)),
-        Err(_) => return Ok(None),
+    let (page, read) = disk.read(file, position, AlignedBuf::zeroed(PAGE_BYTES))?;
+    let bytes = match read {
+        Some(0) => return Ok(None), // Created, and not preallocated yet.
+        Some(bytes) => bytes,
+        None => return Ok(None),
     };
     match FileHeader::decode(&page[..bytes]) {
         Ok(header) if header.shard == shard && header.slot == slot => Ok(Some(header)),

@@ -14,6 +14,7 @@ use crate::disk::{
 use crate::units::{PAGE_BYTES, ShardId};
 
 const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 const ECANCELED: i32 = 125;
 
 /// A file system in memory that can fail, lie and lose power.
@@ -346,6 +347,7 @@ impl SimDisk {
         }
         let result = match fault {
             Some(Fault::Error) => Err(DiskError::Io { errno: EIO }),
+            Some(Fault::Shortage) => Err(DiskError::Io { errno: EMFILE }),
             Some(Fault::NoSpace) => Err(DiskError::NoSpace),
             _ => self.perform_op(shard, &mut op, inode, fault),
         };

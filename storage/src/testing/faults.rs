@@ -8,6 +8,8 @@ use crate::disk::{DiskOp, WriteSync};
 pub enum Fault {
     /// Nothing is done; EIO.
     Error,
+    /// Nothing is done, for want of a descriptor; EMFILE.
+    Shortage,
     /// Nothing is done; ENOSPC. Only what takes space can fail so.
     NoSpace,
     /// A write reaches the medium in part, a random subset of its sectors; EIO.
@@ -32,7 +34,7 @@ impl Fault {
     pub fn fits(self, op: &DiskOp) -> bool {
         let is_write = matches!(op, DiskOp::Write { .. });
         match self {
-            Self::Error => !matches!(op, DiskOp::Space { .. }),
+            Self::Error | Self::Shortage => !matches!(op, DiskOp::Space { .. }),
             Self::NoSpace => is_write || matches!(op, DiskOp::Create { .. }),
             Self::TornWrite | Self::ShortWrite | Self::LostWrite | Self::MisdirectedWrite => {
                 is_write
