@@ -9,6 +9,7 @@ use millrace_engine::Shard;
 use millrace_engine::mesh::port::{MeshPort, mesh};
 use millrace_engine::start::{ShardDirectory, StartConfig, open_all};
 use millrace_net::kafka::KafkaConfig;
+use millrace_net::uring::descriptors;
 use millrace_net::uring::driver::{Driver, DriverParts};
 use millrace_net::uring::files::Files;
 use millrace_net::uring::inbox::Remote;
@@ -142,11 +143,15 @@ fn recover(
     all.extend(given_up.map(|(shard, _)| *shard));
     all.sort_unstable();
     all.dedup();
+    let start_open_max = descriptors::files_at_start(all.len());
+    let start_open_max = start_open_max.map_err(|error| Failure::Kernel(error.to_string()))?;
     let mut files = Vec::new();
     for shard in &all {
         let open_max = translate::size(config.limits.files_open_max);
         let opened = Files::open(data_dir, *shard, open_max);
-        files.push(opened.map_err(Failure::io(data_dir))?);
+        let mut opened = opened.map_err(Failure::io(data_dir))?;
+        opened.limit_start(start_open_max);
+        files.push(opened);
     }
     let seed = checks::random_seed();
     let start = StartConfig {

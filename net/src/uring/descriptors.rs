@@ -14,6 +14,10 @@ const SHARD: usize = 8;
 /// Files that a shard keeps open at least beside its log files: packs and segments.
 const FILES_MIN: usize = 16;
 const FILES_MAX: usize = 512;
+/// Of each shard's directory while a start goes through it: itself, and the data directory.
+const DIRECTORIES: usize = 2;
+/// Files that a start keeps open at least in each shard's directory.
+const START_FILES_MIN: usize = 2;
 const BACKLOG_MIN: usize = 8;
 const BACKLOG_MAX: usize = 1024;
 
@@ -61,6 +65,29 @@ impl DescriptorPlan {
     }
 }
 
+/// Files that a start may keep open in each of so many shards' directories, those of shards that
+/// no longer run among them: all that it opens at once is half of the process's limit, so rings and
+/// listeners find theirs.
+///
+/// # Errors
+/// The limit is too low for so many directories.
+pub fn files_at_start(directories: usize) -> io::Result<usize> {
+    let limit = sys::descriptor_limit().map_err(io::Error::from_raw_os_error)?;
+    files_within(limit, directories).ok_or_else(|| {
+        let needed = 2 * directories * (DIRECTORIES + START_FILES_MIN);
+        io::Error::other(format!(
+            "the limit of {limit} open files is too low for {directories} shards' directories: \
+             raise it (ulimit -n) to {needed} at least"
+        ))
+    })
+}
+
+fn files_within(limit: usize, directories: usize) -> Option<usize> {
+    let each = (limit / 2).checked_div(directories)?;
+    let files = each.checked_sub(DIRECTORIES)?;
+    (files >= START_FILES_MIN).then_some(files)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +116,19 @@ mod tests {
         let usual = DescriptorPlan::for_limit(20_000, 2, 8).expect("plenty");
         assert!(usual.sockets_max > 8_000, "{usual:?}");
         assert_eq!(usual.files_open_max, FILES_MAX);
+    }
+
+    #[test]
+    fn a_start_opens_half_of_the_limit_at_most_and_asks_for_what_suffices() {
+        for directories in [1, 2, 16, 200] {
+            let needed = 2 * directories * (DIRECTORIES + START_FILES_MIN);
+            assert_eq!(files_within(needed - 1, directories), None);
+            for limit in [needed, 4 * needed, 1 << 20] {
+                let files = files_within(limit, directories).expect("it suffices");
+                assert!(directories * (DIRECTORIES + files) <= limit / 2);
+            }
+        }
+        assert_eq!(files_within(1024, 2), Some(254));
     }
 
     #[test]

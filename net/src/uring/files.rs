@@ -30,6 +30,8 @@ pub struct Files {
     open: HashMap<FileName, OpenFile>,
     /// Descriptors kept at most; the least recently used idle one is closed for the next.
     files_open_max: usize,
+    /// The same while a start runs, which goes through all shards' directories by turns.
+    start_open_max: Option<usize>,
     /// Counts uses, to tell which file was used last.
     uses: u64,
 }
@@ -65,14 +67,29 @@ impl Files {
             data_directory: Arc::new(data_directory),
             open: HashMap::new(),
             files_open_max,
+            start_open_max: None,
             uses: 0,
         })
     }
 
-    /// Keeps no more than so many files open from now on.
+    /// Keeps no more than so many files open, log files among them, until a driver takes over.
+    pub fn limit_start(&mut self, files_open_max: usize) {
+        assert!(files_open_max > 0);
+        self.start_open_max = Some(files_open_max);
+    }
+
+    /// Keeps no more than so many files open from now on, for a driver.
     pub(super) fn limit(&mut self, files_open_max: usize) {
         assert!(files_open_max > 0);
+        self.start_open_max = None;
         self.files_open_max = self.files_open_max.min(files_open_max);
+        while self.open.len() > self.files_open_max && self.close_idle() {}
+    }
+
+    /// Descriptors kept at most now.
+    fn open_max(&self) -> usize {
+        let start = self.start_open_max.unwrap_or(self.files_open_max);
+        start.min(self.files_open_max)
     }
 
     /// Performs one operation to its end.
@@ -222,7 +239,7 @@ impl Files {
 
     /// Keeps a descriptor that was opened for `file`.
     pub(super) fn opened_as(&mut self, file: FileName, descriptor: OwnedFd) -> Arc<OwnedFd> {
-        while self.open.len() >= self.files_open_max && self.close_idle() {}
+        while self.open.len() >= self.open_max() && self.close_idle() {}
         self.uses += 1;
         let descriptor = Arc::new(descriptor);
         let open = OpenFile {
@@ -233,14 +250,16 @@ impl Files {
         descriptor
     }
 
-    /// Closes the least recently used file that no operation uses. WAL files stay: the next commit
-    /// must not wait for an open. Whether there was one.
+    /// Closes the least recently used file that no operation uses. Once a driver has them, WAL
+    /// files stay: the next commit must not wait for an open. Whether there was one.
     fn close_idle(&mut self) -> bool {
+        let is_start = self.start_open_max.is_some();
         let idle = self
             .open
             .iter()
             .filter(|(name, open)| {
-                !matches!(name, FileName::Wal(_)) && Arc::strong_count(&open.descriptor) == 1
+                let stays = matches!(name, FileName::Wal(_)) && !is_start;
+                !stays && Arc::strong_count(&open.descriptor) == 1
             })
             .min_by_key(|(_, open)| open.last_use)
             .map(|(name, _)| *name);
@@ -336,4 +355,51 @@ pub(super) fn ends_file(bytes: usize) -> bool {
 /// The outcome of an operation that has nothing to say but an errno.
 pub(super) fn done(result: Errno<()>) -> Result<DiskOutcome, DiskError> {
     result.map(|()| DiskOutcome::Done).map_err(sys::disk_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_storage::disk::DiskToken;
+    use millrace_storage::units::PackId;
+
+    use super::*;
+
+    fn create(files: &mut Files, file: FileName) {
+        let op = DiskOp::Create {
+            token: DiskToken(0),
+            file,
+            bytes: 0,
+        };
+        files.run(op).result.expect("created");
+    }
+
+    #[test]
+    fn a_start_keeps_few_files_open_and_a_driver_all_of_the_log() {
+        let name = format!("../target/files-{}", std::process::id());
+        let data_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        fs::create_dir_all(&data_dir).expect("a directory");
+        let mut files = Files::open(&data_dir, ShardId(0), 8).expect("it opens");
+        files.limit_start(2);
+        for number in 0..6 {
+            create(&mut files, FileName::Wal(number));
+            create(&mut files, FileName::Pack(PackId(u64::from(number))));
+            assert!(files.open.len() <= 2, "{:?}", files.open.keys());
+        }
+        assert!(files.opened(FileName::Wal(5)).is_some(), "used last");
+        files.limit(100);
+        for number in 0..6 {
+            let again = files.descriptor(FileName::Wal(number));
+            again.expect("it is there");
+        }
+        for number in 0..6 {
+            let again = files.descriptor(FileName::Pack(PackId(number)));
+            again.expect("it is there");
+            assert!(files.open.len() <= 8, "{:?}", files.open.keys());
+        }
+        files.limit(7);
+        assert_eq!(files.open.len(), 7, "closed at once");
+        let logs = files.open.keys().filter(|f| matches!(f, FileName::Wal(_)));
+        assert_eq!(logs.count(), 6, "the log stays");
+        fs::remove_dir_all(&data_dir).expect("removed");
+    }
 }
