@@ -99,7 +99,7 @@ impl Packs {
         self.shard
     }
 
-    /// Rises with each pack: a read that waited for the WAL meanwhile has to look here again.
+    /// Rises with each pack: a read that waited meanwhile has to look here again.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
@@ -197,9 +197,11 @@ impl Packs {
         section_of(&self.packs, at)
     }
 
-    /// A section, if its pack is still there.
-    pub(crate) fn find(&self, at: SectionRef) -> Option<&Section> {
-        self.packs.get(&at.pack)?.section(at.number)
+    /// Whether a section still counts: a dead one's bytes may be on their way out, whoever holds
+    /// its pack from now on.
+    pub(crate) fn is_live(&self, at: SectionRef) -> bool {
+        let pack = self.packs.get(&at.pack);
+        pack.is_some_and(|pack| !pack.dead.contains(&at.number))
     }
 
     /// Logs with settled data, those above `after`.

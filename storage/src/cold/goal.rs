@@ -49,6 +49,8 @@ enum Aim {
         best: Option<(BatchHeader, Bytes)>,
         /// Sections that may have it, the most promising last.
         todo: Vec<SectionRef>,
+        /// What was settled when `todo` was made; see [`Packs::version`].
+        version: u64,
     },
 }
 
@@ -58,15 +60,16 @@ impl Goal {
             What::Batches { from, bytes_max } => (from.max(start), Aim::Batches { bytes_max }),
             What::Time(TimePoint::AtLeast(timestamp_ms)) => (start, Aim::First { timestamp_ms }),
             What::Time(TimePoint::Max) => {
-                let sections = packs.sections(want.partition);
-                let visible = sections.filter(|(_, section)| {
-                    section.end_offset > start && section.base_offset < want.end
-                });
-                let mut todo: Vec<SectionRef> = visible.map(|(at, _)| at).collect();
-                // Of equal timestamps the lower offset counts.
-                todo.reverse();
-                todo.sort_by_key(|at| packs.section(*at).max_timestamp_ms);
-                (start, Aim::Max { best: None, todo })
+                let (todo, version) = (promising(want, start, packs), packs.version());
+                let best = None;
+                (
+                    start,
+                    Aim::Max {
+                        best,
+                        todo,
+                        version,
+                    },
+                )
             }
         };
         Self {
@@ -88,15 +91,27 @@ impl Goal {
                 });
                 found.map(|(at, _)| at)
             }
-            Aim::Max { best, todo } => {
-                // A section may have died since, and its file with it.
-                while todo.last().is_some_and(|at| packs.find(*at).is_none()) {
+            Aim::Max {
+                best,
+                todo,
+                version,
+            } => {
+                // A merge or a pass may have put records elsewhere since.
+                if *version != packs.version() {
+                    *todo = promising(want, self.start, packs);
+                    *version = packs.version();
+                }
+                // A section may have died since, and its bytes with it.
+                while todo.last().is_some_and(|at| !packs.is_live(*at)) {
                     todo.pop();
                 }
                 let at = *todo.last()?;
-                let time = packs.section(at).max_timestamp_ms;
-                let best = best.as_ref().map(|(header, _)| header.max_timestamp_ms);
-                best.is_none_or(|best| time > best).then_some(at)
+                let section = packs.section(at);
+                let may_be_better = best.as_ref().is_none_or(|(best, _)| {
+                    let (time, known) = (section.max_timestamp_ms, best.max_timestamp_ms);
+                    time > known || time == known && section.base_offset < best.base_offset
+                });
+                may_be_better.then_some(at)
             }
         }
     }
@@ -181,7 +196,7 @@ impl Goal {
                 }
                 self.pass(look, section);
             }
-            Aim::Max { best, todo } => {
+            Aim::Max { best, todo, .. } => {
                 for (header, batch) in visible {
                     let is_better = best.as_ref().is_none_or(|(b, _)| {
                         let (time, known) = (header.max_timestamp_ms, b.max_timestamp_ms);
@@ -225,6 +240,18 @@ impl Goal {
             _ => Cold::Continue,
         }
     }
+}
+
+/// Sections that may have the log's largest timestamp, the most promising last. Of equal timestamps
+/// the lower offset counts.
+fn promising(want: &Want, start: Offset, packs: &Packs) -> Vec<SectionRef> {
+    let sections = packs.sections(want.partition);
+    let visible = sections
+        .filter(|(_, section)| section.end_offset > start && section.base_offset < want.end);
+    let mut todo: Vec<SectionRef> = visible.map(|(at, _)| at).collect();
+    todo.reverse();
+    todo.sort_by_key(|at| packs.section(*at).max_timestamp_ms);
+    todo
 }
 
 /// The first batches within `bytes_max` bytes, at least one.

@@ -4,9 +4,10 @@ use super::*;
 use crate::config::StoreConfig;
 use crate::disk::FileName;
 use crate::error::StorageError;
-use crate::request::ReadOutcome;
+use crate::record::BatchHeader;
+use crate::request::{ReadOutcome, TimePoint, TimeRequest};
 use crate::section::{Directory, SectionKind};
-use crate::settle::tests::{A, B, SHARD, World, config, is_segment};
+use crate::settle::tests::{A, B, SHARD, World, config, is_pack, is_segment};
 use crate::testing::{Fault, Lasting, PlannedFault};
 use crate::units::page_ceil;
 
@@ -222,6 +223,120 @@ fn what_was_never_committed_goes_and_what_is_not_ours_stays() {
         _ => false,
     };
     assert!(world.disk.files(SHARD).iter().any(is_later));
+}
+
+const EARLY: i64 = 100;
+const MIDDLE: i64 = 500;
+const LATE: i64 = 1000;
+
+/// A lookup of A's largest timestamp that has just asked for the chunk of a section whose latest
+/// batches it may not see. What it may see of it is `EARLY`; the section before, in a pack of its
+/// own, has `MIDDLE`. With `beside`, that pack has a section of B as well.
+fn looking_for_the_latest(beside: bool) -> (World, ReadTicket, DiskOp) {
+    let mut world = World::new(
+        1,
+        StoreConfig {
+            settle_after_ms: 1000,
+            small_packs_max: 1,
+            ..config()
+        },
+    );
+    if beside {
+        world.append(B, 700).expect("taken");
+    }
+    for times in [[MIDDLE, MIDDLE], [EARLY, LATE]] {
+        for time in times {
+            world.append_of(A, 700, time).expect("taken");
+        }
+        world.change_state();
+        settle_now(&mut world);
+    }
+    assert_eq!(world.sections(A).len(), 2);
+    let request = TimeRequest {
+        ticket: ReadTicket(77),
+        partition: A,
+        point: TimePoint::Max,
+        end: Offset(9),
+    };
+    let outcome = world.store.find_time(world.now(), request);
+    assert_eq!(outcome, ReadOutcome::Pending);
+    let held = world.store.poll_disk().expect("a chunk");
+    (world, request.ticket, held)
+}
+
+fn settle_now(world: &mut World) {
+    world.run();
+    world.ms += 2000;
+    world.run();
+}
+
+/// Base offset of the batch that the lookup found once its operation came through.
+fn latest(world: &mut World, ticket: ReadTicket, held: DiskOp) -> u64 {
+    let done = world.disk.run(SHARD, held);
+    world.store.handle_disk(world.now(), done);
+    let records = world.await_read(ticket, ReadOutcome::Pending);
+    let batches = records.expect("nothing is damaged").batches;
+    let header = BatchHeader::parse(&batches[0]).expect("a batch");
+    header.base_offset.0
+}
+
+/// Deletes A's first section.
+fn delete_first(world: &mut World) {
+    let deleted = world.store.append_log_start(world.now(), A, Offset(6));
+    deleted.expect("taken");
+    world.model(A).start = 6;
+}
+
+#[test]
+fn a_lookup_leaves_a_pack_alone_that_is_being_removed() {
+    let (mut world, ticket, held) = looking_for_the_latest(false);
+    let first = world.disk.files(SHARD).into_iter().find(is_pack);
+    delete_first(&mut world);
+    let now = world.now();
+    let mut removal = None;
+    while removal.is_none() {
+        world.store.close_group(now);
+        world.store.handle_timeout(now);
+        let op = world.store.poll_disk().expect("the pack goes");
+        if matches!(op, DiskOp::Remove { file, .. } if Some(file) == first) {
+            removal = Some(op);
+        } else {
+            let done = world.disk.run(SHARD, op);
+            world.store.handle_disk(now, done);
+        }
+    }
+    let done = world.disk.run(SHARD, held);
+    world.store.handle_disk(now, done);
+    let done = world.disk.run(SHARD, removal.expect("just seen"));
+    world.store.handle_disk(now, done);
+    let records = world.await_read(ticket, ReadOutcome::Pending);
+    let found = records.expect("found").batches;
+    let header = BatchHeader::parse(&found[0]).expect("a batch");
+    assert_eq!(header.base_offset, Offset(6));
+    world.run();
+    world.check(1 << 20);
+}
+
+#[test]
+fn a_lookup_leaves_a_section_alone_whose_bytes_were_given_back() {
+    let (mut world, ticket, held) = looking_for_the_latest(true);
+    delete_first(&mut world);
+    world.run();
+    assert!(world.store.counters().returned_bytes > 0);
+    assert_eq!(latest(&mut world, ticket, held), 6);
+    world.check(1 << 20);
+}
+
+#[test]
+fn a_lookup_finds_what_was_merged_meanwhile() {
+    let (mut world, ticket, held) = looking_for_the_latest(false);
+    world.append(B, 700).expect("taken");
+    settle_now(&mut world);
+    world.ms += 2000;
+    world.run();
+    assert!(world.store.counters().merge.merges > 0);
+    assert_eq!(latest(&mut world, ticket, held), 0);
+    world.check(1 << 20);
 }
 
 #[test]

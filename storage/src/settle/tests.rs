@@ -115,9 +115,19 @@ impl World {
 
     /// Appends a batch of three records whose timestamps are the wall clock's.
     pub(crate) fn append(&mut self, log: PartitionId, bytes: usize) -> Result<Lsn, AppendError> {
+        self.append_of(log, bytes, self.now().wall_ms)
+    }
+
+    /// Appends a batch of three records of that time.
+    pub(crate) fn append_of(
+        &mut self,
+        log: PartitionId,
+        bytes: usize,
+        timestamp_ms: i64,
+    ) -> Result<Lsn, AppendError> {
         let now = self.now();
         let base = self.model(log).end;
-        let bytes = batch(base, 3, now.wall_ms, bytes);
+        let bytes = batch(base, 3, timestamp_ms, bytes);
         let append = Append {
             partition: log,
             base_offset: Offset(base),
