@@ -87,12 +87,17 @@ pub(super) fn hear_lives(
         if is_earlier && file.first_life.is_some_and(|life| life.0 < first_life) {
             continue;
         }
-        reader.scan(disk, FIRST_BLOCK, &mut |header| {
+        let mut hear = |header: &BlockHeader| {
             let is_late = header.life.0 >= first_life && header.shard == shard;
             if is_late && survey.is_own(file, header) {
                 testimony.hear(header);
             }
-        })?;
+        };
+        if file.is_nameless {
+            reader.scan_past_payloads(disk, FIRST_BLOCK, &mut hear)?;
+        } else {
+            reader.scan(disk, FIRST_BLOCK, &mut hear)?;
+        }
     }
     Ok(testimony)
 }

@@ -1,6 +1,6 @@
 //! Reads blocks of WAL files in large steps, and around what cannot be read.
 
-use crate::block::{BlockError, BlockHeader, FIRST_BLOCK, Seeding};
+use crate::block::{BLOCK_HEADER_BYTES, BlockError, BlockHeader, FIRST_BLOCK, Seeding};
 use crate::blocking::StartDisk;
 use crate::buf::AlignedBuf;
 use crate::disk::FileName;
@@ -9,6 +9,10 @@ use crate::units::{FilePosition, PAGE_BYTES, page_ceil};
 
 /// Bytes of one read, unless a block is larger.
 const STEP_BYTES: usize = 4 << 20;
+
+/// Payloads are checked for so many times the file's length: each of the headers that a client made
+/// up may claim all of the file.
+const CHECKED_FILES_MAX: u64 = 4;
 
 /// One WAL file and the part of it that is in memory.
 pub(super) struct FileReader {
@@ -95,6 +99,33 @@ impl FileReader {
                 visit(&header);
             }
             position.0 += PAGE_BYTES as u64;
+        }
+        Ok(())
+    }
+
+    /// As [`FileReader::scan`], but goes on behind a whole block instead of into it: where nothing
+    /// tells which generations are the log's own, what a client sent may look like any.
+    pub(super) fn scan_past_payloads(
+        &mut self,
+        disk: &mut StartDisk<'_, '_>,
+        position: FilePosition,
+        visit: &mut dyn FnMut(&BlockHeader),
+    ) -> Result<(), StorageError> {
+        let mut position = position.max(FIRST_BLOCK);
+        let mut checks_left = CHECKED_FILES_MAX * self.file_bytes;
+        while position.0 + PAGE_BYTES as u64 <= self.file_bytes {
+            let mut step = PAGE_BYTES;
+            if let Ok((header, _)) = self.header(disk, position)? {
+                visit(&header);
+                let left = checks_left.checked_sub(u64::from(header.block_bytes));
+                checks_left = left.unwrap_or(0);
+                if left.is_some()
+                    && let Ok(block) = self.block(disk, position)?
+                {
+                    step = page_ceil(BLOCK_HEADER_BYTES + block.payload.len());
+                }
+            }
+            position.0 += step as u64;
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub(super) struct SlotFile {
     /// The life of its first block, if that is whole.
     pub(super) first_life: Option<LifeId>,
     /// Nothing tells whose blocks it holds, unless its header does: the first is not whole.
-    is_nameless: bool,
+    pub(super) is_nameless: bool,
 }
 
 /// Every WAL file, by slot.

@@ -1,7 +1,7 @@
 //! Questions to recovery when the disk lies: it refuses, or nothing is missing.
 
 use super::*;
-use crate::block::{BlockHeader, FIRST_BLOCK, FileHeader, Seeding};
+use crate::block::{BLOCK_HEADER_BYTES, BlockHeader, FIRST_BLOCK, FileHeader, Seeding};
 use crate::config::LossRange;
 use crate::disk::FileName;
 use crate::error::StorageError;
@@ -220,6 +220,41 @@ fn what_a_client_sent_is_no_witness() {
         let (_, found) = start(&disk, &small());
         assert_eq!(found, Ok(told(&model.ids)), "{life:?}");
     }
+}
+
+#[test]
+fn what_a_client_sent_is_no_witness_in_a_file_of_which_the_beginning_is_missing() {
+    let (machine, model) = sealed(4);
+    let mut disk = machine.disk.after_power_cut(Survival::Everything, 1);
+    let is_blank = |file: &FileName| {
+        let contents = disk.contents(SHARD, *file).expect("listed");
+        matches!(file, FileName::Wal(_)) && contents.iter().all(|byte| *byte == 0)
+    };
+    let spare = disk.files(SHARD).into_iter().find(is_blank);
+    // The log had rolled into that file. Of the groups in flight only the third reached the disk,
+    // neither the header nor the first block.
+    let life = LifeId(4);
+    let mut block = vec![0; 2 * PAGE_BYTES];
+    block[PAGE_BYTES..].copy_from_slice(&image_of_a_block(life));
+    let payload = &block[BLOCK_HEADER_BYTES..];
+    let header = BlockHeader {
+        generation: Generation(99),
+        life,
+        position: FilePosition(4 * PAGE_BYTES as u64),
+        first_lsn: Lsn(20 * PAGE_BYTES as u64),
+        durable_lsn: Lsn(0),
+        block_bytes: 2 * PAGE_BYTES as u32,
+        payload_bytes: payload.len() as u32,
+        payload_crc: Seeding::Generation.payload_crc(Generation(99), payload),
+        prev_header_crc: 0,
+        shard: SHARD,
+        entries: 1,
+    };
+    header.encode(&mut block, Seeding::Generation);
+    let position = header.position.0;
+    disk.damage(SHARD, spare.expect("one is ready"), position, &block);
+    let (_, found) = start(&disk, &small());
+    assert_eq!(found, Ok(told(&model.ids)));
 }
 
 #[test]
