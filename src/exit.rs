@@ -173,7 +173,7 @@ impl Failure {
                 StorageError::Quarantine { .. }
                 | StorageError::DamagedLog { .. }
                 | StorageError::Corrupt { .. } => ExitCode::Quarantine,
-                StorageError::Io { .. } => ExitCode::Io,
+                StorageError::Io { .. } | StorageError::Apart { .. } => ExitCode::Io,
                 StorageError::Poisoned { .. } => ExitCode::Poisoned,
             },
         }

@@ -250,6 +250,9 @@ pub enum DiskError {
     /// EEXIST.
     #[error("the file exists already")]
     AlreadyExists,
+    /// EXDEV: a link between two file systems.
+    #[error("the directories are on different file systems")]
+    OtherFileSystem,
     /// Any other errno.
     #[error("{}", std::io::Error::from_raw_os_error(*errno))]
     Io {

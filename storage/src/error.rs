@@ -70,6 +70,19 @@ pub enum StorageError {
         /// The failure.
         error: DiskError,
     },
+    /// Data that is to move to a shard lies on another file system than that shard's directory, and
+    /// files move by links. Nothing was changed that a start as before would not find.
+    #[error(
+        "shard {shard}: what shard {from} has is to move here, as there are fewer cores, but its \
+         directory is on another file system, so its files cannot be linked; start with as many \
+         cores as before (--cores), or stop and copy both directories onto one file system"
+    )]
+    Apart {
+        /// Where the data is to go.
+        shard: ShardId,
+        /// Where it is.
+        from: ShardId,
+    },
     /// A WAL write or sync failed: nothing more is acknowledged, and the process must end.
     #[error(
         "shard {shard}: a write to the log failed ({error}); what it carried was not \

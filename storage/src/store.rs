@@ -481,7 +481,8 @@ impl Store {
             StorageError::Io { error, .. } | StorageError::Poisoned { error, .. } => *error,
             StorageError::Quarantine { .. }
             | StorageError::DamagedLog { .. }
-            | StorageError::Corrupt { .. } => SHORT_WRITE,
+            | StorageError::Corrupt { .. }
+            | StorageError::Apart { .. } => SHORT_WRITE,
         };
         self.poison_on(Err(error));
     }

@@ -19,6 +19,7 @@ pub fn disk_error(errno: i32) -> DiskError {
         libc::ENOSPC | libc::EDQUOT => DiskError::NoSpace,
         libc::ENOENT => DiskError::NotFound,
         libc::EEXIST => DiskError::AlreadyExists,
+        libc::EXDEV => DiskError::OtherFileSystem,
         errno => DiskError::Io { errno },
     }
 }

@@ -231,8 +231,9 @@ impl Store {
     /// Takes over what another shard offers: durable on return. What is here already is left.
     ///
     /// # Errors
-    /// [`StorageError::Io`] when the disk fails, [`StorageError::Corrupt`] when a linked pack is
-    /// not what was offered, or other data of the same logs is here.
+    /// [`StorageError::Io`] when the disk fails, [`StorageError::Apart`] when the two shards are on
+    /// different file systems, [`StorageError::Corrupt`] when a linked pack is not what was
+    /// offered, or other data of the same logs is here.
     pub fn adopt(
         &mut self,
         disk: &mut BlockingDisk<'_>,
@@ -251,7 +252,8 @@ impl Store {
                 FileName::Segment(_) => FileName::Segment(id),
                 _ => FileName::Pack(id),
             };
-            start.link(offer.shard, pack.file, entry.file)?;
+            let linked = start.link(offer.shard, pack.file, entry.file);
+            linked.map_err(|error| apart(error, offer.shard))?;
             let directory = read_directory(&mut start, shard, &entry, entry.bytes)?;
             adopted.push((id, entry, directory));
         }
@@ -329,5 +331,17 @@ impl Store {
         self.logs_removed(logs.to_vec());
         self.drive(now, disk);
         self.check_alive()
+    }
+}
+
+/// What a failed link of a file of shard `from` comes to.
+fn apart(error: StorageError, from: ShardId) -> StorageError {
+    match error {
+        StorageError::Io {
+            shard,
+            error: DiskError::OtherFileSystem,
+            ..
+        } => StorageError::Apart { shard, from },
+        error => error,
     }
 }

@@ -367,3 +367,31 @@ fn a_power_cut_anywhere_on_the_way_loses_nothing() {
         }
     }
 }
+
+#[test]
+fn directories_on_two_file_systems_are_named_and_nothing_is_lost() {
+    let mut disk = full();
+    let mut old = open(&mut disk, OLD, 10).expect("opens");
+    let mut home = open(&mut disk, HOME, 11).expect("opens");
+    let settled = old.settle_everything(NOW, &mut *disk.blocking(OLD), &mut Vec::new);
+    settled.expect("there is room");
+    let offer = old.export(&mut *disk.blocking(OLD), &MOVED);
+    let mut apart = |op: DiskOp| match op {
+        DiskOp::Link { token, .. } => DiskDone {
+            token,
+            buffer: None,
+            result: Err(DiskError::OtherFileSystem),
+        },
+        op => disk.run(HOME, op),
+    };
+    let refused = home.adopt(&mut apart, &offer.expect("the disk works"));
+    let refused = refused.expect_err("files are not linked across file systems");
+    let (shard, from) = (HOME, OLD);
+    assert_eq!(refused, StorageError::Apart { shard, from });
+    assert!(refused.to_string().contains("--cores"), "{refused}");
+    // The old shard serves what it has, if it runs again.
+    let mut old = open(&mut disk, OLD, 20).expect("opens");
+    for log in LOGS {
+        check(&mut old, &mut disk, OLD, log);
+    }
+}
