@@ -1,6 +1,8 @@
 //! The data directory's layout: `shard-N` for each shard that ever was.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use millrace_net::uring::files::directory_name;
@@ -8,21 +10,33 @@ use millrace_storage::units::ShardId;
 
 use crate::exit::Failure;
 
-/// Makes sure of the data directory, and that its name survives a power cut.
+/// Makes sure of the data directory, and that its name survives a power cut: also if it was there,
+/// because the start that made it may have been killed before it synced anything.
 pub(crate) fn create(data_dir: &Path) -> Result<(), Failure> {
-    let missing: Vec<&Path> = data_dir
-        .ancestors()
-        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
-        .collect();
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing = data_dir.ancestors().take_while(is_missing).count();
     fs::create_dir_all(data_dir).map_err(Failure::io(data_dir))?;
-    for created in missing {
-        // The name is in the directory above; the empty path above a relative one is here.
-        let above = created.parent().filter(|path| !path.as_os_str().is_empty());
-        let above = above.unwrap_or(Path::new("."));
+    let real = fs::canonicalize(data_dir).map_err(Failure::io(data_dir))?;
+    let device = device(&real)?;
+    // The names are in the directories above; none of ours is on another file system.
+    for (depth, above) in real.ancestors().skip(1).enumerate() {
+        if self::device(above)? != device {
+            break;
+        }
         let synced = File::open(above).and_then(|directory| directory.sync_all());
-        synced.map_err(Failure::io(above))?;
+        match synced {
+            // One that we may not read, and in which we made nothing.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && depth >= missing => {}
+            synced => synced.map_err(Failure::io(above))?,
+        }
     }
     Ok(())
+}
+
+/// The file system that `path` is on.
+pub(crate) fn device(path: &Path) -> Result<u64, Failure> {
+    let metadata = fs::metadata(path).map_err(Failure::io(path))?;
+    Ok(metadata.dev())
 }
 
 /// The shards whose directories exist, in order.

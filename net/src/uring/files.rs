@@ -44,7 +44,7 @@ struct OpenFile {
 }
 
 impl Files {
-    /// Opens `shard-N` of the data directory, creating it, durably, if it is missing.
+    /// Opens `shard-N` of the data directory, creating it if it is missing; it is there durably.
     ///
     /// # Errors
     /// The directory cannot be created or opened.
@@ -54,13 +54,12 @@ impl Files {
         let path = data_dir.join(directory_name(shard));
         let data_directory = OwnedFd::from(fs::File::open(data_dir)?);
         match fs::DirBuilder::new().mode(0o700).create(&path) {
-            // Sync the parent too: a directory whose name is lost is lost with all its files.
-            Ok(()) => {
-                sys::sync_all(data_directory.as_fd()).map_err(io::Error::from_raw_os_error)?
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
         }
+        // Sync the parent too: a directory whose name is lost is lost with all its files. Also that
+        // of one that was there: the start that made it may have been killed before it came here.
+        sys::sync_all(data_directory.as_fd()).map_err(io::Error::from_raw_os_error)?;
         Ok(Self {
             directory: Arc::new(OwnedFd::from(fs::File::open(&path)?)),
             path,
