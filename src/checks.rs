@@ -1,12 +1,13 @@
 //! What is looked at before a start: each finding names its cause and what to do about it.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::statfs;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::broker::directories;
 use crate::config::Config;
 use crate::exit::Failure;
 
@@ -25,31 +26,79 @@ pub(crate) enum Durability {
     Untried,
 }
 
-/// The file system of the data directory.
+/// A file system with data on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileSystem {
+    /// What is on it: the data directory, or a shard's.
+    pub(crate) directory: PathBuf,
     /// Its name, or its magic number.
     pub(crate) name: String,
     /// What it promises.
     pub(crate) durability: Durability,
 }
 
-impl FileSystem {
+/// The file systems of a data directory: its own, and those of the shards' directories that are
+/// mounted there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileSystems {
+    /// The data directory's.
+    pub(crate) own: FileSystem,
+    /// The others, by shard.
+    pub(crate) mounted: Vec<FileSystem>,
+}
+
+impl FileSystems {
     /// Asks the kernel.
     ///
     /// # Errors
-    /// `directory` cannot be looked at.
-    pub(crate) fn of(directory: &Path) -> Result<Self, Failure> {
+    /// A directory cannot be looked at.
+    pub(crate) fn of(data_dir: &Path) -> Result<Self, Failure> {
+        let device = directories::device(data_dir)?;
+        let mut mounted = Vec::new();
+        for shard in directories::existing(data_dir)? {
+            let directory = directories::path(data_dir, shard);
+            if directories::device(&directory)? != device {
+                mounted.push(FileSystem::of(&directory)?);
+            }
+        }
+        Ok(Self {
+            own: FileSystem::of(data_dir)?,
+            mounted,
+        })
+    }
+
+    /// Each of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &FileSystem> {
+        std::iter::once(&self.own).chain(&self.mounted)
+    }
+
+    /// What an acknowledgement means: no more than the least of them promises.
+    #[must_use]
+    pub(crate) fn acknowledgement(&self) -> &'static str {
+        if self
+            .iter()
+            .any(|one| one.durability == Durability::Volatile)
+        {
+            "in memory only: this file system is NOT DURABLE"
+        } else {
+            "on the disk: written and synced before the reply"
+        }
+    }
+}
+
+impl FileSystem {
+    fn of(directory: &Path) -> Result<Self, Failure> {
         let found = statfs(directory)
             .map_err(std::io::Error::from)
             .map_err(Failure::io(directory))?;
         #[allow(clippy::useless_conversion)] // The field's type differs between platforms.
         let magic = i64::from(found.f_type);
-        Ok(Self::from_magic(magic))
+        Ok(Self::from_magic(directory, magic))
     }
 
     /// `statfs(2)` lists the numbers.
-    fn from_magic(magic: i64) -> Self {
+    fn from_magic(directory: &Path, magic: i64) -> Self {
+        let directory = directory.to_owned();
         let (name, durability) = match magic {
             0xEF53 => ("ext4", Durability::Durable),
             0x5846_5342 => ("xfs", Durability::Durable),
@@ -64,12 +113,14 @@ impl FileSystem {
             0x794C_7630 => ("overlayfs", Durability::Untried),
             _ => {
                 return Self {
+                    directory,
                     name: format!("file system {magic:#x}"),
                     durability: Durability::Untried,
                 };
             }
         };
         Self {
+            directory,
             name: name.to_owned(),
             durability,
         }
@@ -78,32 +129,20 @@ impl FileSystem {
     /// What the operator should know, if anything.
     #[must_use]
     pub(crate) fn warning(&self) -> Option<String> {
-        let name = &self.name;
+        let (name, directory) = (&self.name, self.directory.display());
         match self.durability {
             Durability::Durable => None,
             Durability::Volatile => Some(format!(
-                "NOT DURABLE: the data directory is on {name}, which is memory: everything is \
-                 lost with the machine; put --data-dir on a disk"
+                "NOT DURABLE: {directory} is on {name}, which is memory: everything is lost with \
+                 the machine; put it on a disk"
             )),
             Durability::Remote => Some(format!(
-                "the data directory is on {name}: acknowledgements are as good as its server's \
-                 word; put --data-dir on a local disk"
+                "{directory} is on {name}: acknowledgements are as good as its server's word; put \
+                 it on a local disk"
             )),
             Durability::Untried => Some(format!(
-                "the data directory is on {name}, on which the broker was not tried; ext4 and \
-                 xfs are"
+                "{directory} is on {name}, on which the broker was not tried; ext4 and xfs are"
             )),
-        }
-    }
-
-    /// What an acknowledgement means there.
-    #[must_use]
-    pub(crate) fn acknowledgement(&self) -> &'static str {
-        match self.durability {
-            Durability::Volatile => "in memory only: this file system is NOT DURABLE",
-            Durability::Durable | Durability::Remote | Durability::Untried => {
-                "on the disk: written and synced before the reply"
-            }
         }
     }
 }
@@ -111,11 +150,11 @@ impl FileSystem {
 /// Looks at what the process has before it starts, and returns what the operator should know.
 pub(crate) fn look(
     config: &Config,
-    file_system: &FileSystem,
+    file_systems: &FileSystems,
     shards: u16,
 ) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
-    warnings.extend(file_system.warning());
+    warnings.extend(file_systems.iter().filter_map(FileSystem::warning));
     warnings.extend(listener_warning(config.kafka.address));
     warnings.extend(raise_descriptors(config, shards));
     Ok(warnings)
@@ -170,12 +209,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_called_not_durable() {
-        let tmpfs = FileSystem::from_magic(0x0102_1994);
-        assert!(tmpfs.warning().unwrap().starts_with("NOT DURABLE"));
-        assert!(tmpfs.acknowledgement().contains("NOT DURABLE"));
-        assert_eq!(FileSystem::from_magic(0xEF53).warning(), None);
-        assert!(FileSystem::from_magic(1).warning().unwrap().contains("0x1"));
+    fn memory_is_called_not_durable_even_below_one_shard() {
+        let file_system = |path, magic| FileSystem::from_magic(Path::new(path), magic);
+        let tmpfs = file_system("data/shard-1", 0x0102_1994);
+        let warning = tmpfs.warning().unwrap();
+        assert!(warning.starts_with("NOT DURABLE: data/shard-1 is on tmpfs"));
+        let own = file_system("data", 0xEF53);
+        assert_eq!(own.warning(), None);
+        let with = |mounted| FileSystems {
+            own: own.clone(),
+            mounted,
+        };
+        let durable = with(vec![own.clone()]).acknowledgement();
+        assert!(durable.starts_with("on the disk"));
+        let memory = with(vec![own.clone(), tmpfs]).acknowledgement();
+        assert!(memory.contains("NOT DURABLE"));
+        let unknown = file_system("data", 1).warning().unwrap();
+        assert!(unknown.contains("0x1"), "{unknown}");
+    }
+
+    #[test]
+    fn a_shard_without_a_mount_of_its_own_is_on_the_data_directory_s_file_system() {
+        let name = format!("millrace-file-systems-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(directory.join("shard-0")).unwrap();
+        let found = FileSystems::of(&directory).unwrap();
+        assert_eq!((&found.own.directory, found.mounted.len()), (&directory, 0));
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

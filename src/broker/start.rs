@@ -24,7 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::losses::AcceptedLosses;
 use super::shards::{ShardEnd, ShardEnds, ShardThread};
 use super::{Broker, directories, identity, kafka_view, listen, translate};
-use crate::checks::{self, FileSystem};
+use crate::checks::{self, FileSystems};
 use crate::config::{Config, Resolved};
 use crate::control::{ControlSocket, ControlThread, Facts, Gate, Inbox, Replies};
 use crate::exit::Failure;
@@ -45,11 +45,13 @@ pub(super) fn start(
     let data_dir = config.server.data_dir.clone();
     directories::create(&data_dir)?;
     let lock = DirectoryLock::take(&data_dir)?;
-    let file_system = FileSystem::of(&data_dir)?;
-    checks::kernel::look_at_directory(&data_dir, &file_system)?;
+    let file_systems = FileSystems::of(&data_dir)?;
+    for file_system in file_systems.iter() {
+        checks::kernel::look_at_directory(file_system)?;
+    }
     let cores = Topology::read().resolve(&config.server.cores, config.server.pin)?;
     let shards = u16::try_from(cores.len()).expect("cores are fewer");
-    let warnings = checks::look(config, &file_system, shards)?;
+    let warnings = checks::look(config, &file_systems, shards)?;
     checks::kernel::look(&translate::driver(config), shards)?;
 
     let (opened, files) = recover(config, &data_dir, shards, losses)?;
@@ -63,8 +65,8 @@ pub(super) fn start(
     let worker = translate::worker(config, doors);
     let facts = Facts {
         data_dir,
-        file_system: file_system.name.clone(),
-        acknowledgement: file_system.acknowledgement(),
+        file_system: file_systems.own.name.clone(),
+        acknowledgement: file_systems.acknowledgement(),
         kafka: bound.addresses,
         cores,
         started: Instant::now(),

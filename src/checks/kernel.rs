@@ -2,7 +2,6 @@
 //! start that cannot serve changes nothing.
 
 use std::fs;
-use std::path::Path;
 
 use millrace_net::uring::descriptors::DescriptorPlan;
 use millrace_net::uring::driver::DriverConfig;
@@ -26,16 +25,17 @@ pub(crate) fn look(ring: &DriverConfig, shards: u16) -> Result<(), Failure> {
     probe::try_ring(ring).map_err(no_ring)
 }
 
-/// Tries out the file system.
-pub(crate) fn look_at_directory(data_dir: &Path, file_system: &FileSystem) -> Result<(), Failure> {
-    probe::try_directory(data_dir).map_err(|error| match error {
+/// Tries out a file system, in the directory that is on it.
+pub(crate) fn look_at_directory(file_system: &FileSystem) -> Result<(), Failure> {
+    let directory = &file_system.directory;
+    probe::try_directory(directory).map_err(|error| match error {
         DirectoryError::Lacking { .. } => Failure::Kernel(format!(
             "{}: {error}: {}",
-            data_dir.display(),
+            directory.display(),
             directory_advice(&file_system.name)
         )),
         DirectoryError::Failed(error) => Failure::Io {
-            path: data_dir.to_owned(),
+            path: directory.clone(),
             error,
         },
     })
@@ -109,8 +109,8 @@ fn forbidden_advice(disabled: Option<u32>) -> String {
 
 fn directory_advice(file_system: &str) -> String {
     format!(
-        "the file system is {file_system}, and the log needs O_DIRECT with RWF_DSYNC: put \
-         --data-dir on a disk with ext4 or xfs; in a container, on a volume instead of the \
+        "the file system is {file_system}, and the log needs O_DIRECT with RWF_DSYNC: put it \
+         (--data-dir) on a disk with ext4 or xfs; in a container, on a volume instead of the \
          container's own layers"
     )
 }
