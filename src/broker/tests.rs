@@ -181,3 +181,27 @@ fn an_inspection_of_a_directory_with_gaps_says_what_a_start_would() {
     assert!(text.contains("another name or shard"), "{text}");
     fs::remove_dir_all(&directory).unwrap();
 }
+
+#[test]
+fn files_with_impossible_numbers_are_left_alone() {
+    let directory = directory("strays");
+    Broker::start(settings(&directory, &[]))
+        .unwrap()
+        .stop()
+        .unwrap();
+    let strays = ["pack", "segment", "manifest", "temporary"].map(|kind| {
+        let stray = directory.join(format!("shard-0/{kind}-{}", u64::MAX));
+        fs::write(&stray, "not ours").unwrap();
+        stray
+    });
+    Broker::start(settings(&directory, &[]))
+        .unwrap()
+        .stop()
+        .unwrap();
+    for stray in &strays {
+        assert_eq!(fs::read(stray).unwrap(), b"not ours", "{}", stray.display());
+    }
+    let found = inspect(&directory, VERIFY).unwrap();
+    assert_eq!(found.damages, [] as [&str; 0]);
+    fs::remove_dir_all(&directory).unwrap();
+}

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use millrace_storage::manifest::LOGS_MAX;
+
 use super::value::{self, CoreList, Raw, SizeLimit, Value, WalSync};
 
 const KIB: u64 = 1 << 10;
@@ -285,7 +287,7 @@ settings! {
         /// Topics.
         topics_max: u64 = 10_000, 1..=1_000_000;
         /// Partitions. Each costs about 1 KiB in its home and 100 bytes in every other shard.
-        partitions_max: u64 = 20_000, 1..=10_000_000;
+        partitions_max: u64 = 20_000, 1..=LOGS_MAX;
         /// Partitions in one fetch.
         fetch_partitions_max: u64 = 20_000, 1..=1_000_000;
         /// Fetches of one shard's connections under way or parked.

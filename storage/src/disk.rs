@@ -48,6 +48,9 @@ impl DiskTokens {
     }
 }
 
+/// The highest number in a file's name.
+const NUMBER_MAX: u64 = u64::MAX >> 1;
+
 /// A file of one shard's directory. Names from clients never reach the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileName {
@@ -89,7 +92,8 @@ impl FileName {
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        let number: u64 = digits.parse().ok()?;
+        // Nothing counts that far: a name that says so is not ours, and the next number exists.
+        let number: u64 = digits.parse().ok().filter(|n| *n <= NUMBER_MAX)?;
         let name = match kind {
             "wal" => Self::Wal(u32::try_from(number).ok()?),
             "pack" => Self::Pack(PackId(number)),
@@ -316,7 +320,7 @@ mod tests {
         let names = [
             FileName::Wal(7),
             FileName::Pack(PackId(1)),
-            FileName::Segment(PackId(u64::MAX)),
+            FileName::Segment(PackId(NUMBER_MAX)),
             FileName::Manifest(12),
             FileName::Temporary(0),
             FileName::Reserve,
@@ -330,6 +334,10 @@ mod tests {
             "pack-",
             "pack-+1",
             "wal-4294967296",
+            "pack-9223372036854775808",
+            "segment-18446744073709551615",
+            "manifest-18446744073709551615",
+            "temporary-18446744073709551615",
             "x",
             "reserve-1",
         ] {

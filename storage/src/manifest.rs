@@ -30,13 +30,18 @@ use format::RunIdentity;
 
 /// The tag of the manifest's tokens.
 pub const MANIFEST_TAG: u8 = 1;
-/// No manifest is larger: 100,000 packs of 10,000 partitions stay far below, with the most room
-/// for edits behind them.
-const FILE_BYTES_MAX: u64 = 256 << 20;
+/// No manifest is larger: each of [`LOGS_MAX`] logs with a start that was moved takes less than a
+/// quarter of it, and the names of sections that were dropped have the rest.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Logs that a shard may have.
+pub const LOGS_MAX: u64 = 10_000_000;
 /// The most room for edits that may be asked for.
 pub const ROOM_BYTES_MAX: u64 = 64 << 20;
 
-const _: () = assert!(2 * ROOM_BYTES_MAX <= FILE_BYTES_MAX, "the state has room");
+const _: () = assert!(4 * ROOM_BYTES_MAX <= FILE_BYTES_MAX, "the state has room");
+const _: () = assert!(4 * 2 * LOGS_MAX * format::LOG_START_BYTES as u64 <= FILE_BYTES_MAX);
+// One write carries both copies, and the kernel takes 2 GiB less a page in one.
+const _: () = assert!(FILE_BYTES_MAX <= (2 << 30) - PAGE_BYTES as u64);
 
 /// Bytes of one read while opening.
 const READ_BYTES: usize = 1 << 20;

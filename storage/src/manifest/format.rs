@@ -50,6 +50,8 @@ const RUN_MAGIC: u32 = u32::from_le_bytes(*b"MRrn");
 pub(super) const FORMAT: u32 = 1;
 const RUN_HEADER_BYTES: usize = 40;
 const HEADER_COPY_BYTES: usize = PAGE_BYTES / 2;
+/// What a log's start takes in an edit.
+pub(super) const LOG_START_BYTES: usize = 12;
 
 /// The fields of the header page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -522,7 +524,7 @@ fn put_log_starts(out: &mut Writer, log_starts: &[(PartitionId, Offset)]) {
 }
 
 fn get_log_starts(body: &mut Reader<'_>) -> Option<Vec<(PartitionId, Offset)>> {
-    let count = body.count(12)?;
+    let count = body.count(LOG_START_BYTES)?;
     (0..count)
         .map(|_| Some((PartitionId(body.u32()?), Offset(body.u64()?))))
         .collect()
