@@ -22,6 +22,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::buf::{AlignedBuf, BufferPool};
 use crate::codec::{Reader, Writer};
+use crate::crc::Sum;
 use crate::disk::FileName;
 use crate::index::{IndexBuilder, index_bytes_max};
 use crate::manifest::PackEntry;
@@ -102,6 +103,19 @@ pub(crate) struct PackWriter {
     ready: VecDeque<(FilePosition, AlignedBuf)>,
     sections: Vec<Section>,
     open: Option<OpenSection>,
+    snapshot: Option<OpenSnapshot>,
+}
+
+/// The snapshot being written.
+#[derive(Debug)]
+struct OpenSnapshot {
+    section: Section,
+    /// Of the bytes of the first copy so far.
+    sum: Sum,
+    /// Whole copies written.
+    copies: u32,
+    /// Bytes written of the next copy.
+    written: usize,
 }
 
 /// The section being written.
@@ -128,6 +142,7 @@ impl PackWriter {
             ready: VecDeque::new(),
             sections: Vec::new(),
             open: None,
+            snapshot: None,
         };
         writer.put(&encode_header(shard, pack));
         writer
@@ -220,22 +235,51 @@ impl PackWriter {
         self.sections.push(section);
     }
 
-    /// Writes the engine's snapshot, twice, as a section of its own and gives its number.
-    pub(crate) fn snapshot(&mut self, as_of: Lsn, bytes: &[u8]) -> u32 {
+    /// Goes on with the engine's snapshot, which stands twice in a section of its own, until a
+    /// buffer is ready. Returns whether that was all; if not, it is called with the same again. A
+    /// snapshot may be large: neither its time nor its memory belongs into one step.
+    pub(crate) fn snapshot(&mut self, as_of: Lsn, bytes: &[u8]) -> bool {
         assert!(!bytes.is_empty(), "a snapshot says something");
+        let mut snapshot = match self.snapshot.take() {
+            Some(snapshot) => snapshot,
+            None => self.begin_snapshot(as_of, bytes),
+        };
+        while self.ready.is_empty() && snapshot.copies < SNAPSHOT_COPIES {
+            let rest = &bytes[snapshot.written..];
+            let part = &rest[..rest.len().min(self.pool.buffer_bytes() - self.filled)];
+            if snapshot.copies == 0 {
+                snapshot.sum.update(part);
+            }
+            self.put(part);
+            snapshot.written += part.len();
+            if snapshot.written == bytes.len() {
+                self.pad();
+                snapshot.copies += 1;
+                snapshot.written = 0;
+            }
+        }
+        if snapshot.copies < SNAPSHOT_COPIES {
+            self.snapshot = Some(snapshot);
+            return false;
+        }
+        snapshot.section.checksum = snapshot.sum.finish();
+        self.sections.push(snapshot.section);
+        true
+    }
+
+    fn begin_snapshot(&mut self, as_of: Lsn, bytes: &[u8]) -> OpenSnapshot {
         self.end_section();
         let position = FilePosition(self.at());
         let mut section = empty_section(SectionKind::Snapshot, PartitionId(0), position, Offset(0));
         section.bytes = bytes.len() as u64;
         section.as_of = as_of;
-        section.checksum = checksum(bytes);
         section.copies = SNAPSHOT_COPIES;
-        for _ in 0..SNAPSHOT_COPIES {
-            self.put(bytes);
-            self.pad();
+        OpenSnapshot {
+            section,
+            sum: Sum::new(),
+            copies: 0,
+            written: 0,
         }
-        self.sections.push(section);
-        u32::try_from(self.sections.len() - 1).expect("sections fit 32 bits")
     }
 
     /// Writes the directory. The last buffers are ready then; the entry is for the manifest.
@@ -358,7 +402,7 @@ pub(crate) mod tests {
                 drain(&mut writer, &mut file);
             }
         }
-        assert_eq!(writer.snapshot(Lsn(77), &[42; 5000]), 4);
+        assert!(writer.snapshot(Lsn(77), &[42; 5000]));
         let (entry, directory) = writer.finish();
         drain(&mut writer, &mut file);
         (file, entry, directory)
@@ -392,6 +436,44 @@ pub(crate) mod tests {
                 assert_eq!(checksum(encoded), section.index_checksum);
                 let index = SectionIndex::decode(encoded, section.bytes).expect("good");
                 assert_eq!(index.chunks(), section.index_entries as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_takes_a_buffer_a_step_whatever_its_size() {
+        let buffer_bytes = 4 * PAGE_BYTES;
+        let whole = 10 * buffer_bytes;
+        for bytes in [
+            1,
+            PAGE_BYTES,
+            whole - 1,
+            whole,
+            whole + 1,
+            whole + 3 * PAGE_BYTES,
+        ] {
+            let snapshot: Vec<u8> = (0..bytes).map(|at| (at / 7) as u8).collect();
+            let pool = BufferPool::new(buffer_bytes, 4);
+            let mut writer = PackWriter::new(ShardId(1), FileName::Pack(PackId(5)), pool);
+            let (mut file, mut steps) = (Vec::new(), 1);
+            while !writer.snapshot(Lsn(77), &snapshot) {
+                assert_eq!(writer.ready(), 1, "a step ends with a buffer");
+                drain(&mut writer, &mut file);
+                steps += 1;
+            }
+            assert!(writer.ready() <= 1);
+            let (entry, directory) = writer.finish();
+            drain(&mut writer, &mut file);
+            assert_eq!(file.len() as u64, entry.bytes);
+            assert!((bytes / buffer_bytes..=2 * bytes / buffer_bytes + 2).contains(&steps));
+            let section = &directory.sections[0];
+            assert_eq!(
+                (section.as_of, section.checksum),
+                (Lsn(77), checksum(&snapshot))
+            );
+            for position in section.copy_positions() {
+                let at = usize::try_from(position.0).expect("small");
+                assert_eq!(file[at..at + bytes], snapshot);
             }
         }
     }

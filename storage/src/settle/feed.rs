@@ -104,8 +104,8 @@ impl Feed {
         }
     }
 
-    /// Copies about one buffer's worth of batches into the open file, and finishes it when that
-    /// was all.
+    /// Copies about one buffer's worth of batches, or of the snapshot behind them, into the open
+    /// file, and finishes it when that was all.
     pub(super) fn step(&mut self, output: &mut Output) {
         let Some(writer) = output.writer() else {
             return;
@@ -121,8 +121,11 @@ impl Feed {
         while writer.ready() == 0 {
             let Some(partition) = target.logs.front().copied() else {
                 if target.has_snapshot {
-                    let snapshot = self.snapshot.as_ref().expect("planned with it");
-                    writer.snapshot(snapshot.as_of, &snapshot.bytes);
+                    let snapshot = self.snapshot.as_mut().expect("planned with it");
+                    if !writer.snapshot(snapshot.as_of, &snapshot.bytes) {
+                        continue;
+                    }
+                    snapshot.bytes = Vec::new();
                 }
                 self.targets.pop_front();
                 return true;
