@@ -131,6 +131,9 @@ pub struct Limits {
     pub producer_expiry_ms: u64,
     /// Searches for an offset by time under way in one shard; more wait. Default 1,024; 1 and up.
     pub lookups_max: usize,
+    /// Bytes of batches that those searches hold, each of which a job looks into. Default 128 MiB;
+    /// one batch may exceed it. Past it more wait.
+    pub lookup_bytes_max: usize,
     /// Requests to one other shard without an answer yet, but for those that wait for members of a
     /// group. Default 65,536; 1 and up. Bounds what waits for room in a full ring.
     pub mesh_requests_max: usize,
@@ -161,6 +164,7 @@ impl Default for Limits {
             producers_max: 262_144,
             producer_expiry_ms: 24 * 60 * 60 * 1_000,
             lookups_max: 1_024,
+            lookup_bytes_max: 128 << 20,
             mesh_requests_max: 65_536,
             mesh_append_bytes_max: 256 << 20,
             answer_bytes_max: 256 << 20,

@@ -35,6 +35,7 @@ pub(super) fn engine(config: &Config) -> EngineConfig {
             producers_max: size(limits.producers_max),
             producer_expiry_ms: limits.producer_expiry_ms,
             lookups_max: size(limits.lookups_max),
+            lookup_bytes_max: size(config.memory.lookup_bytes_max),
             mesh_requests_max: size(limits.mesh_requests_max),
             mesh_append_bytes_max: size(config.memory.mesh_append_bytes_max),
             answer_bytes_max: size(config.memory.answer_bytes_max),

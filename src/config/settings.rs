@@ -219,6 +219,9 @@ settings! {
         pending_append_bytes_max: u64 = 64 * MIB, MIB..=64 * GIB;
         /// Batches that a shard has given to others and that are not appended yet, bytes.
         mesh_append_bytes_max: u64 = 256 * MIB, MIB..=64 * GIB;
+        /// Batches in which a shard is looking for offsets by time, bytes; one batch may exceed it.
+        /// When it is spent, further searches wait for their turn.
+        lookup_bytes_max: u64 = 128 * MIB, MIB..=64 * GIB;
     }
 
     /// Topics that do not say otherwise. The names are those of Kafka's topic settings.

@@ -32,7 +32,19 @@ pub(super) struct Lookups {
     finding: BTreeMap<ReadTicket, Lookup>,
     /// Waiting for a job to find the record in it.
     searching: BTreeMap<JobToken, (Lookup, BatchHeader)>,
+    /// Bytes of the batches that `searching` holds.
+    searching_bytes: usize,
     next_job: u64,
+}
+
+/// What searches in progress may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    lookups_max: usize,
+    /// Of batches.
+    bytes_max: usize,
+    /// Bytes that a batch may have.
+    batch_bytes_max: usize,
 }
 
 /// A search by time.
@@ -68,12 +80,12 @@ impl Lookups {
         Some((lookup, isolation))
     }
 
-    /// The next search to begin, if it may begin now. `lookups_max` may be in progress.
-    fn begin(&mut self, now: Now, lookups_max: usize) -> Option<(Lookup, Isolation)> {
+    /// The next search to begin, if it may begin now.
+    fn begin(&mut self, now: Now, room: Room) -> Option<(Lookup, Isolation)> {
         if self.begun.0 != now.boot {
             self.begun = (now.boot, 0);
         }
-        if self.begun.1 >= SEARCHES_PER_TURN_MAX || self.len() >= lookups_max {
+        if self.begun.1 >= SEARCHES_PER_TURN_MAX || !self.fits(room) {
             return None;
         }
         let begun = self.pop_waiting();
@@ -82,9 +94,17 @@ impl Lookups {
     }
 
     /// When the next one may begin: at once, in another turn, if none must end before.
-    pub(super) fn due(&self, lookups_max: usize) -> Option<BootTime> {
-        let may_begin = self.len() < lookups_max && !self.waiting.is_empty();
+    pub(super) fn due(&self, room: Room) -> Option<BootTime> {
+        let may_begin = !self.waiting.is_empty() && self.fits(room);
         may_begin.then_some(BootTime(0))
+    }
+
+    /// Whether there is room for another: for one there always is. What the store is looking for
+    /// counts as the largest batch that there may be.
+    fn fits(&self, room: Room) -> bool {
+        let unknown = (self.finding.len() + 1).saturating_mul(room.batch_bytes_max);
+        let bytes = self.searching_bytes.saturating_add(unknown);
+        self.len() == 0 || self.len() < room.lookups_max && bytes <= room.bytes_max
     }
 
     /// A request was withdrawn: its search need not begin.
@@ -140,8 +160,8 @@ impl Shard {
 
     /// Begins searches, in the order in which they came, as far as the bounds allow.
     pub(super) fn start_searches(&mut self, now: Now) {
-        let lookups_max = self.config.limits.lookups_max;
-        while let Some((lookup, isolation)) = self.lookups.begin(now, lookups_max) {
+        let room = self.room_for_lookups();
+        while let Some((lookup, isolation)) = self.lookups.begin(now, room) {
             match self.partition(lookup.partition) {
                 Ok(partition) => {
                     let end = partition.readable_end(isolation);
@@ -149,6 +169,14 @@ impl Shard {
                 }
                 Err(refusal) => self.complete(lookup.request, Err(refusal)),
             }
+        }
+    }
+
+    pub(super) fn room_for_lookups(&self) -> Room {
+        Room {
+            lookups_max: self.config.limits.lookups_max,
+            bytes_max: self.config.limits.lookup_bytes_max,
+            batch_bytes_max: self.store.entry_bytes_max(),
         }
     }
 
@@ -201,6 +229,7 @@ impl Shard {
         }
         let token = JobToken(self.lookups.next_job);
         self.lookups.next_job += 1;
+        self.lookups.searching_bytes += header.batch_bytes;
         self.lookups.searching.insert(token, (lookup, header));
         let job = Job::FindRecord {
             batch,
@@ -213,6 +242,7 @@ impl Shard {
     pub(super) fn finish_search(&mut self, done: JobDone) {
         let searching = self.lookups.searching.remove(&done.token);
         let (lookup, header) = searching.expect("a job ends once");
+        self.lookups.searching_bytes -= header.batch_bytes;
         let outcome = match done.result {
             JobResult::FoundRecord(record) => found(lookup, &header, record),
             JobResult::Unreadable(why) => Err(Refusal::Damaged(why)),

@@ -568,7 +568,7 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<BootTime> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let (producers, groups) = (self.producers_due(), self.groups.due());
-        let searches = self.lookups.due(self.config.limits.lookups_max);
+        let searches = self.lookups.due(self.room_for_lookups());
         let times = [
             self.store.poll_timeout(),
             deadline,

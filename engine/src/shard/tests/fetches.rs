@@ -1,5 +1,7 @@
 //! Fetching: waiting, waking, and finding offsets.
 
+use millrace_storage::record::BATCH_HEADER_BYTES;
+
 use super::*;
 
 #[test]
@@ -384,6 +386,40 @@ fn a_turn_begins_a_bounded_number_of_searches_and_the_next_one_goes_on() {
         let due = world.shards[0].poll_timeout();
         assert_eq!(due == Some(BootTime(0)), ended < 200, "turn {turn}");
         world.now.boot = BootTime(world.now.boot.0 + 1);
+    }
+}
+
+#[test]
+fn searches_wait_while_others_hold_large_batches() {
+    // Of 64 KiB at most, as the store is told. These have 40 KiB.
+    for (bytes_max, at_once) in [(3 * (64 << 10), 4), (1, 1)] {
+        let mut engine = EngineConfig::default();
+        engine.limits.lookup_bytes_max = bytes_max;
+        let mut world = World::with(1, engine);
+        let partition = world.create("t", 1)[0];
+        let mut payload = BatchMaker::new(2).records_alone().to_vec();
+        payload.resize((40 << 10) - BATCH_HEADER_BYTES, 0);
+        let batch = BatchMaker::new(2).payload(payload);
+        assert!(world.append(0, partition, &batch).is_ok());
+        let mut ask = |_| {
+            let command = Command::FindOffset {
+                partition,
+                at: OffsetQuery::AtOrAfter(WALL_MS),
+                isolation: Isolation::Uncommitted,
+            };
+            world.submit(0, command)
+        };
+        let asked: Vec<u64> = (0..8).map(&mut ask).collect();
+        let lookups = &world.shards[0].lookups;
+        assert_eq!((lookups.len(), lookups.waiting()), (at_once, 8 - at_once));
+        assert_ne!(world.shards[0].poll_timeout(), Some(BootTime(0)));
+        world.run();
+        for sequence in asked {
+            assert!(matches!(
+                world.ended(sequence),
+                Some(Ok(Outcome::OffsetFound(Some(_))))
+            ));
+        }
     }
 }
 
