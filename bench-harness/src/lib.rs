@@ -54,6 +54,7 @@ mod transport;
 mod verify;
 mod worker;
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 pub use args::BenchArgs;
@@ -84,7 +85,7 @@ fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
     let (scenario, load) = match command {
         BenchCommand::Compare(args) => {
             let comparison = compare::read(&args.files)?;
-            print!("{}", comparison.table());
+            say(&comparison.table())?;
             if let Some(path) = &args.html {
                 write_page(&html::comparison(&comparison), path)?;
             }
@@ -92,13 +93,13 @@ fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
         }
         BenchCommand::Disk(args) => {
             let report = disk::run(&args)?;
-            print!("{}", report.table());
+            say(&report.table())?;
             write_json(&report, args.json.as_deref())?;
             return Ok(ExitCode::SUCCESS);
         }
         BenchCommand::Groups(args) => {
             let report = groups::run(&args)?;
-            print!("{}", report.table());
+            say(&report.table())?;
             write_json(&report, args.json.as_deref())?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -116,8 +117,9 @@ fn run_command(command: BenchCommand) -> anyhow::Result<ExitCode> {
     };
     let report = run::run(scenario, &load)?;
     // The table first: a report that cannot be written must not swallow it.
-    print!("{}", report.table());
+    let said = say(&report.table());
     write_reports(&report, &load)?;
+    said?;
     Ok(if report.is_success() {
         ExitCode::SUCCESS
     } else {
@@ -150,6 +152,16 @@ fn write_reports(report: &Report, load: &LoadArgs) -> anyhow::Result<()> {
     match (json, html) {
         (Err(json), Err(html)) => Err(json.context(format!("{html:#}"))),
         (json, html) => json.and(html),
+    }
+}
+
+/// Writes to standard output. Whoever reads it may have seen enough, as `head` has.
+fn say(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    let said = stdout.write_all(text.as_bytes());
+    match said.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        said => said,
     }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A full disk: producing is refused in Kafka's terms, consuming and a restart work, and producing
-# goes on once there is space.
+# goes on once there is space. Then a disk that is read-only, which can be inspected.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -31,4 +31,9 @@ done
 [ -n "$resumed" ] || fail "producing did not resume"
 "$acked_load" check "$address" after "$scratch/after" || fail "after space came back"
 stop
+
+# A file system that takes nothing at all can be read.
+mount -o remount,ro "$scratch/mnt"
+"$millrace" inspect --verify "$scratch/mnt/data" >"$scratch/inspected" ||
+  fail "inspecting what is mounted read-only"
 say "passed"
