@@ -1,4 +1,4 @@
-//! A shard's disk for a rehearsal: reads come from the mapped files, writes stay in memory. A
+//! A shard's disk for a rehearsal: reads come from the stored files, writes stay in memory. A
 //! store opened on it goes through the whole recovery, and the directory is as it was.
 
 use std::cell::RefCell;
@@ -8,13 +8,14 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
+use millrace_net::uring::sys;
 use millrace_storage::buf::AlignedBuf;
 use millrace_storage::disk::{
     DiskDone, DiskError, DiskOp, DiskOutcome, DiskSpace, FileName, Listing,
 };
 use millrace_storage::units::{FilePosition, PAGE_BYTES, ShardId};
 
-use super::map::MappedFile;
+use super::stored::StoredFile;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -31,10 +32,10 @@ struct Shard {
     foreign: Vec<String>,
 }
 
-/// A file: what is mapped, under what was written since.
+/// A file: what is stored, under what was written since.
 #[derive(Clone)]
 struct Layered {
-    below: Option<Rc<MappedFile>>,
+    below: Option<StoredFile>,
     /// By page number.
     written: HashMap<u64, Rc<[u8]>>,
     bytes: u64,
@@ -47,14 +48,15 @@ impl Overlay {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(file) = FileName::parse(&name) else {
+            let parsed = FileName::parse(&name);
+            let Some(file) = parsed.filter(|_| entry.path().is_file()) else {
                 found.foreign.push(name);
                 continue;
             };
-            let map = MappedFile::open(&entry.path())?;
+            let stored = StoredFile::new(&entry.path())?;
             let layered = Layered {
-                bytes: map.len() as u64,
-                below: Some(Rc::new(map)),
+                bytes: stored.bytes(),
+                below: Some(stored),
                 written: HashMap::new(),
             };
             found.files.insert(file, layered);
@@ -70,14 +72,14 @@ impl Overlay {
     }
 
     /// The files of a shard as they lie in its directory, untouched by the rehearsal.
-    pub(super) fn mapped(&self, shard: ShardId) -> Vec<(FileName, Rc<MappedFile>)> {
+    pub(super) fn stored(&self, shard: ShardId) -> Vec<(FileName, StoredFile)> {
         let shards = self.0.borrow();
         let files = shards
             .get(&shard)
             .into_iter()
             .flat_map(|found| &found.files);
         files
-            .filter_map(|(file, layered)| Some((*file, Rc::clone(layered.below.as_ref()?))))
+            .filter_map(|(file, layered)| Some((*file, layered.below.clone()?)))
             .collect()
     }
 
@@ -144,7 +146,8 @@ impl Shard {
                 mut buffer,
                 ..
             } => {
-                let read = self.file(file).map(|file| file.read(position, &mut buffer));
+                let file = self.file(file);
+                let read = file.and_then(|file| file.read(position, &mut buffer));
                 (read, Some(buffer))
             }
             DiskOp::Sync { .. } | DiskOp::SyncDirectory { .. } => plain(Ok(())),
@@ -216,34 +219,37 @@ impl Layered {
         self.bytes = self.bytes.max(position.0 + bytes.len() as u64);
     }
 
-    fn read(&self, position: FilePosition, buffer: &mut [u8]) -> DiskOutcome {
+    fn read(&self, position: FilePosition, buffer: &mut [u8]) -> Result<DiskOutcome, DiskError> {
         let there = usize::try_from(self.bytes.saturating_sub(position.0)).unwrap_or(usize::MAX);
         let wanted = buffer.len();
         let reached = wanted.min(there);
-        for (at, page) in (position.0..)
-            .step_by(PAGE_BYTES)
-            .zip(buffer.chunks_mut(PAGE_BYTES))
-        {
-            self.read_page(at, page);
+        let pages = position.0 / PAGE..(position.0 + wanted as u64).div_ceil(PAGE);
+        let is_written = pages.clone().any(|page| self.written.contains_key(&page));
+        if is_written {
+            for (page, part) in pages.zip(buffer.chunks_mut(PAGE_BYTES)) {
+                match self.written.get(&page) {
+                    Some(written) => part[..written.len()].copy_from_slice(written),
+                    None => self.read_below(page * PAGE, part)?,
+                }
+            }
+        } else {
+            self.read_below(position.0, buffer)?;
         }
-        if reached == wanted {
+        Ok(if reached == wanted {
             DiskOutcome::Done
         } else {
             DiskOutcome::Transferred(reached)
-        }
+        })
     }
 
-    fn read_page(&self, at: u64, page: &mut [u8]) {
-        if let Some(written) = self.written.get(&(at / PAGE)) {
-            page[..written.len()].copy_from_slice(written);
-            return;
-        }
-        page.fill(0);
-        let below = self.below.as_deref().map_or(&[][..], |map| map);
-        let below = usize::try_from(at).ok().and_then(|at| below.get(at..));
-        let below = below.unwrap_or_default();
-        let there = below.len().min(page.len());
-        page[..there].copy_from_slice(&below[..there]);
+    /// Reads what is stored. A sector that cannot be read fails as it would fail a broker.
+    fn read_below(&self, position: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+        let Some(below) = &self.below else {
+            buffer.fill(0);
+            return Ok(());
+        };
+        let read = below.read(position, buffer);
+        read.map_err(|error| error.raw_os_error().map_or(UNEXPECTED, sys::disk_error))
     }
 }
 
