@@ -92,7 +92,8 @@ fn packs(
     let Some((number, stored)) = manifests.max_by_key(|(number, _)| *number) else {
         return Ok(BTreeMap::new());
     };
-    let contents = stored.contents(&[0..stored.bytes()])?;
+    let whole = 0..stored.bytes();
+    let contents = stored.contents(&[whole])?;
     let state = millrace_storage::inspect::manifest(shard, number, &contents.bytes).ok();
     let packs = state
         .into_iter()
