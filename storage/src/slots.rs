@@ -41,8 +41,9 @@ pub(crate) struct Slots {
     /// A clean stop began: a slot half made stays as it is.
     is_stopping: bool,
     tokens: DiskTokens,
-    /// Removals of files of another size, in flight.
-    removing: Vec<DiskToken>,
+    /// Removals of files of another size, in flight. Until one is through its number stays taken:
+    /// a file of that name made meanwhile might be what goes.
+    removing: Vec<(u32, DiskToken)>,
 }
 
 #[derive(Debug)]
@@ -152,12 +153,16 @@ impl Slots {
     /// A number for a slot that does not exist yet.
     pub(crate) fn number_for_extra(&self) -> u32 {
         let mut number = 0;
-        while self.slots.contains_key(&number)
-            || self.making.as_ref().is_some_and(|m| m.slot == number)
-        {
+        while self.is_taken(number) {
             number += 1;
         }
         number
+    }
+
+    fn is_taken(&self, number: u32) -> bool {
+        self.slots.contains_key(&number)
+            || self.making.as_ref().is_some_and(|m| m.slot == number)
+            || self.removing.iter().any(|(slot, _)| *slot == number)
     }
 
     /// The life in `slot` is settled: the slot is free as soon as no read holds it.
@@ -202,7 +207,7 @@ impl Slots {
         // Left by a start with another file size: of no further use.
         self.slots.remove(&slot);
         let token = self.tokens.issue();
-        self.removing.push(token);
+        self.removing.push((slot, token));
         let file = FileName::Wal(slot);
         ops.push_back(DiskOp::Remove { token, file });
     }
@@ -275,7 +280,7 @@ impl Slots {
         done: DiskDone,
         ops: &mut VecDeque<DiskOp>,
     ) -> Result<(), DiskError> {
-        if let Some(index) = self.removing.iter().position(|t| *t == done.token) {
+        if let Some(index) = self.removing.iter().position(|(_, t)| *t == done.token) {
             self.removing.swap_remove(index);
             return done.result.map(drop);
         }
@@ -399,3 +404,43 @@ impl Slots {
 
 /// What a short write counts as: EIO.
 pub(crate) const SHORT_WRITE: DiskError = DiskError::Io { errno: 5 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now {
+        boot: BootTime(1),
+        wall_ms: 0,
+    };
+
+    #[test]
+    fn a_number_is_taken_until_its_file_is_gone() {
+        let mut slots = Slots::new(8192, 3);
+        slots.add(0, 4096, true);
+        let mut ops = VecDeque::new();
+        slots.release(0, &mut ops);
+        let Some(DiskOp::Remove { token, file }) = ops.pop_front() else {
+            panic!("a file of another size goes");
+        };
+        assert_eq!(file, FileName::Wal(0));
+        assert_eq!(slots.number_for_extra(), 1);
+        slots.maintain(NOW, &mut ops);
+        let made = ops.pop_front();
+        assert!(matches!(
+            made,
+            Some(DiskOp::Create {
+                file: FileName::Wal(1),
+                ..
+            })
+        ));
+        let result = Ok(DiskOutcome::Done);
+        let done = DiskDone {
+            token,
+            buffer: None,
+            result,
+        };
+        slots.handle(NOW, done, &mut ops).expect("removed");
+        assert_eq!(slots.number_for_extra(), 0);
+    }
+}
