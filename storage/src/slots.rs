@@ -16,8 +16,9 @@ use crate::units::{BootTime, FilePosition, Now};
 
 /// The tag of the slots' tokens.
 pub(crate) const SLOTS_TAG: u8 = 17;
-/// Free slots that the background keeps ready: two ahead of the active file, one for recovery.
-const FREE_AHEAD: usize = 3;
+/// Free slots that the background keeps ready at least: two ahead of the active file, one for
+/// recovery.
+const FREE_AHEAD_MIN: usize = 3;
 /// Bytes of one zero-filling write when there is time, and the rest after it, microseconds: about
 /// 50 MB a second.
 const FILL_CALM_BYTES: u64 = 128 << 10;
@@ -252,7 +253,10 @@ impl Slots {
             return;
         }
         self.retry_at = None;
-        let enough = self.free() >= FREE_AHEAD || self.slots.len() >= self.files_max as usize;
+        let files_max = self.files_max as usize;
+        // A first burst finds half of the log.
+        let ahead = (files_max / 2 + 1).max(FREE_AHEAD_MIN);
+        let enough = self.free() >= ahead || self.slots.len() >= files_max;
         if enough || self.making.is_some() {
             return;
         }
