@@ -8,12 +8,17 @@
 //! microseconds that the broker's own ring does not need, and more on busy cores: so a lone commit
 //! is measured as a blocking call too, which waits for nobody but the disk: back to back, which
 //! keeps disk and cores awake, and at a message's pace, between which they fall asleep.
+//!
+//! A broker has its bytes from somewhere. So the largest commits are measured once more by a thread
+//! that receives each from a socket first and does nothing else with it: what is left of the disk
+//! beside that is the most that one shard can accept in a burst.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{IoSlice, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -36,6 +41,8 @@ const SCHEMA_VERSION: u32 = 1;
 /// The file that is written round and round; larger than what a disk's own cache hides.
 const FILE_BYTES: u64 = 256 << 20;
 const COMMIT_BYTES: [usize; 3] = [4 << 10, 64 << 10, 1 << 20];
+/// Bytes of a commit that was received.
+const RECEIVED_BYTES: usize = 1 << 20;
 /// Bytes of a commit at a message's pace.
 const PACED_BYTES: usize = 4 << 10;
 const GROUPS_IN_FLIGHT: [usize; 2] = [1, 4];
@@ -64,6 +71,8 @@ enum Call {
     Blocking,
     /// The same, at a given rate.
     Paced,
+    /// Through a ring, by a thread that first receives the bytes from a socket.
+    Received,
 }
 
 /// One way of committing.
@@ -107,9 +116,20 @@ pub(crate) fn run(args: &DiskArgs) -> anyhow::Result<DiskReport> {
                 bytes: commit_bytes,
                 in_flight: groups_in_flight,
             };
-            commits.push(commit(file.try_clone()?, way, args.duration)?);
+            commits.push(commit(file.try_clone()?, way, None, args.duration)?);
         }
     }
+    eprintln!("commits of {RECEIVED_BYTES} B, received from a socket");
+    let way = Way {
+        bytes: RECEIVED_BYTES,
+        in_flight: GROUPS_IN_FLIGHT[1],
+    };
+    commits.push(commit(
+        file.try_clone()?,
+        way,
+        Some(stream()?),
+        args.duration,
+    )?);
     eprintln!("sequential reads of {READ_BYTES} B, {READS_IN_FLIGHT} in flight");
     let sequential_read = read(file)?;
     Ok(DiskReport {
@@ -157,14 +177,32 @@ fn create(directory: &Path) -> anyhow::Result<File> {
     Ok(direct)
 }
 
-/// Commits for `duration`, one after the other through the file, round and round.
-fn commit(file: File, way: Way, duration: Duration) -> anyhow::Result<CommitReport> {
+/// A connection on which bytes never end.
+fn stream() -> anyhow::Result<TcpStream> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
+    let mut sender = TcpStream::connect(listener.local_addr()?).context("cannot connect")?;
+    let bytes = vec![0x5a; RECEIVED_BYTES];
+    // Ends with the connection.
+    std::thread::spawn(move || while sender.write_all(&bytes).is_ok() {});
+    Ok(listener.accept().context("cannot accept")?.0)
+}
+
+/// Commits for `duration`, one after the other through the file, round and round; what `source`
+/// brings, if there is one.
+fn commit(
+    file: File,
+    way: Way,
+    source: Option<TcpStream>,
+    duration: Duration,
+) -> anyhow::Result<CommitReport> {
+    let call = source.as_ref().map_or(Call::Ring, |_| Call::Received);
     let (latency, lasted) = transport::run(async {
         let file = DirectFile::new(file, way.in_flight, way.bytes)
             .context("cannot register buffers; is the locked-memory limit too low?")?;
         let commits = Rc::new(Commits {
             file,
             way,
+            source: RefCell::new(source),
             clock: Clock::start(),
             until: Instant::now() + duration,
             queue: RefCell::default(),
@@ -180,7 +218,7 @@ fn commit(file: File, way: Way, duration: Duration) -> anyhow::Result<CommitRepo
         let lasted = Duration::from_nanos(commits.clock.now_ns());
         anyhow::Ok((latency, lasted.as_secs_f64()))
     })?;
-    CommitReport::new(Call::Ring, way, &latency, lasted)
+    CommitReport::new(call, way, &latency, lasted)
 }
 
 /// The same, one after the other, without a ring; each is due `pace` after the last, and begins
@@ -242,6 +280,7 @@ impl CommitReport {
 struct Commits {
     file: DirectFile,
     way: Way,
+    source: RefCell<Option<TcpStream>>,
     clock: Clock,
     until: Instant,
     queue: RefCell<Queue>,
@@ -261,6 +300,9 @@ impl Commits {
     async fn run(self: Rc<Self>, slot: usize) -> std::io::Result<()> {
         let commit_bytes = u64::try_from(self.way.bytes).expect("64-bit targets only");
         while Instant::now() < self.until {
+            if let Some(source) = &mut *self.source.borrow_mut() {
+                self.file.fill(slot, source)?;
+            }
             let number = self.queue.borrow_mut().begin(self.clock.now_ns());
             let position = number % (FILE_BYTES / commit_bytes) * commit_bytes;
             self.file.write(slot, position).await?;
@@ -357,6 +399,7 @@ impl DiskReport {
                     Call::Ring => "ring",
                     Call::Blocking => "blocking",
                     Call::Paced => "paced",
+                    Call::Received => "received",
                 },
                 commit.groups_in_flight,
                 rate_text(commit.commits_per_s),
@@ -409,13 +452,14 @@ mod tests {
         let Ok(file) = create(Path::new(env!("CARGO_MANIFEST_DIR"))) else {
             return;
         };
-        let report = commit(
-            file.try_clone().expect("one more handle"),
-            way,
-            Duration::from_millis(50),
-        );
-        let report = report.expect("measured");
-        assert!(report.commits_per_s > 0.0 && report.latency.p50_us > 0.0);
+        for source in [None, Some(stream().expect("connected"))] {
+            let call = source.as_ref().map_or(Call::Ring, |_| Call::Received);
+            let file = file.try_clone().expect("one more handle");
+            let report = commit(file, way, source, Duration::from_millis(50));
+            let report = report.expect("measured");
+            assert_eq!(report.call, call);
+            assert!(report.commits_per_s > 0.0 && report.latency.p50_us > 0.0);
+        }
         let lone = |pace| commit_blocking(&file, 4096, pace, Duration::from_millis(50));
         assert!(lone(None).expect("measured").latency.p50_us > 0.0);
         let paced = lone(Some(Duration::from_millis(10))).expect("measured");

@@ -337,6 +337,14 @@ impl DirectFile {
         self.whole(result?)
     }
 
+    /// Fills the whole buffer `slot` from `source`, at once.
+    pub(crate) fn fill(&self, slot: usize, source: &mut impl io::Read) -> io::Result<()> {
+        let (mut buffer, at) = self.check_out(slot);
+        let filled = source.read_exact(&mut buffer[at..at + self.buffer_bytes]);
+        self.put_back(slot, buffer, at);
+        filled
+    }
+
     fn check_out(&self, slot: usize) -> (FixedBuf, usize) {
         self.buffers.borrow_mut()[slot]
             .take()
