@@ -83,31 +83,33 @@ measure_ack_settling() {
     done
 }
 
-# A burst into a log whose files are ready: a fresh broker fills some with zeros first. Then two
-# more, once the broker has been busy: it has all of its files, and its memory.
+# A burst into a log whose files are ready: a fresh broker fills some with zeros first. Then four
+# more, once the broker has been busy: it has all of its files, and its memory. Always with several
+# MiB on their way.
 measure_burst() {
-    local batch run
+    local batch run again depth
     for batch in 64KiB 1MiB; do
+        [ $batch = 1MiB ] && depth=8 || depth=32
         for run in $(seq "$runs"); do
             start_broker --cores 0
             sleep 8
             burst "burst-fresh-$batch-$run"
             "$millrace" bench produce --target "$address" "${load[@]}" --batch "$batch" \
                 --warmup 0s --duration 3s --no-verify >/dev/null 2>&1 || true
-            sleep 8
-            burst "burst-$batch-${run}1"
-            sleep 8
-            burst "burst-$batch-${run}2"
+            for again in 1 2 3 4; do
+                sleep 8
+                burst "burst-$batch-$run$again"
+            done
             stop_broker
         done
     done
 }
 
-# burst NAME: half a second, which the log has room for.
+# burst NAME: a quarter of a second, which the log has room for.
 burst() {
     echo "== $1" >&2
-    "$millrace" bench produce --target "$address" "${load[@]}" --batch "$batch" \
-        --warmup 0s --duration 500ms --no-verify --json "$out/$1.json" ||
+    "$millrace" bench produce --target "$address" --connections 4 --depth "$depth" \
+        --batch "$batch" --warmup 0s --duration 250ms --no-verify --json "$out/$1.json" ||
         echo "== $1 did not end well" >&2
 }
 

@@ -48,6 +48,11 @@ def lone_commit(report, figure, paced):
     return min(way["latency"][figure] for way in lone)
 
 
+def received_commits(report):
+    """Bytes per second of a thread that receives them from a socket and commits them."""
+    return next(way["bytes_per_s"] for way in report["commits"] if way["call"] == "received")
+
+
 def is_good(report):
     verdict = report.get("verification") or {}
     wrong = sum(verdict.get(key, 0) for key in ("lost", "doubled", "reordered", "damaged"))
@@ -96,6 +101,7 @@ def main():
         return median(disks, lambda r: lone_commit(r, figure, paced))
 
     disk_bytes = median(disks, lambda r: commits(r, 1 << 20, "bytes_per_s"))
+    received_bytes = median(disks, received_commits)
     read_bytes = median(disks, lambda r: r["sequential_read"]["bytes_per_s"])
     table = Table()
 
@@ -162,6 +168,13 @@ def main():
         amplified = of(f"sustained-{batch}", amplification)
         if amplified:
             print(f"\nBytes written per byte accepted, {batch} batches: {amplified:.2f}.", end="")
+    if received_bytes:
+        part = received_bytes / disk_bytes
+        print(
+            f"\nA thread that only receives and commits, 1 MiB at a time: "
+            f"{received_bytes / 1e6:,.0f} MB/s, {part:.2f} of the disk.",
+            end="",
+        )
     bad = [name for name, reports in runs.items() if not all(map(is_good, reports))]
     print(f"\n\nRuns that did not end well: {', '.join(bad) if bad else 'none'}.")
 
