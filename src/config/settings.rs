@@ -155,7 +155,8 @@ settings! {
     ["wal"] wal: Wal {
         /// Size of one log file, bytes; a multiple of 4096.
         file_bytes: u64 = 64 * MIB, MIB..=4 * GIB;
-        /// Log files. Together they bound what may wait to be settled into packs.
+        /// Log files. Together they bound what may wait to be settled into packs. Half of them are
+        /// made ahead while the disk has room for all.
         files: u64 = 8, 3..=1_024;
         /// Memory of one commit group, bytes; a multiple of 4096. A larger batch is a group of its
         /// own, in memory of its own.
@@ -313,7 +314,8 @@ settings! {
         producers_max: u64 = 262_144, 1..=16_777_216;
         /// An idempotent producer is forgotten after this long without an append, milliseconds.
         producer_expiry_ms: u64 = 86_400_000, 1_000..=31_536_000_000;
-        /// Searches for an offset by time under way in one shard; more wait for their turn.
+        /// Searches for an offset by time under way in one shard; more wait for their turn. Each
+        /// counts as `wal.batch_bytes_max` in `memory.lookup_bytes_max` until its batch is found.
         lookups_max: u64 = 1_024, 1..=1_000_000;
         /// Requests to one other shard without an answer yet, but for those that wait for members
         /// of a group.

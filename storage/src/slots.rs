@@ -39,6 +39,8 @@ pub(crate) struct Slots {
     retry_at: Option<BootTime>,
     /// The log needs a slot soon.
     is_pressed: bool,
+    /// The disk has room for more than the log needs.
+    has_plenty: bool,
     /// A clean stop began: a slot half made stays as it is.
     is_stopping: bool,
     tokens: DiskTokens,
@@ -103,6 +105,7 @@ impl Slots {
             making: None,
             retry_at: None,
             is_pressed: false,
+            has_plenty: false,
             is_stopping: false,
             tokens: DiskTokens::new(SLOTS_TAG),
             removing: Vec::new(),
@@ -246,6 +249,11 @@ impl Slots {
         self.is_pressed = is_pressed;
     }
 
+    /// The disk has room for slots that nothing needs yet, or has not.
+    pub(crate) fn allow_stock(&mut self, has_plenty: bool) {
+        self.has_plenty = has_plenty;
+    }
+
     /// Starts to make another slot when too few are free, and goes on with one that rests.
     pub(crate) fn maintain(&mut self, now: Now, ops: &mut VecDeque<DiskOp>) {
         self.end_rest(now, ops);
@@ -255,7 +263,10 @@ impl Slots {
         self.retry_at = None;
         let files_max = self.files_max as usize;
         // A first burst finds half of the log.
-        let ahead = (files_max / 2 + 1).max(FREE_AHEAD_MIN);
+        let ahead = match self.has_plenty {
+            true => (files_max / 2 + 1).max(FREE_AHEAD_MIN),
+            false => FREE_AHEAD_MIN,
+        };
         let enough = self.free() >= ahead || self.slots.len() >= files_max;
         if enough || self.making.is_some() {
             return;

@@ -89,6 +89,22 @@ impl Space {
         self.is_full
     }
 
+    /// Whether the disk has room for `bytes` beside everything that must go on: known, not hoped.
+    pub(crate) fn has_plenty(&self, bytes: u64) -> bool {
+        let is_calm = self.reserve == Reserve::Held && !self.is_full && !self.awaits_reserve;
+        is_calm
+            && self.last.is_some_and(|space| {
+                let (_, enough) = self.marks(space);
+                space.available_bytes >= enough.saturating_add(bytes)
+            })
+    }
+
+    /// The low-water mark, and a little more than that, so that it does not flap.
+    fn marks(&self, space: DiskSpace) -> (u64, u64) {
+        let low = self.low_bytes_max.min(small_part(space));
+        (low, low + low / 4)
+    }
+
     /// What the file system said last.
     pub(crate) fn last(&self) -> Option<DiskSpace> {
         self.last
@@ -161,11 +177,8 @@ impl Space {
 
     fn judge(&mut self, space: DiskSpace, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
         self.last = Some(space);
-        let small = space.total_bytes / SMALL_DISK_PART;
-        let low = self.low_bytes_max.min(small);
-        // A little more than the mark, so that it does not flap.
-        let enough = low + low / 4;
-        let reserve = self.reserve_bytes_max.min(small);
+        let (low, enough) = self.marks(space);
+        let reserve = self.reserve_bytes_max.min(small_part(space));
         if self.reserve == Reserve::Missing && space.available_bytes >= enough + reserve {
             self.take(reserve, ops);
         }
@@ -201,6 +214,11 @@ impl Space {
         self.is_full = is_full;
         SpaceNews::Full(is_full)
     }
+}
+
+/// What reserve and low-water mark may be at most.
+fn small_part(space: DiskSpace) -> u64 {
+    space.total_bytes / SMALL_DISK_PART
 }
 
 /// Makes room for a start on a full disk, out of the reserve. Returns whether one is left.
@@ -286,10 +304,13 @@ mod tests {
         );
         let create = ops.pop_front().expect("taken");
         assert!(matches!(create, DiskOp::Create { bytes, .. } if bytes == 20 * MIB));
+        assert!(!s.has_plenty(0), "the reserve is not there yet");
         finish(&mut s, &create, Ok(DiskOutcome::Done), &mut ops);
         assert!(!s.is_full());
+        assert!(s.has_plenty(490 * MIB) && !s.has_plenty(491 * MIB));
 
         assert_eq!(s.out_of_space(&mut ops), SpaceNews::Full(true));
+        assert!(!s.has_plenty(0));
         let remove = ops.pop_front().expect("released");
         assert!(matches!(remove, DiskOp::Remove { .. }));
         let news = finish(&mut s, &remove, Ok(DiskOutcome::Done), &mut ops);

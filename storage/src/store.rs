@@ -519,7 +519,11 @@ impl Store {
     /// would be met again and again.
     fn maintain_slots(&mut self, now: Now) {
         if self.commit.poisoned().is_none() {
+            let log_bytes = self.config.wal_file_bytes * u64::from(self.config.wal_files);
+            let is_staying = !self.schedule.moving && !self.schedule.closing;
+            let has_plenty = is_staying && self.space.has_plenty(log_bytes);
             self.wal.slots.press(self.wal.is_pressed());
+            self.wal.slots.allow_stock(has_plenty);
             self.wal.slots.maintain(now, &mut self.ops);
         }
     }
