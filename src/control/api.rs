@@ -248,7 +248,7 @@ impl Api {
 
 impl IntoResponse for Silent {
     fn into_response(self) -> Response {
-        (StatusCode::SERVICE_UNAVAILABLE, self.to_string()).into_response()
+        (StatusCode::GATEWAY_TIMEOUT, self.to_string()).into_response()
     }
 }
 

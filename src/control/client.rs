@@ -57,6 +57,7 @@ fn ask(
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
         Some("503") => Err(Failure::Unavailable(format!("{socket}: {said}"))),
+        Some("504") => Err(Failure::Unanswered(format!("{socket}: {said}"))),
         _ => Err(Failure::Refused(said.to_owned())),
     }
 }
@@ -74,12 +75,12 @@ fn exchange(
         Some(body) => ("POST", body.len()),
         None => ("GET", 0),
     };
-    write!(
-        stream,
+    let request = format!(
         "{method} {path} HTTP/1.0\r\nhost: millrace\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {bytes}\r\n\r\n{}",
         body.unwrap_or_default()
-    )?;
+    );
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
@@ -127,6 +128,7 @@ mod tests {
     fn refusals_and_silence_have_words_and_codes_of_their_own() {
         let members = "HTTP/1.0 409 Conflict\r\na: b\r\n\r\ngroup g has 2 members";
         let stops = "HTTP/1.0 503 Service Unavailable\r\n\r\nthe broker stops";
+        let late = "HTTP/1.0 504 Gateway Timeout\r\n\r\nshard 0 does not answer";
         let cases = [
             (
                 "refused",
@@ -142,6 +144,12 @@ mod tests {
             ),
             ("stops", stops, ExitCode::Unavailable, "the broker stops"),
             (
+                "late",
+                late,
+                ExitCode::Unanswered,
+                "shard 0 does not answer",
+            ),
+            (
                 "cut",
                 "HTTP/1.0 200 OK\r\n",
                 ExitCode::Unavailable,
@@ -156,7 +164,10 @@ mod tests {
         ];
         for (name, answer, code, words) in cases {
             let directory = saying(name, answer);
-            let patience = Duration::from_millis(200);
+            let patience = match answer {
+                "" => Duration::from_millis(200),
+                _ => ANSWER_TIMEOUT,
+            };
             let failure = ask(&directory, "/groups/reset", Some("{}"), patience).unwrap_err();
             assert_eq!(failure.code(), code, "{name}: {failure}");
             assert!(failure.to_string().contains(words), "{name}: {failure}");

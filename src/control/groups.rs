@@ -149,7 +149,11 @@ impl From<Silent> for Declined {
 
 impl From<Refusal> for Declined {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(StatusCode::CONFLICT, refusal.to_string())
+        let code = match refusal {
+            Refusal::OutcomeUnknown => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::CONFLICT,
+        };
+        Self::Refused(code, refusal.to_string())
     }
 }
 
