@@ -230,7 +230,9 @@ mod tests {
         }
         let name = "exit::tests::a_panic_of_any_thread_ends_the_process_with_its_code";
         let mut command = Command::new(std::env::current_exe().unwrap());
-        let command = command.args(["--exact", name, "--nocapture"]);
+        let command = command
+            .env_remove("RUST_BACKTRACE")
+            .args(["--exact", name, "--nocapture"]);
         let ended = command.env(PANICS, "1").output().unwrap();
         let told = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert_eq!(ended.status.code(), Some(70), "{told}");

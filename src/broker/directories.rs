@@ -16,7 +16,11 @@ pub(crate) fn create(data_dir: &Path) -> Result<(), Failure> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing = data_dir.ancestors().take_while(is_missing).count();
     fs::create_dir_all(data_dir).map_err(Failure::io(data_dir))?;
-    let real = fs::canonicalize(data_dir).map_err(Failure::io(data_dir))?;
+    let real = match fs::canonicalize(data_dir) {
+        // Below a directory that we may not pass by its name, and made nothing in.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && missing == 0 => return Ok(()),
+        real => real.map_err(Failure::io(data_dir))?,
+    };
     let device = device(&real)?;
     // The names are in the directories above; none of ours is on another file system.
     for (depth, above) in real.ancestors().skip(1).enumerate() {

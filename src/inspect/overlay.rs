@@ -49,7 +49,8 @@ impl Overlay {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let parsed = FileName::parse(&name);
-            let Some(file) = parsed.filter(|_| entry.path().is_file()) else {
+            let is_file = entry.metadata()?.is_file();
+            let Some(file) = parsed.filter(|_| is_file) else {
                 found.foreign.push(name);
                 continue;
             };

@@ -74,8 +74,8 @@ pub enum StorageError {
     /// files move by links. Nothing was changed that a start as before would not find.
     #[error(
         "shard {shard}: what shard {from} has is to move here, as there are fewer cores, but its \
-         directory is on another file system, so its files cannot be linked; start with as many \
-         cores as before (--cores), or stop and copy both directories onto one file system"
+         directory is another file system or mount, so its files cannot be linked; start with as \
+         many cores as before (--cores), or stop and copy both directories onto one file system"
     )]
     Apart {
         /// Where the data is to go.

@@ -134,6 +134,10 @@ pub(crate) fn decode_directory(bytes: &[u8], entry: &PackEntry) -> Result<Direct
     Ok(directory)
 }
 
+/// Packs are not numbered from here on. A file of such a name was not made by us, and goes as
+/// what no manifest names; counting on from it would end with names that are none.
+const STRAY_MAX: u64 = 1 << 48;
+
 fn remove_uncommitted(
     disk: &mut StartDisk<'_, '_>,
     shard: ShardId,
@@ -147,7 +151,9 @@ fn remove_uncommitted(
     for (file, _) in &listing.files {
         let is_stray = match file {
             FileName::Pack(id) | FileName::Segment(id) => {
-                packs.next_pack = packs.next_pack.max(PackId(id.0.saturating_add(1)));
+                if id.0 < STRAY_MAX {
+                    packs.next_pack = packs.next_pack.max(PackId(id.0 + 1));
+                }
                 state.packs.get(id).is_none_or(|entry| entry.file != *file)
             }
             // The manifest's own one is gone already: opening has renamed it.
