@@ -455,12 +455,12 @@ mod tests {
         for source in [None, Some(stream().expect("connected"))] {
             let call = source.as_ref().map_or(Call::Ring, |_| Call::Received);
             let file = file.try_clone().expect("one more handle");
-            let report = commit(file, way, source, Duration::from_millis(50));
+            let report = commit(file, way, source, Duration::from_millis(200));
             let report = report.expect("measured");
             assert_eq!(report.call, call);
             assert!(report.commits_per_s > 0.0 && report.latency.p50_us > 0.0);
         }
-        let lone = |pace| commit_blocking(&file, 4096, pace, Duration::from_millis(50));
+        let lone = |pace| commit_blocking(&file, 4096, pace, Duration::from_millis(200));
         assert!(lone(None).expect("measured").latency.p50_us > 0.0);
         let paced = lone(Some(Duration::from_millis(10))).expect("measured");
         assert!(paced.call == Call::Paced && paced.latency.p50_us > 0.0);
