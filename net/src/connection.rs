@@ -308,7 +308,8 @@ impl<S: ProtocolSession> Connection<S> {
         }
         if !self.window.is_empty() || !self.wants_input(around.limits) {
             self.window.append(bytes, around.budget);
-            return self.resume(now, around);
+            self.resume(now, around);
+            return;
         }
         match self.feed(now, bytes, around) {
             Ok(taken) if taken == bytes.len() => {}
@@ -393,13 +394,13 @@ impl<S: ProtocolSession> Connection<S> {
         self.resume(now, around);
     }
 
-    /// Lets the session go on with what waits, if it wants to.
-    pub(crate) fn resume(&mut self, now: Now, around: &mut Surroundings<'_>) {
+    /// Lets the session go on with what waits, if it wants to; whether that led to anything.
+    pub(crate) fn resume(&mut self, now: Now, around: &mut Surroundings<'_>) -> bool {
         // What stands in a lent window is the front of a request whose rest is awaited.
         let is_lent = matches!(self.receive, Receive::Own | Receive::OwnStopping);
         let is_open = self.takes_input() && !is_lent;
         if !is_open || self.window.is_empty() || !self.wants_input(around.limits) {
-            return;
+            return false;
         }
         // The window is out of the connection while the session looks into it.
         let mut window = std::mem::take(&mut self.window);
@@ -412,10 +413,12 @@ impl<S: ProtocolSession> Connection<S> {
                 if self.receive != Receive::Idle {
                     self.window.shrink(around.budget);
                 }
+                taken > 0
             }
             Err(violation) => {
                 self.window = window;
                 self.refuse(&violation);
+                true
             }
         }
     }
@@ -496,10 +499,9 @@ impl<S: ProtocolSession> Connection<S> {
         ops: &mut VecDeque<IoOp>,
     ) {
         self.poll_send(now, around, buffers, ops);
-        // A reply that just left may have made the session want more of what waits here, and what
-        // that is answered at once goes out at once: nothing else would call for it.
-        self.resume(now, around);
-        if self.session.held_bytes() > 0 {
+        // What just left may have made the session want more of what waits here, and what that is
+        // answered at once goes out at once: nothing else would call for it.
+        while self.resume(now, around) {
             self.poll_send(now, around, buffers, ops);
         }
         let is_served = self.window.is_empty() || self.wants_input(around.limits);

@@ -9,12 +9,14 @@ use super::*;
 use crate::session::{ClusterView, Taken};
 
 /// A protocol of lines: `^LENGTH:` then as many bytes is one request, answered by its length; `!`
-/// breaks the protocol, `#` is answered only by `release`.
+/// breaks the protocol, `#` is answered only by `release`, `.` by nothing at all: only so many of
+/// those are taken between two outputs.
 #[derive(Default)]
 struct Lines {
     replies: Vec<u8>,
     is_held: bool,
     requests: usize,
+    silent: usize,
     /// What the next output says of durability.
     durable_at: Option<BootTime>,
 }
@@ -27,8 +29,12 @@ impl ProtocolSession for Lines {
         sink: &mut dyn CommandSink,
     ) -> Result<Taken, ProtocolViolation> {
         let mut taken = Taken::default();
-        while let Some(first) = input.get(taken.bytes).filter(|_| !self.is_held) {
+        while let Some(first) = input.get(taken.bytes).filter(|_| self.wants_input()) {
             match first {
+                b'.' => {
+                    self.silent += 1;
+                    taken.bytes += 1;
+                }
                 b'!' => {
                     return Err(ProtocolViolation {
                         reason: "a line that begins with !".to_owned(),
@@ -83,6 +89,7 @@ impl ProtocolSession for Lines {
 
     fn poll_output(&mut self, out: &mut Vec<u8>, _out_bytes_max: usize) -> Option<BootTime> {
         out.append(&mut self.replies);
+        self.silent = 0;
         self.durable_at.take()
     }
 
@@ -95,9 +102,11 @@ impl ProtocolSession for Lines {
     }
 
     fn wants_input(&self) -> bool {
-        !self.is_held
+        !self.is_held && self.silent < SILENT_MAX
     }
 }
+
+const SILENT_MAX: usize = 4;
 
 /// Nobody submits commands here.
 struct NoCommands {
@@ -396,6 +405,21 @@ fn a_whole_request_that_the_log_has_no_room_for_waits_for_the_log() {
     world.poll();
     assert_eq!(world.connection.session.requests, 2);
     assert!(world.connection.blocked_by().is_none());
+}
+
+#[test]
+fn what_stands_behind_requests_without_an_answer_is_served_too() {
+    let mut world = World::new(1 << 20);
+    let silent = ".".repeat(5 * SILENT_MAX);
+    world.receive(format!("{silent}^1:x").as_bytes());
+    assert!(matches!(world.poll()[0], IoOp::Send { .. }));
+    let mut world = World::new(1 << 20);
+    world.receive(format!("{silent}!").as_bytes());
+    let closed = world
+        .poll()
+        .iter()
+        .any(|op| matches!(op, IoOp::Close { .. }));
+    assert!(closed, "after what cannot be understood");
 }
 
 #[test]
