@@ -270,6 +270,16 @@ fn a_fetch_is_cut_to_its_bytes_over_all_partitions() {
     assert_eq!(counts[0], 3);
 }
 
+/// Asks for the first offset at or after a time; the request's number.
+fn find(world: &mut World, partition: PartitionId, at_ms: i64) -> u64 {
+    let command = Command::FindOffset {
+        partition,
+        at: OffsetQuery::AtOrAfter(at_ms),
+        isolation: Isolation::Uncommitted,
+    };
+    world.submit(0, command)
+}
+
 #[test]
 fn offsets_are_found_at_the_ends_and_by_time() {
     let mut world = World::new(2);
@@ -329,14 +339,7 @@ fn searches_past_their_bound_wait_for_their_turn() {
     }
     let asked: Vec<u64> = partitions
         .iter()
-        .map(|partition| {
-            let command = Command::FindOffset {
-                partition: *partition,
-                at: OffsetQuery::AtOrAfter(WALL_MS + 5),
-                isolation: Isolation::Uncommitted,
-            };
-            world.submit(0, command)
-        })
+        .map(|partition| find(&mut world, *partition, WALL_MS + 5))
         .collect();
     let withdrawn = asked.iter().zip(&partitions).rev();
     let (withdrawn, _) = withdrawn
@@ -369,15 +372,8 @@ fn a_turn_begins_a_bounded_number_of_searches_and_the_next_one_goes_on() {
     let partition = world.create("t", 1)[0];
     assert!(world.append(0, partition, &BatchMaker::new(2)).is_ok());
     world.pass_ms(1);
-    let mut ask = |_| {
-        let command = Command::FindOffset {
-            partition,
-            at: OffsetQuery::AtOrAfter(WALL_MS),
-            isolation: Isolation::Uncommitted,
-        };
-        world.submit(0, command)
-    };
-    let asked: Vec<u64> = (0..200).map(&mut ask).collect();
+    let asked = (0..200).map(|_| find(&mut world, partition, WALL_MS));
+    let asked: Vec<u64> = asked.collect();
     for (turn, ended) in [64, 128, 192, 200].into_iter().enumerate() {
         // Several rounds of a turn share its bound.
         world.turn();
@@ -401,15 +397,8 @@ fn searches_wait_while_others_hold_large_batches() {
         payload.resize((40 << 10) - BATCH_HEADER_BYTES, 0);
         let batch = BatchMaker::new(2).payload(payload);
         assert!(world.append(0, partition, &batch).is_ok());
-        let mut ask = |_| {
-            let command = Command::FindOffset {
-                partition,
-                at: OffsetQuery::AtOrAfter(WALL_MS),
-                isolation: Isolation::Uncommitted,
-            };
-            world.submit(0, command)
-        };
-        let asked: Vec<u64> = (0..8).map(&mut ask).collect();
+        let asked = (0..8).map(|_| find(&mut world, partition, WALL_MS));
+        let asked: Vec<u64> = asked.collect();
         let lookups = &world.shards[0].lookups;
         assert_eq!((lookups.len(), lookups.waiting()), (at_once, 8 - at_once));
         assert_ne!(world.shards[0].poll_timeout(), Some(BootTime(0)));
