@@ -93,14 +93,7 @@ impl FileReader {
         position: FilePosition,
         visit: &mut dyn FnMut(&BlockHeader),
     ) -> Result<(), StorageError> {
-        let mut position = position.max(FIRST_BLOCK);
-        while position.0 + PAGE_BYTES as u64 <= self.file_bytes {
-            if let Ok((header, _)) = self.header(disk, position)? {
-                visit(&header);
-            }
-            position.0 += PAGE_BYTES as u64;
-        }
-        Ok(())
+        self.walk(disk, position, 0, visit)
     }
 
     /// As [`FileReader::scan`], but goes on behind a whole block instead of into it: where nothing
@@ -111,8 +104,20 @@ impl FileReader {
         position: FilePosition,
         visit: &mut dyn FnMut(&BlockHeader),
     ) -> Result<(), StorageError> {
+        let checks_left = CHECKED_FILES_MAX * self.file_bytes;
+        self.walk(disk, position, checks_left, visit)
+    }
+
+    /// Visits headers page by page, and goes on behind a block that is whole: of `checks_left`
+    /// bytes of blocks at most, which have to be read for that.
+    fn walk(
+        &mut self,
+        disk: &mut StartDisk<'_, '_>,
+        position: FilePosition,
+        mut checks_left: u64,
+        visit: &mut dyn FnMut(&BlockHeader),
+    ) -> Result<(), StorageError> {
         let mut position = position.max(FIRST_BLOCK);
-        let mut checks_left = CHECKED_FILES_MAX * self.file_bytes;
         while position.0 + PAGE_BYTES as u64 <= self.file_bytes {
             let mut step = PAGE_BYTES;
             if let Ok((header, _)) = self.header(disk, position)? {
