@@ -143,30 +143,14 @@ impl Broker {
         assert_eq!(status.code(), Some(0), "a clean stop");
     }
 
-    fn config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.address);
-        config
-    }
-
     /// A producer with the settings given, and short waits.
     pub(crate) fn producer(&self, settings: &[(&str, &str)]) -> TestProducer {
-        let mut config = self.config();
-        config
-            .set("message.timeout.ms", "30000")
-            .set("linger.ms", "5");
-        for (name, value) in settings {
-            config.set(*name, *value);
-        }
-        let producer = config
-            .create_with_context(Deliveries)
-            .expect("sound settings");
-        TestProducer(producer)
+        producer_of(&self.address, settings)
     }
 
     /// A consumer that reads what it is told to, and belongs to no group.
     pub(crate) fn consumer(&self, settings: &[(&str, &str)]) -> BaseConsumer {
-        let mut config = self.config();
+        let mut config = config_of(&self.address);
         // librdkafka wants a name before it lets itself be assigned partitions.
         config
             .set("group.id", "unused")
@@ -181,7 +165,7 @@ impl Broker {
     }
 
     pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
-        self.config().create().expect("sound settings")
+        config_of(&self.address).create().expect("sound settings")
     }
 
     /// Every record of a partition, from its first one to its present end.
@@ -197,6 +181,28 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Settings of a client of the broker at this address, whoever started it.
+pub(crate) fn config_of(address: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address);
+    config
+}
+
+/// As [`Broker::producer`].
+pub(crate) fn producer_of(address: &str, settings: &[(&str, &str)]) -> TestProducer {
+    let mut config = config_of(address);
+    config
+        .set("message.timeout.ms", "30000")
+        .set("linger.ms", "5");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    let producer = config
+        .create_with_context(Deliveries)
+        .expect("sound settings");
+    TestProducer(producer)
 }
 
 /// A ticket that nobody waits for.
