@@ -204,7 +204,7 @@ pub enum Refusal {
         /// What came.
         received: i32,
     },
-    /// The batch is older than the last five of its producer.
+    /// The batch is older than the last five of its producer. It is durable.
     #[error("the batch was appended before and its offset is no longer remembered")]
     DuplicateSequence,
     /// An idempotent producer that this partition does not know, in the middle of its sequence.

@@ -27,6 +27,8 @@ pub(crate) enum Promise {
         /// As above.
         answer: Appended,
     },
+    /// A batch that was sent again is durable by now; where it is, is forgotten.
+    Forgotten { request: RequestId },
     /// The partition begins at `start` whatever happens.
     RecordsDeleted {
         request: RequestId,
@@ -45,6 +47,7 @@ impl Promise {
         match self {
             Self::Appended { request, .. }
             | Self::Repeated { request, .. }
+            | Self::Forgotten { request }
             | Self::RecordsDeleted { request, .. } => Some(*request),
             Self::CatalogWritten | Self::GroupAnswered => None,
         }

@@ -17,6 +17,10 @@ use crate::event::{ProducerListing, Refusal};
 /// Batches remembered of each producer.
 const BATCHES_REMEMBERED: usize = 5;
 
+/// A batch that begins this many records or more behind what is expected is one ahead: sequences
+/// begin anew after 2^31, and only half of them can be behind.
+const BEHIND_END: u64 = 1 << 30;
+
 /// What a batch is to its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -24,6 +28,12 @@ pub(crate) enum Verdict {
     New,
     /// Appended before. It is durable once `lsn` is.
     Repeated(Remembered),
+    /// Appended before all of the producer's that are remembered: its offset is not. It is durable
+    /// once `lsn` is.
+    Forgotten {
+        /// Where the oldest that is remembered ends in the log.
+        lsn: Lsn,
+    },
     /// In the middle of the sequence of a producer that the partition does not know.
     Unknown,
 }
@@ -275,8 +285,9 @@ impl Producer {
         let remembered = i64::from(expected) - i64::from(oldest.first);
         let remembered = remembered.rem_euclid(1 << 31).unsigned_abs();
         let length = u64::from(header.last_offset_delta) + 1;
-        if behind <= self.records && behind >= remembered + length {
-            return Err(Refusal::DuplicateSequence);
+        let is_behind = behind <= self.records && behind < BEHIND_END;
+        if is_behind && behind >= remembered + length {
+            return Ok(Verdict::Forgotten { lsn: oldest.lsn });
         }
         Err(Refusal::OutOfOrderSequence {
             expected,

@@ -129,6 +129,13 @@ impl Shard {
             Verdict::Unknown => Err(Refusal::UnknownProducer {
                 log_start: partition.log_start(),
             }),
+            Verdict::Forgotten { lsn } => {
+                // Its producer takes the refusal for success, so it waits like one.
+                match self.waiters.wait(lsn, Promise::Forgotten { request }) {
+                    None => Ok(Attempt::Taken),
+                    Some(_) => Err(Refusal::DuplicateSequence),
+                }
+            }
             Verdict::Repeated(first) => {
                 self.counters.repeated_batches += 1;
                 let answer = Appended {
@@ -231,6 +238,9 @@ impl Shard {
                         ..answer
                     };
                     self.complete(request, Ok(Outcome::Appended(answer)));
+                }
+                Promise::Forgotten { request } => {
+                    self.complete(request, Err(Refusal::DuplicateSequence));
                 }
                 Promise::RecordsDeleted {
                     request,

@@ -57,9 +57,34 @@ fn each_of_the_last_five_batches_is_recognised() {
     }
     assert_eq!(
         producers.check(&header(1, 0, 0, 10)),
-        Err(Refusal::DuplicateSequence),
-        "appended, but its offset is forgotten"
+        Ok(Verdict::Forgotten { lsn: Lsn(11) }),
+        "appended, and durable before the oldest that is remembered"
     );
+}
+
+#[test]
+fn a_gap_is_no_old_batch_however_many_records_there_are() {
+    const HALF: u32 = 1 << 30;
+    let mut producers = Producers::default();
+    append(&mut producers, &header(1, 0, 0, HALF), 0);
+    append(&mut producers, &header(1, 0, 1 << 30, HALF), 0);
+    for sequence in (0..60).step_by(10) {
+        append(&mut producers, &header(1, 0, sequence, 10), 0);
+    }
+    for (sequence, is_behind) in [(0, true), (-10, true), (70, false), (1 << 29, false)] {
+        let sequence = sequence & i32::MAX;
+        let verdict = producers.check(&header(1, 0, sequence, 10));
+        let is_forgotten = matches!(verdict, Ok(Verdict::Forgotten { .. }));
+        let is_gap = matches!(
+            verdict,
+            Err(Refusal::OutOfOrderSequence { expected: 60, .. })
+        );
+        assert_eq!(
+            (is_forgotten, is_gap),
+            (is_behind, !is_behind),
+            "{sequence}"
+        );
+    }
 }
 
 #[test]

@@ -121,6 +121,30 @@ fn a_batch_repeated_before_it_is_durable_waits_for_its_first_life() {
 }
 
 #[test]
+fn a_batch_repeated_when_its_offset_is_forgotten_waits_until_it_is_durable() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    let batches = (0..6).map(|sequence| BatchMaker::new(1).producer(9, 0, sequence).bytes());
+    let batches: Vec<Vec<u8>> = batches.collect();
+    for batch in &batches {
+        world.submit(0, Command::Append { partition, batch });
+    }
+    let batch = batches[0].as_slice();
+    let again = world.submit(0, Command::Append { partition, batch });
+    world.turn();
+    assert!(
+        world.ended(again).is_none(),
+        "its first life is not durable"
+    );
+    world.run();
+    let is_duplicate = |ended| matches!(ended, Some(Err(Refusal::DuplicateSequence)));
+    assert!(is_duplicate(world.ended(again)));
+    let again = world.submit(0, Command::Append { partition, batch });
+    world.turn();
+    assert!(is_duplicate(world.ended(again)), "nothing to wait for");
+}
+
+#[test]
 fn another_shards_partition_is_appended_to_and_read_through_the_mesh() {
     let mut world = World::new(3);
     for partition in world.create("t", 3) {
