@@ -52,7 +52,9 @@ pub(crate) fn judge(
             *validate_only
         }
         CatalogRequest::DeleteTopics { topics } => {
-            answers.extend(topics.iter().map(|topic| judge.delete(topic)));
+            let found = topics.iter().filter_map(|topic| named(catalog, topic));
+            let twice = named_twice(found.map(|topic| topic.id));
+            answers.extend(topics.iter().map(|topic| judge.delete(topic, &twice)));
             false
         }
         CatalogRequest::CreatePartitions {
@@ -100,8 +102,6 @@ struct Judge<'a> {
     held: BTreeMap<ShardId, u32>,
     /// Names created by earlier items, of those that can collide, by what they would collide in.
     created: BTreeMap<String, Arc<str>>,
-    /// Topics deleted by earlier items.
-    deleted: BTreeSet<Uuid>,
     operations: Vec<Operation>,
 }
 
@@ -116,7 +116,6 @@ impl<'a> Judge<'a> {
             next_partition: catalog.next_partition().0,
             held: catalog.held().clone(),
             created: BTreeMap::new(),
-            deleted: BTreeSet::new(),
             operations: Vec::new(),
         }
     }
@@ -166,13 +165,14 @@ impl<'a> Judge<'a> {
         })
     }
 
-    fn delete(&mut self, topic: &TopicRef) -> Result<CatalogAnswer, Refusal> {
-        let found = match topic {
-            TopicRef::Name(name) => self.catalog.topic(name),
-            TopicRef::Id(id) => self.catalog.topic_by_id(*id),
-        };
-        let topic = found.ok_or(Refusal::UnknownTopic)?;
-        if !self.deleted.insert(topic.id) {
+    /// `twice`: topics that the request names more than once, by name or id.
+    fn delete(
+        &mut self,
+        topic: &TopicRef,
+        twice: &BTreeSet<Uuid>,
+    ) -> Result<CatalogAnswer, Refusal> {
+        let topic = named(self.catalog, topic).ok_or(Refusal::UnknownTopic)?;
+        if twice.contains(&topic.id) {
             return Err(Refusal::Duplicate(topic.name.to_string()));
         }
         self.operations
@@ -265,6 +265,14 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// The topic of that name or id.
+fn named<'a>(catalog: &'a Catalog, topic: &TopicRef) -> Option<&'a Topic> {
+    match topic {
+        TopicRef::Name(name) => catalog.topic(name),
+        TopicRef::Id(id) => catalog.topic_by_id(*id),
+    }
+}
+
 fn answer(topic: &Topic, overrides: TopicOverrides, partitions: u32) -> CatalogAnswer {
     CatalogAnswer {
         name: topic.name.to_string(),
@@ -279,7 +287,7 @@ fn partitions_of(topic: &Topic) -> u32 {
 }
 
 /// The names that occur more than once.
-fn named_twice<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+fn named_twice<N: Copy + Ord>(names: impl Iterator<Item = N>) -> BTreeSet<N> {
     let mut seen = BTreeSet::new();
     names.filter(|name| !seen.insert(*name)).collect()
 }
@@ -448,22 +456,26 @@ mod tests {
     }
 
     #[test]
-    fn topics_are_deleted_once_by_either_name() {
+    fn topics_are_deleted_by_either_name_but_not_by_both() {
         let mut bench = Bench::new();
         let id = bench.run(&create(&[("a", None)]))[0]
             .as_ref()
             .expect("created")
             .id;
-        let answers = bench.run(&CatalogRequest::DeleteTopics {
-            topics: vec![
-                TopicRef::Id(id),
-                TopicRef::Name("a".to_owned()),
-                TopicRef::Name("b".to_owned()),
-            ],
-        });
+        let (by_id, by_name) = (TopicRef::Id(id), TopicRef::Name("a".to_owned()));
+        let unknown = TopicRef::Name("b".to_owned());
+        for twice in [&by_id, &by_name] {
+            let answers = bench.run(&CatalogRequest::DeleteTopics {
+                topics: vec![twice.clone(), by_name.clone(), unknown.clone()],
+            });
+            assert_eq!(answers[0], Err(Refusal::Duplicate("a".to_owned())));
+            assert_eq!(answers[1], answers[0]);
+            assert_eq!(answers[2], Err(Refusal::UnknownTopic));
+            assert!(bench.catalog.topic("a").is_some(), "it is still there");
+        }
+        let topics = vec![by_id];
+        let answers = bench.run(&CatalogRequest::DeleteTopics { topics });
         assert!(answers[0].is_ok());
-        assert_eq!(answers[1], Err(Refusal::Duplicate("a".to_owned())));
-        assert_eq!(answers[2], Err(Refusal::UnknownTopic));
         bench.run(&create(&[("a", None)]));
         let again = bench.catalog.topic("a").expect("created again");
         assert_eq!(again.partitions[0].id, PartitionId(2), "ids are not reused");
