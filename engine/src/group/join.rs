@@ -113,7 +113,7 @@ impl Group {
         if let Phase::Preparing(preparing) = &mut self.phase
             && let Some(first) = &mut preparing.first
         {
-            first.grew |= self.state.generation == 0;
+            first.grew = true;
         }
         if self.members.is_empty() {
             self.state.protocol_type = Some(Arc::clone(&join.protocol_type));

@@ -54,6 +54,25 @@ fn the_first_rebalance_waits_for_others_but_not_for_ever() {
     assert_eq!((first.members.len(), second.members.len()), (2, 0));
     assert_eq!(first.leader, second.leader);
 
+    // So does that of a group that was left, as all are after a restart.
+    for id in [&first.member, &second.member] {
+        assert!(bench.ask(leave(id)).is_ok());
+    }
+    assert_eq!(bench.standing(), Some(GroupStanding::Empty));
+    let joins = [0; 3].map(|_| {
+        let join = bench.join_new();
+        bench.pass_ms(2_000);
+        join
+    });
+    assert!(bench.ended.is_empty(), "somebody came in each stretch");
+    bench.pass_ms(3_000);
+    let joined = joins.map(|join| bench.joined(join));
+    assert!(
+        joined
+            .iter()
+            .all(|one| one.generation == joined[0].generation)
+    );
+
     // With newcomers all the time it ends with the rebalance timeout.
     let mut bench = Bench::with(bench.settings.clone());
     let first = bench.join_new();
