@@ -208,6 +208,8 @@ impl Group {
         if let Some(parked) = std::mem::replace(&mut member.parked, Parked::No).request() {
             turn.refuse(parked, GroupRefusal::InstanceFenced);
         }
+        // From here on it waits as who was here before does, for as long as it takes.
+        member.is_new = false;
         member.client = join.client.clone();
         let instance = member.instance.clone().expect("a static member has one");
         self.instances.insert(instance, Arc::clone(&new));

@@ -123,6 +123,34 @@ fn a_twin_takes_over_from_the_one_that_waits() {
 }
 
 #[test]
+fn a_new_static_member_that_comes_back_while_it_waits_waits_on() {
+    let mut bench = Bench::new();
+    let slow = |id: &str, name: &str| JoinGroup {
+        rebalance_timeout_ms: 10 * SESSION_MS,
+        ..static_join(id, name)
+    };
+    let joined = bench.submit(GroupAsk::Join(slow("", "i0")));
+    bench.pass_ms(0);
+    let leader = bench.joined(joined).member;
+    bench.sync_all(std::slice::from_ref(&leader), 1);
+    bench.submit(GroupAsk::Join(slow("", "i1")));
+    let back = bench.submit(GroupAsk::Join(slow("", "i1")));
+    for _ in 0..8 {
+        bench.pass_ms(SESSION_MS / 2);
+        let alive = bench.heartbeat(&leader, 1);
+        assert_eq!(alive, refused(GroupRefusal::Rebalancing));
+        assert_eq!(
+            bench.taken(back),
+            None,
+            "its connection says that it is there"
+        );
+    }
+    let leader = bench.submit(GroupAsk::Join(slow(&leader, "i0")));
+    assert_eq!(bench.joined(leader).members.len(), 2);
+    assert_eq!(bench.joined(back).generation, 2);
+}
+
+#[test]
 fn a_static_member_that_is_away_keeps_its_place_until_its_session_ends() {
     let mut bench = Bench::new();
     let ids = stable(&mut bench, 2);
