@@ -67,11 +67,19 @@ impl Group {
             }
             Phase::Completing | Phase::Stable => (member.is_some(), self.members.len()),
         };
-        is_in || self.members.is_pending(id) || members + self.members.pending_len() < max
+        // Ids that were given away keep strangers out, but nobody who has one or is a member.
+        let is_known = member.is_some() || self.members.is_pending(id);
+        let given_away = if is_known {
+            0
+        } else {
+            self.members.pending_len()
+        };
+        is_in || members + given_away < max
     }
 
     /// One too many: it is out, and the others go on as they are.
     fn remove_silently(&mut self, turn: &mut Turn<'_>, id: &str) {
+        self.members.remove_pending(id);
         if let Some(member) = self.remove(id)
             && let Some(request) = member.parked.request()
         {

@@ -28,7 +28,8 @@ pub(super) struct Group {
     /// What survives a restart.
     pub(super) state: GroupState,
     pub(super) phase: Phase,
-    /// At most `members_max`, ids that were given away included.
+    /// At most `members_max`, ids that were given away included; besides them, members that have
+    /// not joined the rebalance under way.
     pub(super) members: Roster,
     /// Static members' ids by instance name: each is a member's.
     pub(super) instances: BTreeMap<Arc<str>, Arc<str>>,

@@ -218,6 +218,32 @@ fn a_full_group_takes_no_more() {
 }
 
 #[test]
+fn ids_that_nobody_joined_with_push_no_member_out() {
+    let mut bench = Bench::new();
+    bench.settings.members_max = 3;
+    let members = bench.stable(2);
+    let first = bench.submit(GroupAsk::Join(join(&members[0])));
+    assert_eq!(bench.standing(), Some(GroupStanding::PreparingRebalance));
+    let mut with_id = join("");
+    with_id.id_first = true;
+    let ids = [0; 2].map(|_| match bench.ask(GroupAsk::Join(with_id.clone())) {
+        Err(Refusal::Group(GroupRefusal::JoinWithId(id))) => id,
+        other => panic!("{other:?}"),
+    });
+    let full = refused(GroupRefusal::Full { max: 3 });
+    assert_eq!(bench.ask(GroupAsk::Join(with_id)), full, "for all of them");
+    let second = bench.submit(GroupAsk::Join(join(&members[1])));
+    assert_eq!(bench.taken(second), None, "it is a member");
+    let third = bench.submit(GroupAsk::Join(join(&ids[0])));
+    assert_eq!(bench.taken(third), None, "there is room for one of the ids");
+    assert_eq!(bench.ask(GroupAsk::Join(join(&ids[1]))), full);
+    // Nobody waits for the one that was refused.
+    for joined in [first, second, third] {
+        assert_eq!(bench.joined(joined).generation, 2);
+    }
+}
+
+#[test]
 fn bounds_of_the_shard_are_told_by_name() {
     let mut bench = Bench::new();
     bench.settings.groups_max = 1;
