@@ -138,16 +138,20 @@ pub(crate) struct Groups {
     /// When the next few groups are looked through for what is to be forgotten; `None` until the
     /// first timeout has set it.
     sweep_at: Option<BootTime>,
-    /// The first of them.
+    /// The first of them; `None` where a round begins.
     sweep_from: Option<Arc<str>>,
+    /// Time between two steps of the present round, milliseconds.
+    sweep_step_ms: u64,
 }
 
 /// Longest name of a group, and of what its members speak, bytes: what a 16-bit length can say.
 pub const GROUP_NAME_BYTES_MAX: usize = i16::MAX as usize;
 /// Bytes of a client's own name in the id that its member gets.
 const MEMBER_PREFIX_BYTES_MAX: usize = 255;
-/// Time between two steps of the sweep, milliseconds.
+/// Longest time between two steps of the sweep, milliseconds.
 const SWEEP_STEP_MS: u64 = 10_000;
+/// What a round of the sweep takes at most, unless groups come meanwhile, milliseconds.
+const SWEEP_ROUND_MS: u64 = 30_000;
 /// Groups that one step looks at.
 const SWEEP_GROUPS: usize = 512;
 
@@ -163,6 +167,7 @@ impl Groups {
             effects: VecDeque::new(),
             sweep_at: None,
             sweep_from: None,
+            sweep_step_ms: SWEEP_STEP_MS,
         };
         for (name, state) in states {
             let group = Group::new(&name, state);
@@ -426,7 +431,11 @@ impl Groups {
             if self.sweep_at.is_some() {
                 self.sweep(now, settings, catalog);
             }
-            self.sweep_at = Some(now.boot.after_ms(SWEEP_STEP_MS));
+            if self.sweep_from.is_none() {
+                let steps = self.groups.len().div_ceil(SWEEP_GROUPS).max(1);
+                self.sweep_step_ms = SWEEP_STEP_MS.min(SWEEP_ROUND_MS / steps as u64);
+            }
+            self.sweep_at = Some(now.boot.after_ms(self.sweep_step_ms));
         }
     }
 

@@ -364,6 +364,25 @@ fn a_group_that_nobody_uses_is_forgotten() {
 }
 
 #[test]
+fn many_groups_that_nobody_uses_are_forgotten_as_soon_as_few() {
+    let mut bench = Bench::new();
+    for at in 0..20 * SWEEP_GROUPS {
+        let asked = GroupRequest {
+            group: Arc::from(format!("g{at}")),
+            ask: commit(membership("", -1), &[]),
+        };
+        let (now, settings, request) = (bench.now, &bench.settings, request(at as u64));
+        bench
+            .groups
+            .handle(now, settings, request, asked, &bench.catalog);
+    }
+    bench.drain();
+    assert_eq!(bench.groups.len(), 20 * SWEEP_GROUPS);
+    bench.pass_ms(100_000);
+    assert_eq!(bench.groups.len(), 0);
+}
+
+#[test]
 fn a_group_is_deleted_only_without_members() {
     let mut bench = Bench::new();
     let not_found = refused(GroupRefusal::NotFound);
