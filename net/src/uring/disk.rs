@@ -16,6 +16,7 @@ use millrace_storage::disk::{
     DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, FileName, WriteSync,
 };
 
+use super::commits::Commits;
 use super::files::{self, Files};
 use super::ring::{Completion, Ring};
 use super::sys;
@@ -26,7 +27,7 @@ pub struct Disk {
     files: Files,
     in_flight: InFlight<Request>,
     /// Writes among them that are durable when they end: commits.
-    commits: usize,
+    commits: Commits,
     /// Files being opened, with the operations that wait for them.
     opening: HashMap<FileName, Vec<DiskOp>>,
     /// Finished, not yet polled.
@@ -102,7 +103,7 @@ impl Disk {
         Self {
             files,
             in_flight: InFlight::default(),
-            commits: 0,
+            commits: Commits::default(),
             opening: HashMap::new(),
             done: VecDeque::new(),
         }
@@ -266,7 +267,9 @@ impl Disk {
     }
 
     fn submit_transfer(&mut self, ring: &mut Ring, transfer: Transfer) {
-        self.commits += usize::from(transfer.is_commit());
+        if transfer.is_commit() {
+            self.commits.begin(sys::now().boot);
+        }
         let (index, life) = self.in_flight.insert(Request {
             work: Work::Transfer(transfer),
             kept: Kept::Elsewhere,
@@ -339,7 +342,9 @@ impl Disk {
         let Work::Transfer(transfer) = self.in_flight.remove(index, life).work else {
             unreachable!("only transfers end here")
         };
-        self.commits -= usize::from(transfer.is_commit());
+        if transfer.is_commit() {
+            self.commits.end(sys::now().boot);
+        }
         let result = transfer.result();
         self.finish(transfer.token, Some(transfer.buffer), result);
     }
@@ -400,10 +405,10 @@ impl Disk {
         self.done.pop_front()
     }
 
-    /// Whether a commit is on its way.
+    /// The commits on their way.
     #[must_use]
-    pub fn is_committing(&self) -> bool {
-        self.commits > 0
+    pub fn commits(&self) -> &Commits {
+        &self.commits
     }
 
     /// Operations that the kernel has.

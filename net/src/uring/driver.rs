@@ -27,6 +27,7 @@ use super::listener::Listener;
 use super::probe::RingError;
 use super::ring::{Completion, Ring};
 use super::sockets::Sockets;
+use super::spin::Spin;
 use super::sys;
 use super::token::{Kind, Token};
 use crate::control::{ControlAnswer, ControlReply};
@@ -42,9 +43,9 @@ pub struct DriverConfig {
     pub receive_buffers: u16,
     /// Size of each, bytes; whole pages.
     pub receive_buffer_bytes: usize,
-    /// How long an idle driver spins before it sleeps, microseconds.
+    /// How long an idle driver spins before it sleeps, microseconds, where that pays.
     pub idle_spin_us: u64,
-    /// The same while a commit is on its way to the disk.
+    /// The same while a commit is on its way to the disk and may end.
     pub commit_spin_us: u64,
     /// Hand accepted connections to all shards in turn, instead of keeping them.
     pub deals_connections: bool,
@@ -98,8 +99,8 @@ pub struct Driver {
     /// Jobs that the pool had no room for.
     waiting_jobs: VecDeque<JobOp>,
     replies: Box<dyn FnMut(ControlReply) + Send>,
-    idle_spin: Duration,
-    commit_spin: Duration,
+    idle_spin: Spin,
+    commit_spin: Spin,
     deals_connections: bool,
     /// The shard that the next accepted connection goes to.
     next_shard: usize,
@@ -147,6 +148,12 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// And after this while jobs wait for room in the pool: others' jobs leave it without a word to us.
 const JOBS_PAUSE: Duration = Duration::from_millis(1);
 
+/// A driver that rests while a commit cannot end yet is up so long before it can.
+const AWAKE_BEFORE: Duration = Duration::from_micros(80);
+
+/// A shorter rest costs more than it saves.
+const REST_MIN: Duration = Duration::from_micros(20);
+
 /// After the log failed, clients are told what became of their requests for so long.
 const LAST_WORDS_MS: u64 = 100;
 
@@ -163,6 +170,7 @@ impl Driver {
         let descriptors = descriptors.map_err(RingError::Descriptors)?;
         let mut files = parts.files;
         files.limit(descriptors.files_open_max);
+        let idle_spin = Duration::from_micros(config.idle_spin_us);
         let own = parts.remotes[usize::from(parts.mesh.shard().0)].clone();
         Ok(Self {
             ring,
@@ -175,8 +183,8 @@ impl Driver {
             jobs: parts.jobs,
             waiting_jobs: VecDeque::new(),
             replies: parts.replies,
-            idle_spin: Duration::from_micros(config.idle_spin_us),
-            commit_spin: Duration::from_micros(config.commit_spin_us),
+            idle_spin: Spin::new(idle_spin),
+            commit_spin: Spin::new(idle_spin.max(Duration::from_micros(config.commit_spin_us))),
             deals_connections: config.deals_connections,
             next_shard: 0,
             is_stopping: false,
@@ -372,40 +380,62 @@ impl Driver {
         });
     }
 
-    /// Submits, and waits for something to do: spinning first, asleep then.
+    /// Submits, and waits for something to do: spinning first where that pays, asleep then.
     fn wait(&mut self, now: Now, wake_at: Option<BootTime>) {
         let time_left = self.time_to_sleep(now, wake_at);
-        let spin_for = if self.disk.is_committing() {
-            self.idle_spin.max(self.commit_spin)
-        } else {
-            self.idle_spin
-        };
-        let spin_for = spin_for.min(time_left);
-        if !spin_for.is_zero() || time_left.is_zero() {
-            self.ring.submit_and_run();
-            if time_left.is_zero() || self.ring.has_completions() || self.spin(spin_for) {
-                return;
-            }
+        self.ring.submit_and_run();
+        if time_left.is_zero() || self.ring.has_completions() {
+            return;
         }
+        let is_committing = !self.disk.commits().is_empty();
+        let worth = self.spin_of(is_committing).worth().min(time_left);
+        if !worth.is_zero()
+            && let Some(rest) = self.rest()
+        {
+            self.sleep(rest.min(time_left));
+            return;
+        }
+        let began = Instant::now();
+        let is_found = !worth.is_zero() && self.spin(began + worth);
+        let slept = !is_found && self.sleep(time_left.saturating_sub(worth));
+        self.spin_of(is_committing).record(began.elapsed(), slept);
+    }
+
+    /// How long no commit is likely to end, if that is long enough to sleep and be awake again,
+    /// and longer than an idle driver may spin.
+    fn rest(&self) -> Option<Duration> {
+        let ends_in = self.disk.commits().ends_in_ns(sys::now().boot);
+        let rest = Duration::from_nanos(ends_in).saturating_sub(AWAKE_BEFORE);
+        (rest >= REST_MIN.max(self.idle_spin.limit())).then_some(rest)
+    }
+
+    fn spin_of(&mut self, is_committing: bool) -> &mut Spin {
+        if is_committing {
+            &mut self.commit_spin
+        } else {
+            &mut self.idle_spin
+        }
+    }
+
+    /// Waits in the kernel; whether it did: not if something has come.
+    fn sleep(&mut self, time_left: Duration) -> bool {
         // From here on whoever brings work wakes the ring. What came before is seen now.
         if !self.mesh.prepare_sleep() {
-            return self.ring.submit_and_run();
+            return false;
         }
-        if self.own.is_empty() {
+        let sleeps = self.own.is_empty();
+        if sleeps {
             self.counters.sleeps += 1;
-            let time_left = time_left.saturating_sub(spin_for);
             self.ring.submit_and_wait(time_left);
-        } else {
-            self.ring.submit_and_run();
         }
         self.mesh.wake_up();
+        sleeps
     }
 
     /// Looks for something to do for a while; whether there is. Each look lets others have the
     /// core: the kernel ends a commit in a thread of its own, on the core that took the disk's
     /// interrupt, and a spin that kept it out would wait for itself.
-    fn spin(&mut self, spin_for: Duration) -> bool {
-        let until = Instant::now() + spin_for;
+    fn spin(&mut self, until: Instant) -> bool {
         while Instant::now() < until {
             if self.ring.has_deferred_work() {
                 self.ring.submit_and_run();

@@ -24,6 +24,7 @@
 #![allow(unsafe_code)]
 
 pub mod buffers;
+pub mod commits;
 pub mod descriptors;
 pub mod disk;
 pub mod driver;
@@ -34,5 +35,6 @@ pub mod listener;
 pub mod probe;
 pub mod ring;
 pub mod sockets;
+pub mod spin;
 pub mod sys;
 pub mod token;
