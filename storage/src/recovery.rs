@@ -214,7 +214,7 @@ impl Recovery<'_> {
         }
         let content_end = replay.content_end();
         logs.apply_starts();
-        let (header, bytes) = self.new_life(disk, &plan)?;
+        let (header, bytes) = self.new_life(disk, &plan, chain_start)?;
         let tail = Tail {
             files: &plan.files,
             survey: &self.survey,

@@ -213,16 +213,20 @@ impl Recovery<'_> {
 
     /// The header of the new life, for a slot that is ready to take it, and that file's bytes.
     ///
+    /// The file that the manifest `named` stays as it is, even when another life replaced it whole:
+    /// an earlier start may have ended before its edit. Until one comes, every start begins there.
     /// After an accepted loss, blocks off the chain are its only witnesses until the new life is
     /// durable: it gets a file of its own.
     pub(super) fn new_life(
         &mut self,
         disk: &mut StartDisk<'_, '_>,
         plan: &Plan,
+        named: ChainStart,
     ) -> Result<(FileHeader, u64), StorageError> {
         let usual = self.config.wal_file_bytes;
         let need = repersist::file_bytes_for(plan.tail_bytes);
-        let used: BTreeSet<u32> = plan.files.iter().map(|file| file.header.slot).collect();
+        let mut used: BTreeSet<u32> = plan.files.iter().map(|file| file.header.slot).collect();
+        used.insert(named.slot);
         let free = self.survey.slots.iter().find(|(slot, file)| {
             let fits = file.bytes == usual && need <= usual;
             fits && !used.contains(slot) && plan.loss.is_none()

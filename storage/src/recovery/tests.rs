@@ -279,6 +279,38 @@ fn three_lives_with_every_subset_of_the_groups_in_flight_never_refuse_and_never_
 }
 
 #[test]
+fn two_starts_in_a_row_may_end_at_any_operation() {
+    let mut machine = Machine::new(7, small());
+    let mut model = Model::default();
+    // Slots of the usual size come to be. The log is small: each start copies it whole.
+    for _ in 0..2 {
+        let mut store = machine.open(&mut model).expect("opens");
+        machine
+            .append_of(&mut store, &mut model, 300)
+            .expect("there is room");
+        store.close_group(now(0));
+        machine.carry(&mut store);
+        model.sure = model.ids.len();
+    }
+    let before = machine.disk.after_kill(1);
+    let mut whole = before.after_kill(1);
+    let (config, quiet) = (machine.config.clone(), &mut |_: Replayed<'_>| {});
+    let opened = Store::open(config, now(0), &mut *whole.blocking(SHARD), quiet);
+    drop(opened.expect("nothing stops it"));
+    let ops = whole.ops_started() - before.ops_started();
+    for (first, second) in (0..ops).flat_map(|first| (0..ops).map(move |second| (first, second))) {
+        machine.disk = before.after_kill(1);
+        for stop in [first, second] {
+            let stop = machine.disk.ops_started() + stop;
+            machine.disk.power_off_at(stop);
+            assert!(machine.open(&mut model).is_none(), "the machine stops");
+            machine.disk = machine.disk.after_kill(1);
+        }
+        machine.open(&mut model).expect("nothing stops it now");
+    }
+}
+
+#[test]
 fn what_one_start_served_the_next_one_has_whatever_happens_between() {
     for seed in 1..=100 {
         let mut machine = Machine::new(seed, small());
