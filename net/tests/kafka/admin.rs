@@ -162,6 +162,24 @@ fn asking_for_a_topic_creates_it_before_the_answer() {
     }
 }
 
+/// A program that reads one of these would find it empty, and believe it.
+#[test]
+fn kafkas_own_topics_are_never_created() {
+    for name in ["__consumer_offsets", "__transaction_state"] {
+        let mut connection = Connection::new(Broker::new());
+        let request = MetadataRequest::default().with_topics(Some(vec![named(name)]));
+        assert_eq!(codes(&connection.ask(9, &request)), [3]);
+        let topics = vec![creatable(name, 1, 1), creatable("__mine", 1, 1)];
+        let request = CreateTopicsRequest::default().with_topics(topics);
+        let response = connection.ask(7, &request);
+        assert_eq!(response.topics[0].error_code, 17);
+        let words = response.topics[0].error_message.as_deref();
+        assert!(words.is_some_and(|words| words.contains("this broker has none")));
+        assert_eq!(response.topics[1].error_code, 0);
+        assert_eq!(connection.broker.catalog.topic_count(), 1);
+    }
+}
+
 #[test]
 fn creation_by_asking_obeys_the_request_the_switch_and_the_limit() {
     let ask = |config: KafkaConfig, allow: bool| {

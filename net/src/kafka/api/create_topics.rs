@@ -20,6 +20,14 @@ use crate::session::{CommandSink, ProtocolViolation};
 const VERSION_SETTINGS_MIN: i16 = 5;
 /// What clients write for "the broker's default".
 const DEFAULT: i32 = -1;
+/// Topics that Kafka's brokers keep for themselves. Here they would be empty for ever, and programs
+/// that read them would take that for the truth.
+const KAFKAS_OWN: [&str; 4] = [
+    "__cluster_metadata",
+    "__consumer_offsets",
+    "__share_group_state",
+    "__transaction_state",
+];
 
 pub(super) fn handle(
     call: &mut Call<'_>,
@@ -44,12 +52,24 @@ pub(super) fn handle(
     Ok(Handled::Wait(Work::CreateTopics(pending)))
 }
 
-/// Judges what only Kafka has: replicas and where they are placed.
+/// Whether it is the name of a topic that Kafka's brokers make and fill themselves.
+pub(super) fn is_kafkas_own(name: &str) -> bool {
+    KAFKAS_OWN.contains(&name)
+}
+
+/// Judges what only Kafka has: its own topics, replicas and where they are placed.
 fn judge(
     config: &KafkaConfig,
     sink: &dyn CommandSink,
     asked: CreatableTopic,
 ) -> Result<NewTopic, Failure> {
+    if is_kafkas_own(&asked.name) {
+        let words = format!(
+            "{} is one of Kafka's own topics; this broker has none",
+            asked.name.as_str()
+        );
+        return Err(Failure::new(ErrorCode::InvalidTopic, words));
+    }
     let partitions = if asked.assignments.is_empty() {
         check_replication(config, asked.replication_factor)?;
         match asked.num_partitions {

@@ -15,6 +15,7 @@ use millrace_engine::command::{CatalogRequest, Command, NewTopic};
 use millrace_engine::event::{Outcome, Refusal};
 use uuid::Uuid;
 
+use super::create_topics::is_kafkas_own;
 use super::{Call, Handled, Reply, ReplyTo, Work, decode, text, topic_name};
 use crate::kafka::cluster;
 use crate::kafka::errors::{ErrorCode, error_code};
@@ -101,7 +102,8 @@ fn missing(call: &mut Call<'_>, asked: &[Asked]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for asked in asked {
         let Asked::Name(name) = asked else { continue };
-        if check_topic_name(name).is_ok() && catalog.topic(name).is_none() {
+        let is_good = check_topic_name(name).is_ok() && !is_kafkas_own(name);
+        if is_good && catalog.topic(name).is_none() {
             names.push(name.to_string());
         }
     }
