@@ -106,8 +106,7 @@ settings! {
         /// How long an idle shard spins before it sleeps, microseconds, where three of four waits
         /// end within that time. Spinning answers faster and burns the core; 0 never spins.
         idle_spin_us: u64 = 20, 0..=3_600_000_000;
-        /// The same while a commit is on its way to the disk, whose end a client waits for, from
-        /// shortly before the quick ones end.
+        /// The same while a commit is on its way to the disk, whose end a client waits for.
         commit_spin_us: u64 = 200, 0..=3_600_000_000;
         /// Threads for work that is too long for a shard's turn, as decompressing for a search.
         job_threads: u64 = 1, 1..=64;

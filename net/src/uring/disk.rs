@@ -16,7 +16,6 @@ use millrace_storage::disk::{
     DiskDone, DiskError, DiskOp, DiskOutcome, DiskToken, FileName, WriteSync,
 };
 
-use super::commits::Commits;
 use super::files::{self, Files};
 use super::ring::{Completion, Ring};
 use super::sys;
@@ -27,7 +26,7 @@ pub struct Disk {
     files: Files,
     in_flight: InFlight<Request>,
     /// Writes among them that are durable when they end: commits.
-    commits: Commits,
+    commits: usize,
     /// Files being opened, with the operations that wait for them.
     opening: HashMap<FileName, Vec<DiskOp>>,
     /// Finished, not yet polled.
@@ -103,7 +102,7 @@ impl Disk {
         Self {
             files,
             in_flight: InFlight::default(),
-            commits: Commits::default(),
+            commits: 0,
             opening: HashMap::new(),
             done: VecDeque::new(),
         }
@@ -267,9 +266,7 @@ impl Disk {
     }
 
     fn submit_transfer(&mut self, ring: &mut Ring, transfer: Transfer) {
-        if transfer.is_commit() {
-            self.commits.begin(sys::now().boot);
-        }
+        self.commits += usize::from(transfer.is_commit());
         let (index, life) = self.in_flight.insert(Request {
             work: Work::Transfer(transfer),
             kept: Kept::Elsewhere,
@@ -342,9 +339,7 @@ impl Disk {
         let Work::Transfer(transfer) = self.in_flight.remove(index, life).work else {
             unreachable!("only transfers end here")
         };
-        if transfer.is_commit() {
-            self.commits.end(sys::now().boot);
-        }
+        self.commits -= usize::from(transfer.is_commit());
         let result = transfer.result();
         self.finish(transfer.token, Some(transfer.buffer), result);
     }
@@ -405,10 +400,10 @@ impl Disk {
         self.done.pop_front()
     }
 
-    /// The commits on their way.
+    /// Whether a commit is on its way.
     #[must_use]
-    pub fn commits(&self) -> &Commits {
-        &self.commits
+    pub fn is_committing(&self) -> bool {
+        self.commits > 0
     }
 
     /// Operations that the kernel has.

@@ -45,7 +45,7 @@ pub struct DriverConfig {
     pub receive_buffer_bytes: usize,
     /// How long an idle driver spins before it sleeps, microseconds, where that pays.
     pub idle_spin_us: u64,
-    /// The same while a commit is on its way to the disk and may end.
+    /// The same while a commit is on its way to the disk.
     pub commit_spin_us: u64,
     /// Hand accepted connections to all shards in turn, instead of keeping them.
     pub deals_connections: bool,
@@ -147,12 +147,6 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// And after this while jobs wait for room in the pool: others' jobs leave it without a word to us.
 const JOBS_PAUSE: Duration = Duration::from_millis(1);
-
-/// A driver that rests while a commit cannot end yet is up so long before it can.
-const AWAKE_BEFORE: Duration = Duration::from_micros(80);
-
-/// A shorter rest costs more than it saves.
-const REST_MIN: Duration = Duration::from_micros(20);
 
 /// After the log failed, clients are told what became of their requests for so long.
 const LAST_WORDS_MS: u64 = 100;
@@ -387,26 +381,12 @@ impl Driver {
         if time_left.is_zero() || self.ring.has_completions() {
             return;
         }
-        let is_committing = !self.disk.commits().is_empty();
+        let is_committing = self.disk.is_committing();
         let worth = self.spin_of(is_committing).worth().min(time_left);
-        if !worth.is_zero()
-            && let Some(rest) = self.rest()
-        {
-            self.sleep(rest.min(time_left));
-            return;
-        }
         let began = Instant::now();
         let is_found = !worth.is_zero() && self.spin(began + worth);
         let slept = !is_found && self.sleep(time_left.saturating_sub(worth));
         self.spin_of(is_committing).record(began.elapsed(), slept);
-    }
-
-    /// How long no commit is likely to end, if that is long enough to sleep and be awake again,
-    /// and longer than an idle driver may spin.
-    fn rest(&self) -> Option<Duration> {
-        let ends_in = self.disk.commits().ends_in_ns(sys::now().boot);
-        let rest = Duration::from_nanos(ends_in).saturating_sub(AWAKE_BEFORE);
-        (rest >= REST_MIN.max(self.idle_spin.limit())).then_some(rest)
     }
 
     fn spin_of(&mut self, is_committing: bool) -> &mut Spin {

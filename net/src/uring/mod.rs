@@ -24,7 +24,6 @@
 #![allow(unsafe_code)]
 
 pub mod buffers;
-pub mod commits;
 pub mod descriptors;
 pub mod disk;
 pub mod driver;

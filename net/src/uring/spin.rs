@@ -41,12 +41,6 @@ impl Spin {
         }
     }
 
-    /// How long a spin may take.
-    #[must_use]
-    pub fn limit(&self) -> Duration {
-        self.limit
-    }
-
     /// How long to spin before sleeping.
     #[must_use]
     pub fn worth(&self) -> Duration {
