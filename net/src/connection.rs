@@ -23,7 +23,9 @@ use millrace_engine::event::{Outcome, Refusal};
 use millrace_storage::units::{BootTime, Now};
 
 use crate::io::IoOp;
-use crate::session::{CommandSink, ConnectionAddresses, Gate, ProtocolSession, ProtocolViolation};
+use crate::session::{
+    CommandSink, ConnectionAddresses, Gate, Owed, ProtocolSession, ProtocolViolation,
+};
 use crate::stages::Stages;
 use crate::window::{Budget, Window};
 use arrivals::Arrivals;
@@ -146,10 +148,15 @@ struct Sending {
 enum Phase {
     Open,
     /// The peer closed its side. What had arrived is served, also where nobody waits for a reply,
-    /// as with `acks=0`; then it drains.
+    /// as with `acks=0`; then it leaves.
     Ended,
     /// No more input; replies go out as they become ready.
     Finishing,
+    /// No more input since then: the peer broke the protocol or closed its side. Replies that are
+    /// worth waiting for go out as they become ready; then it drains.
+    Leaving {
+        since: BootTime,
+    },
     /// No more input; what is ready goes out, then it closes.
     Draining,
     /// Closing: the driver has been told.
@@ -171,6 +178,9 @@ const OWN_START_BYTES: usize = 4096;
 const WAITING_BYTES_MAX: usize = 64 << 10;
 /// An own window in which nothing arrives for so long is given back.
 const OWN_IDLE_MS: u64 = 1_000;
+/// A connection that leaves waits so long for a fetch that waits for records, milliseconds: twice
+/// what clients let one wait by default.
+const LEAVING_FETCH_MS: u64 = 1_000;
 /// Replies of up to this many bytes are sent although sends have used up their memory.
 const SHORT_SEND_BYTES: usize = 16 << 10;
 /// A request with memory reserved may take so long while others wait for memory, milliseconds,
@@ -271,7 +281,7 @@ impl<S: ProtocolSession> Connection<S> {
 
     /// No more input is taken; what is ready goes out, then it closes.
     pub(crate) fn drain(&mut self) {
-        if matches!(self.phase, Phase::Open | Phase::Ended | Phase::Finishing) {
+        if self.phase != Phase::Closing {
             self.phase = Phase::Draining;
         }
     }
@@ -280,6 +290,13 @@ impl<S: ProtocolSession> Connection<S> {
     pub(crate) fn stop_reading(&mut self) {
         if self.takes_input() {
             self.phase = Phase::Finishing;
+        }
+    }
+
+    /// No more input is taken; what was taken is answered, if it is worth waiting for.
+    fn leave(&mut self, now: Now) {
+        if self.takes_input() {
+            self.phase = Phase::Leaving { since: now.boot };
         }
     }
 
@@ -314,7 +331,7 @@ impl<S: ProtocolSession> Connection<S> {
         match self.feed(now, bytes, around) {
             Ok(taken) if taken == bytes.len() => {}
             Ok(taken) => self.window.append(&bytes[taken..], around.budget),
-            Err(violation) => self.refuse(&violation),
+            Err(violation) => self.refuse(now, &violation),
         }
     }
 
@@ -417,7 +434,7 @@ impl<S: ProtocolSession> Connection<S> {
             }
             Err(violation) => {
                 self.window = window;
-                self.refuse(&violation);
+                self.refuse(now, &violation);
                 true
             }
         }
@@ -479,10 +496,10 @@ impl<S: ProtocolSession> Connection<S> {
         self.last_active = now.boot;
     }
 
-    fn refuse(&mut self, violation: &ProtocolViolation) {
+    fn refuse(&mut self, now: Now, violation: &ProtocolViolation) {
         let peer = self.addresses.peer;
         tracing::info!("{peer}: closing the connection: {violation}");
-        self.drain();
+        self.leave(now);
     }
 
     fn give_window_back(&mut self, budget: &mut Budget) {
@@ -506,8 +523,14 @@ impl<S: ProtocolSession> Connection<S> {
         }
         let is_served = self.window.is_empty() || self.wants_input(around.limits);
         if self.phase == Phase::Ended && is_served {
-            self.drain();
-            self.poll_send(now, around, buffers, ops);
+            self.leave(now);
+        }
+        if matches!(self.phase, Phase::Leaving { .. }) {
+            self.free_window(around.budget);
+            if self.session.owed() == Owed::Nothing {
+                self.drain();
+                self.poll_send(now, around, buffers, ops);
+            }
         }
         if self.phase != Phase::Closing {
             self.poll_receive(now, around, ops);
@@ -645,12 +668,16 @@ impl<S: ProtocolSession> Connection<S> {
         }
         self.phase = Phase::Closing;
         self.starved_since = None;
-        let is_lent = matches!(self.receive, Receive::Own | Receive::OwnStopping);
-        if !is_lent {
-            self.window.release(budget);
-        }
+        self.free_window(budget);
         let connection = self.id;
         ops.push_back(IoOp::Close { connection });
+    }
+
+    /// Gives up what was not taken, unless the driver receives into it.
+    fn free_window(&mut self, budget: &mut Budget) {
+        if !matches!(self.receive, Receive::Own | Receive::OwnStopping) {
+            self.window.release(budget);
+        }
     }
 
     /// The driver has nothing of it any more.
@@ -685,7 +712,11 @@ impl<S: ProtocolSession> Connection<S> {
             && self.takes_input()
             && let Err(violation) = self.session.handle_timeout(now)
         {
-            self.refuse(&violation);
+            self.refuse(now, &violation);
+        }
+        let leaving = self.leaving_deadline(limits);
+        if leaving.is_some_and(|at| at <= now.boot) {
+            self.drain();
         }
         Ok(())
     }
@@ -697,12 +728,13 @@ impl<S: ProtocolSession> Connection<S> {
         }
         let of_session = match self.phase {
             Phase::Open | Phase::Ended => self.session.poll_timeout(),
-            Phase::Finishing | Phase::Draining | Phase::Closing => None,
+            Phase::Finishing | Phase::Leaving { .. } | Phase::Draining | Phase::Closing => None,
         };
         let deadlines = self.deadlines(limits).into_iter().flatten();
         deadlines
             .map(|(deadline, _)| deadline)
             .chain(self.own_idle_deadline())
+            .chain(self.leaving_deadline(limits))
             .chain(of_session)
             .min()
     }
@@ -711,10 +743,11 @@ impl<S: ProtocolSession> Connection<S> {
         let idle = self.last_active.after_ms(limits.idle_ms_max);
         let handshake = limits.handshake_deadline(self.opened, self.window.len());
         // Whoever waits for us is not late.
-        let is_held_up = self.starved_since.is_some() || self.blocked_by.is_some();
+        let is_read = self.takes_input() && self.starved_since.is_none();
+        let is_held_up = !is_read || self.blocked_by.is_some();
         let request = self
             .request_since
-            .filter(|_| self.starved_since.is_none())
+            .filter(|_| is_read)
             .map(|since| limits.transfer_deadline(since, self.window.len()));
         let reply = self
             .sending
@@ -725,6 +758,18 @@ impl<S: ProtocolSession> Connection<S> {
             request.map(|at| (at, "a request arrived too slowly")),
             reply.map(|at| (at, "a reply was taken too slowly")),
         ]
+    }
+
+    /// When one that leaves has waited for its replies long enough.
+    fn leaving_deadline(&self, limits: &ConnectionLimits) -> Option<BootTime> {
+        let Phase::Leaving { since } = self.phase else {
+            return None;
+        };
+        Some(match self.session.owed() {
+            Owed::Nothing => since,
+            Owed::Records => since.after_ms(LEAVING_FETCH_MS.min(limits.transfer_ms_max)),
+            Owed::Work => since.after_ms(limits.transfer_ms_max),
+        })
     }
 
     fn own_idle_deadline(&self) -> Option<BootTime> {

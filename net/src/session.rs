@@ -18,7 +18,7 @@ pub trait ProtocolSession {
     /// more behind it.
     ///
     /// # Errors
-    /// The peer broke the protocol: the connection closes once pending output is sent.
+    /// The peer broke the protocol: the connection closes once what is owed is sent.
     fn handle_input(
         &mut self,
         now: Now,
@@ -58,6 +58,9 @@ pub trait ProtocolSession {
     /// Whether another request may be read now. `false` stops reading from the socket: the
     /// pipeline is full, or an earlier request must end first.
     fn wants_input(&self) -> bool;
+
+    /// What a connection that takes no more input waits for before it closes.
+    fn owed(&self) -> Owed;
 }
 
 /// The protocol that a connection speaks.
@@ -126,6 +129,12 @@ impl ProtocolSession for Session {
             Self::Kafka(session) => session.wants_input(),
         }
     }
+
+    fn owed(&self) -> Owed {
+        match self {
+            Self::Kafka(session) => session.owed(),
+        }
+    }
 }
 
 /// What `handle_input` did.
@@ -140,6 +149,18 @@ pub struct Taken {
     /// The request now at the front is whole and waits for this; `wants_input` is true all the
     /// same.
     pub waits_for: Option<Gate>,
+}
+
+/// What replies that are not ready wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owed {
+    /// There are none, or they stand behind one that only other clients can bring about, or that
+    /// cannot be made.
+    Nothing,
+    /// Only the last is awaited, and that waits for records.
+    Records,
+    /// The broker is at work on them.
+    Work,
 }
 
 /// What a shard may not accept for a while.

@@ -10,13 +10,15 @@ use crate::session::{ClusterView, Taken};
 
 /// A protocol of lines: `^LENGTH:` then as many bytes is one request, answered by its length; `!`
 /// breaks the protocol, `#` is answered only by `release`, `.` by nothing at all: only so many of
-/// those are taken between two outputs.
+/// those are taken between two outputs. `%` is at work and `~` waits for records until an outcome
+/// comes, and neither holds anything back.
 #[derive(Default)]
 struct Lines {
     replies: Vec<u8>,
     is_held: bool,
     requests: usize,
     silent: usize,
+    owed: Option<Owed>,
     /// What the next output says of durability.
     durable_at: Option<BootTime>,
 }
@@ -42,6 +44,13 @@ impl ProtocolSession for Lines {
                 }
                 b'#' => {
                     self.is_held = true;
+                    taken.bytes += 1;
+                }
+                b'%' | b'~' => {
+                    self.owed = Some(match first {
+                        b'%' => Owed::Work,
+                        _ => Owed::Records,
+                    });
                     taken.bytes += 1;
                 }
                 b'@' if !sink.accepts_appends() => {
@@ -77,6 +86,9 @@ impl ProtocolSession for Lines {
         _sink: &mut dyn CommandSink,
     ) {
         self.is_held = false;
+        if self.owed.take().is_some() {
+            self.replies.extend_from_slice(b"%;");
+        }
     }
 
     fn handle_timeout(&mut self, _now: Now) -> Result<(), ProtocolViolation> {
@@ -103,6 +115,10 @@ impl ProtocolSession for Lines {
 
     fn wants_input(&self) -> bool {
         !self.is_held && self.silent < SILENT_MAX
+    }
+
+    fn owed(&self) -> Owed {
+        self.owed.unwrap_or(Owed::Nothing)
     }
 }
 
@@ -248,6 +264,12 @@ impl World {
                 return text;
             }
         }
+    }
+
+    /// The outcome of what the session waits for.
+    fn end_work(&mut self) {
+        let outcome = Err(Refusal::UnknownTopic);
+        self.with(|connection, now, around| connection.handle_outcome(now, 0, outcome, around));
     }
 
     fn pass(&mut self, ms: u64) -> Result<(), ProtocolViolation> {
@@ -456,6 +478,55 @@ fn a_violation_sends_what_is_ready_and_closes() {
     assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
     assert!(world.poll().is_empty());
     world.connection.handle_closed(&mut world.budget);
+    assert_eq!(world.budget.used(), 0);
+}
+
+#[test]
+fn what_came_before_a_violation_or_an_end_is_answered_before_the_close() {
+    for violates in [true, false] {
+        let mut world = World::new(1 << 20);
+        world.poll();
+        world.receive(b"%");
+        if violates {
+            world.receive(&[b"!".to_vec(), request(1)].concat());
+        } else {
+            world.connection.handle_ended();
+        }
+        // Longer than a first request may take: it is here.
+        world.pass(20_000).expect("the peer owes nothing");
+        assert!(world.poll().is_empty(), "it is at work");
+        world.end_work();
+        let ops = world.poll();
+        assert!(matches!(&ops[..], [IoOp::Send { buffer, .. }] if buffer == b"%;"));
+        assert!(world.end_send());
+        assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
+    }
+}
+
+#[test]
+fn replies_are_not_awaited_for_ever_when_the_connection_is_to_end() {
+    for (request, ms) in [(b"%", 30_000), (b"~", LEAVING_FETCH_MS)] {
+        let mut world = World::new(1 << 20);
+        world.receive(request);
+        world.poll();
+        world.connection.handle_ended();
+        assert!(world.poll().is_empty());
+        let due = world.connection.poll_timeout(&world.limits);
+        assert_eq!(due, Some(world.now.boot.after_ms(ms)));
+        world.pass(ms - 1).expect("in time");
+        assert!(world.poll().is_empty());
+        world.pass(1).expect("the peer is not late");
+        assert!(matches!(world.poll()[..], [IoOp::Close { connection: ID }]));
+    }
+}
+
+#[test]
+fn a_large_request_behind_a_violation_keeps_no_memory() {
+    let mut world = World::new(1 << 20);
+    world.receive(&[b"%#!".to_vec(), request(10_000)].concat());
+    assert!(world.budget.used() >= 10_000);
+    world.connection.session.is_held = false;
+    assert!(world.poll().is_empty(), "it leaves");
     assert_eq!(world.budget.used(), 0);
 }
 

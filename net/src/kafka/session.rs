@@ -27,7 +27,7 @@ use super::fetch_set::FetchSet;
 use super::frame::{self, Front, Request};
 use super::versions::Api;
 use crate::reply_order::ReplyOrder;
-use crate::session::{CommandSink, Gate, ProtocolSession, ProtocolViolation, Taken};
+use crate::session::{CommandSink, Gate, Owed, ProtocolSession, ProtocolViolation, Taken};
 
 /// One connection.
 #[derive(Debug)]
@@ -59,6 +59,9 @@ pub struct Session {
     fetch_partitions: usize,
     /// Why the connection must close, found when nothing could be returned.
     failed: Option<ProtocolViolation>,
+    /// The first request whose reply could not be made. Its slot is never filled: what the client
+    /// gets is whole up to there.
+    failed_slot: Option<u64>,
 }
 
 /// A request whose commands are out.
@@ -105,6 +108,7 @@ impl Session {
             fetch_set: None,
             fetch_partitions: 0,
             failed: None,
+            failed_slot: None,
         }
     }
 
@@ -210,8 +214,9 @@ impl Session {
         match ended.work.finish(&mut call) {
             Ok(reply) => self.reply(ended.slot, reply, ended.durable_at),
             Err(violation) => {
-                self.reply(ended.slot, Reply::Silent, None);
                 self.failed.get_or_insert(violation);
+                let before = self.failed_slot.unwrap_or(u64::MAX);
+                self.failed_slot = Some(before.min(ended.slot));
             }
         }
     }
@@ -331,5 +336,19 @@ impl ProtocolSession for Session {
             && self.replies.len() < self.config.pipeline_requests_max
             && self.commands_out < self.config.pipeline_commands_max
             && self.reply_bytes < self.config.pipeline_reply_bytes_max
+    }
+
+    fn owed(&self) -> Owed {
+        let group = self.under_way.iter().find(|one| one.work.awaits_group());
+        let last = [group.map(|one| one.slot), self.failed_slot];
+        let end = last.into_iter().flatten().min();
+        let end = end.unwrap_or_else(|| self.replies.next_sequence());
+        match self.under_way.front().filter(|one| one.slot < end) {
+            None => Owed::Nothing,
+            Some(one) if one.work.fetch_partitions().is_some() && one.slot + 1 == end => {
+                Owed::Records
+            }
+            Some(_) => Owed::Work,
+        }
     }
 }

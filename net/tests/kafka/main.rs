@@ -5,6 +5,7 @@ mod admin;
 mod broker;
 mod client;
 mod cluster_admin;
+mod endings;
 mod fetch;
 mod fuzz;
 mod group_members;
