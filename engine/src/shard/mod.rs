@@ -511,9 +511,18 @@ impl Shard {
 
     /// A clean stop begins: nothing is submitted any more. Call once a turn after
     /// [`Self::end_turn`], carrying operations and completions, until [`Self::is_quiet`].
+    ///
+    /// Requests that wait for members of groups elsewhere are withdrawn: those members' clients are
+    /// heard no more, here or there, and the home answers a withdrawal at once.
     pub fn close(&mut self, now: Now) {
         self.store.close(now);
-        if !self.asks_no_more && !self.awaits_others() {
+        if self.asks_no_more {
+            return;
+        }
+        for request in self.requests.awaiting_members() {
+            self.cancel(request);
+        }
+        if !self.awaits_others() {
             self.asks_no_more = true;
             let id = self.id;
             for other in (0..self.shards).map(ShardId).filter(|other| *other != id) {

@@ -193,6 +193,22 @@ impl Requests {
         range.map(|(request, _)| *request).collect()
     }
 
+    /// Those that wait for members of a group elsewhere.
+    pub(super) fn awaiting_members(&self) -> Vec<RequestId> {
+        let awaits = |request: &Request| {
+            matches!(
+                request.asked,
+                Asked::There {
+                    awaits_members: true,
+                    wanted: true,
+                    ..
+                }
+            )
+        };
+        let found = self.all.iter().filter(|(_, request)| awaits(request));
+        found.map(|(id, _)| *id).collect()
+    }
+
     /// Another shard ended a request, which is then removed.
     pub(super) fn note_answered(&mut self, by: ShardId, id: RequestId) {
         let request = self.all.get(&id);

@@ -131,6 +131,30 @@ fn a_commit_is_answered_when_it_is_durable_and_read_only_then() {
 }
 
 #[test]
+fn a_clean_stop_waits_for_no_member_of_a_group() {
+    let mut world = World::new(2);
+    // One of the two waits at home, the other's home is elsewhere.
+    let waiting = [0, 1].map(|shard| world.submit(shard, group("g", join())));
+    world.run();
+    assert!(world.shards.iter().any(Shard::awaits_others));
+    for _ in 0..20 {
+        for shard in &mut world.shards {
+            shard.close(world.now);
+        }
+        world.run();
+    }
+    for shard in &world.shards {
+        assert!(!shard.awaits_others() && !shard.is_asked_by_others());
+        assert!(shard.is_quiet());
+    }
+    assert!(
+        waiting
+            .iter()
+            .all(|sequence| world.ended(*sequence).is_none())
+    );
+}
+
+#[test]
 fn a_member_whose_connection_closes_is_missed_wherever_it_came_in() {
     for shard in [0, 1] {
         let mut world = World::new(2);
