@@ -4,7 +4,7 @@ mod broker;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -226,25 +226,20 @@ fn declared_lengths_cost_nothing() {
     broker.stop();
 }
 
-/// With few descriptors for the process, connections are refused and data goes on. The clients are
-/// in this process, the broker is in one of its own.
-#[test]
-fn out_of_descriptors_clients_are_told_and_others_served() {
-    const LIMITED: &str = "MILLRACE_TEST_BROKER_WITH_FEW_DESCRIPTORS";
-    if std::env::var_os(LIMITED).is_some() {
-        let broker = Broker::start("descriptors", 1, ConnectionLimits::default());
-        println!("address {}", broker.address);
-        // Until the client's end of the pipe is gone.
-        std::io::stdin().lines().count();
-        return broker.stop();
-    }
-    let test = std::env::current_exe().expect("a test knows itself");
-    let name = "out_of_descriptors_clients_are_told_and_others_served";
+/// Runs a test again in a process of its own, where it is a broker because of that variable, after
+/// `preparation`. Its output, and where it listens.
+fn broker_process(
+    preparation: &str,
+    test: &str,
+    variable: &str,
+) -> (Child, BufReader<ChildStdout>, String) {
+    let program = std::env::current_exe().expect("a test knows itself");
+    let script = format!("{preparation}; exec \"$0\" --exact \"$1\" --nocapture");
     let mut child = Command::new("sh")
-        .args(["-c", "ulimit -n 64; exec \"$0\" --exact \"$1\" --nocapture"])
+        .args(["-c", &script])
+        .arg(program)
         .arg(test)
-        .arg(name)
-        .env(LIMITED, "1")
+        .env(variable, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -255,7 +250,67 @@ fn out_of_descriptors_clients_are_told_and_others_served() {
         let (_, address) = line.split_once("address ")?;
         Some(address.to_owned())
     });
-    let address = address.expect("the broker says where it is");
+    (child, output, address.expect("the broker says where it is"))
+}
+
+/// The other side of [`broker_process`].
+fn serve_until_left(broker: Broker) {
+    println!("address {}", broker.address);
+    // Until the client's end of the pipe is gone.
+    std::io::stdin().lines().count();
+    broker.stop();
+}
+
+#[test]
+fn what_came_in_time_counts_although_the_process_was_stopped_past_the_deadline() {
+    const STOPPED: &str = "MILLRACE_TEST_BROKER_THAT_IS_STOPPED";
+    const HANDSHAKE: Duration = Duration::from_secs(2);
+    let name = "what_came_in_time_counts_although_the_process_was_stopped_past_the_deadline";
+    if std::env::var_os(STOPPED).is_some() {
+        let limits = ConnectionLimits {
+            handshake_ms_max: HANDSHAKE.as_millis() as u64,
+            ..ConnectionLimits::default()
+        };
+        return serve_until_left(Broker::start("stopped", 2, limits));
+    }
+    let (mut child, mut output, address) = broker_process(":", name, STOPPED);
+    let signal = |signal: &str| {
+        let process = child.id().to_string();
+        let sent = Command::new("kill").args([signal, &process]).status();
+        assert!(sent.expect("kill runs").success());
+    };
+    let mut streams: Vec<TcpStream> = (0..4)
+        .map(|_| TcpStream::connect(&address).expect("the broker listens"))
+        .collect();
+    thread::sleep(HANDSHAKE / 4);
+    signal("-STOP");
+    for stream in &mut streams {
+        stream.write_all(&api_versions(5)).expect("sent");
+    }
+    thread::sleep(HANDSHAKE + HANDSHAKE / 4);
+    signal("-CONT");
+    for stream in &mut streams {
+        let patience = Some(Duration::from_secs(10));
+        stream.set_read_timeout(patience).expect("set");
+        assert_eq!(reply(stream), 5);
+    }
+    drop(streams);
+    drop(child.stdin.take());
+    std::io::copy(&mut output, &mut std::io::sink()).expect("what it says until its end");
+    assert!(child.wait().expect("the broker ends").success());
+}
+
+/// With few descriptors for the process, connections are refused and data goes on. The clients are
+/// in this process, the broker is in one of its own.
+#[test]
+fn out_of_descriptors_clients_are_told_and_others_served() {
+    const LIMITED: &str = "MILLRACE_TEST_BROKER_WITH_FEW_DESCRIPTORS";
+    let name = "out_of_descriptors_clients_are_told_and_others_served";
+    if std::env::var_os(LIMITED).is_some() {
+        let broker = Broker::start("descriptors", 1, ConnectionLimits::default());
+        return serve_until_left(broker);
+    }
+    let (mut child, mut output, address) = broker_process("ulimit -n 64", name, LIMITED);
     let mut streams: Vec<TcpStream> = (0..100)
         .map(|_| {
             // The backlog is short too: not all at once.

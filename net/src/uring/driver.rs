@@ -28,6 +28,7 @@ use super::probe::RingError;
 use super::ring::{Completion, Ring};
 use super::sockets::Sockets;
 use super::spin::Spin;
+use super::stall::Stall;
 use super::sys;
 use super::token::{Kind, Token};
 use crate::control::{ControlAnswer, ControlReply};
@@ -105,6 +106,7 @@ pub struct Driver {
     /// The shard that the next accepted connection goes to.
     next_shard: usize,
     is_stopping: bool,
+    stall: Stall,
     counters: DriverCounters,
     /// How long turns take, the waiting between them left out.
     turn: Stage,
@@ -182,6 +184,7 @@ impl Driver {
             deals_connections: config.deals_connections,
             next_shard: 0,
             is_stopping: false,
+            stall: Stall::new(),
             counters: DriverCounters::default(),
             turn: Stage::new("turn", Unit::Nanoseconds),
         })
@@ -222,6 +225,7 @@ impl Driver {
 
     fn turn(&mut self, now: Now, completions: &mut Vec<Completion>) {
         self.counters.turns += 1;
+        self.stall.begin_turn(now.boot);
         self.ring.reap(completions);
         for completion in completions.drain(..) {
             self.handle(now, completion);
@@ -240,7 +244,7 @@ impl Driver {
             };
             self.worker.handle_mesh(now, from, message);
         }
-        if self.worker.poll_timeout().is_some_and(|at| at <= now.boot) {
+        if self.worker_due().is_some_and(|at| at <= now.boot) {
             self.worker.handle_timeout(now);
         }
         // Operations may be answered at once, and the answers lead to more.
@@ -258,6 +262,11 @@ impl Driver {
             self.is_stopping = true;
             self.sockets.stop_accepting(&mut self.ring);
         }
+    }
+
+    /// When the worker's next deadline is due, or may be looked at after the thread stood still.
+    fn worker_due(&self) -> Option<BootTime> {
+        self.worker.poll_timeout().map(|at| self.stall.due(at))
     }
 
     fn handle(&mut self, now: Now, completion: Completion) {
@@ -377,6 +386,8 @@ impl Driver {
     /// Submits, and waits for something to do: spinning first where that pays, asleep then.
     fn wait(&mut self, now: Now, wake_at: Option<BootTime>) {
         let time_left = self.time_to_sleep(now, wake_at);
+        let look_by = BootTime(now.boot.0 + time_left.as_nanos() as u64);
+        self.stall.expect(look_by);
         self.ring.submit_and_run();
         if time_left.is_zero() || self.ring.has_completions() {
             return;
@@ -407,6 +418,11 @@ impl Driver {
         if sleeps {
             self.counters.sleeps += 1;
             self.ring.submit_and_wait(time_left);
+            // A signal ends a sleep before deferred work is done, as when the process was stopped
+            // and goes on. What came meanwhile is seen before what is due.
+            if self.ring.has_deferred_work() {
+                self.ring.submit_and_run();
+            }
         }
         self.mesh.wake_up();
         sleeps
@@ -432,11 +448,7 @@ impl Driver {
     }
 
     fn time_to_sleep(&self, now: Now, wake_at: Option<BootTime>) -> Duration {
-        let due = [
-            self.worker.poll_timeout(),
-            self.sockets.poll_timeout(),
-            wake_at,
-        ];
+        let due = [self.worker_due(), self.sockets.poll_timeout(), wake_at];
         let due = due.into_iter().flatten().min();
         let longest = longest_sleep(self.waiting_jobs.len());
         due.map_or(longest, |at| {

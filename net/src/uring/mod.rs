@@ -18,6 +18,7 @@
 //! listener  listening sockets
 //! sockets   accepts, receives, sends and closes on the ring
 //! jobs      a few threads for long work
+//! stall     whether a driver stood still, and may have missed what came in time
 //! inbox     how other threads reach a driver, and wake it
 //! driver    one shard's thread: the ring around a worker, turn by turn
 //! ```
@@ -35,5 +36,6 @@ pub mod probe;
 pub mod ring;
 pub mod sockets;
 pub mod spin;
+mod stall;
 pub mod sys;
 pub mod token;
