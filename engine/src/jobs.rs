@@ -26,6 +26,8 @@ pub enum Job {
         batch: Bytes,
         /// Which record.
         by: RecordQuery,
+        /// Offset delta of the first record that counts: those before it were deleted.
+        first: u32,
     },
 }
 
@@ -60,7 +62,7 @@ pub enum JobResult {
 #[must_use]
 pub fn perform(op: JobOp) -> JobDone {
     let result = match op.job {
-        Job::FindRecord { batch, by } => search::find_record(&batch, by),
+        Job::FindRecord { batch, by, first } => search::find_record(&batch, by, first),
     };
     JobDone {
         token: op.token,

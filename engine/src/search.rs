@@ -29,15 +29,19 @@ const SNAPPY_STREAM_MAGIC: &[u8; 8] = b"\x82SNAPPY\0";
 /// That magic, and two version numbers.
 const SNAPPY_STREAM_HEADER_BYTES: usize = 16;
 
-/// Finds the record that `by` asks for.
-pub(crate) fn find_record(batch: &Bytes, by: RecordQuery) -> JobResult {
-    match search(batch, by, SEARCH_BYTES_MAX) {
+/// Finds the record that `by` asks for, among those from offset delta `first` on.
+pub(crate) fn find_record(batch: &Bytes, by: RecordQuery, first: u32) -> JobResult {
+    match search(batch, (by, first), SEARCH_BYTES_MAX) {
         Ok(found) => JobResult::FoundRecord(found),
         Err(error) => JobResult::Unreadable(format!("a batch's records: {error}")),
     }
 }
 
-fn search(batch: &[u8], by: RecordQuery, bytes_max: usize) -> io::Result<Option<(u32, i64)>> {
+fn search(
+    batch: &[u8],
+    by: (RecordQuery, u32),
+    bytes_max: usize,
+) -> io::Result<Option<(u32, i64)>> {
     let header = BatchHeader::parse(batch).map_err(|error| broken(&error.to_string()))?;
     let payload = &batch[BATCH_HEADER_BYTES..];
     let limited = |input| Records::new(input, &header, bytes_max);
@@ -72,10 +76,13 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn find(mut self, by: RecordQuery) -> io::Result<Option<(u32, i64)>> {
+    fn find(mut self, (by, first): (RecordQuery, u32)) -> io::Result<Option<(u32, i64)>> {
         let mut best: Option<(u32, i64)> = None;
         for _ in 0..self.header.records {
             let record = self.next()?;
+            if record.0 < first {
+                continue;
+            }
             match by {
                 RecordQuery::AtOrAfter(time_ms) if record.1 >= time_ms => return Ok(Some(record)),
                 RecordQuery::AtOrAfter(_) => {}
@@ -301,7 +308,7 @@ impl Read for Snappy<'_> {
 pub fn fuzz_search(batch: &[u8]) {
     const BYTES_MAX: usize = 1 << 20;
     for by in [RecordQuery::MaxTimestamp, RecordQuery::AtOrAfter(i64::MAX)] {
-        drop(search(batch, by, BYTES_MAX));
+        drop(search(batch, (by, 0), BYTES_MAX));
     }
 }
 

@@ -121,8 +121,8 @@ impl ColdReads {
         }
     }
 
-    /// Begins a read of a log whose first offset is `start`. [`Cold::Pending`] is answered by
-    /// [`ColdReads::handle`].
+    /// Begins a read of a log of which nothing below `start` counts. [`Cold::Pending`] is answered
+    /// by [`ColdReads::handle`].
     pub(crate) fn start(
         &mut self,
         ticket: ReadTicket,

@@ -5,6 +5,7 @@
 //! block at hand: whatever was settled or recycled in between, the index knows. Reads of one block
 //! share one fetch. A fetched file is pinned, so its slot is not reused under the fetch.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -43,8 +44,26 @@ type SettledVersion = u64;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    Batches { from: Offset, bytes_max: usize },
-    Time(TimePoint),
+    Batches {
+        from: Offset,
+        bytes_max: usize,
+    },
+    Time {
+        /// No batch that ends at or below it.
+        from: Offset,
+        point: TimePoint,
+    },
+}
+
+impl Want {
+    /// Batches of `log` that end at or below it do not count. A read of batches outside the log is
+    /// refused instead.
+    pub(crate) fn start(&self, log: &Log) -> Offset {
+        match self.what {
+            What::Batches { .. } => log.start,
+            What::Time { from, .. } => log.start.max(from),
+        }
+    }
 }
 
 /// What reading needs of the store.
@@ -386,8 +405,10 @@ fn serve(
     };
     match want.what {
         What::Batches { from, bytes_max } => reader.batches(from, bytes_max),
-        What::Time(TimePoint::AtLeast(timestamp_ms)) => reader.first_at_least(timestamp_ms),
-        What::Time(TimePoint::Max) => reader.first_with_max(),
+        What::Time { point, .. } => match point {
+            TimePoint::AtLeast(timestamp_ms) => reader.first_at_least(timestamp_ms),
+            TimePoint::Max => reader.first_with_max(),
+        },
     }
     .map(|step| reader.unpinned(step))
 }
@@ -433,10 +454,7 @@ impl LogReader<'_> {
     }
 
     fn first_at_least(&self, timestamp_ms: i64) -> Result<Step, ReadError> {
-        for run in &self.log.runs {
-            if run.base_offset >= self.want.end {
-                break;
-            }
+        for run in self.runs() {
             if run.max_timestamp_ms < timestamp_ms {
                 continue;
             }
@@ -453,36 +471,38 @@ impl LogReader<'_> {
         Ok(Step::Done(Records::default()))
     }
 
-    /// The run with the largest timestamp has the batch, unless `end` cuts that run (the last
-    /// one), and then what is left of it may be beaten by an earlier run.
+    /// The first whole run with the largest timestamp has the batch, or a run of which not all
+    /// counts: what is left of that may be earlier than the run says.
     fn first_with_max(&self) -> Result<Step, ReadError> {
-        let end = self.want.end;
-        let mut whole: Option<&Run> = None;
-        let mut cut: Option<&Run> = None;
-        for run in self.log.runs.iter().filter(|run| run.base_offset < end) {
-            let best = whole.or(cut).map_or(i64::MIN, |best| best.max_timestamp_ms);
-            if whole.is_some() && run.max_timestamp_ms <= best {
-                continue;
-            }
-            if run.next_offset <= end {
-                whole = Some(run);
-            } else {
-                cut = Some(run);
-            }
-        }
+        let (start, end) = (self.want.start(self.log), self.want.end);
+        let is_whole = |run: &&Run| run.base_offset >= start && run.next_offset <= end;
+        let first_max = |best, run: _| if is_later(run, best) { run } else { best };
+        let whole = self.runs().filter(is_whole).reduce(first_max);
+        let may_be_first = |run: &&Run| whole.is_none_or(|best| !is_later(best, run));
+        let cut = self.runs().filter(|run| !is_whole(run));
         let mut found: Option<(BatchHeader, Bytes)> = None;
-        for run in [whole, cut].into_iter().flatten() {
+        for run in cut.filter(may_be_first).chain(whole) {
             let Some(batches) = self.run(run)? else {
                 return Ok(Step::NeedBlock(run.block));
             };
             for (header, batch) in batches {
-                let best = found.as_ref().map_or(i64::MIN, |(h, _)| h.max_timestamp_ms);
-                if found.is_none() || header.max_timestamp_ms > best {
+                let place = |h: &BatchHeader| (h.max_timestamp_ms, Reverse(h.base_offset));
+                if found
+                    .as_ref()
+                    .is_none_or(|(h, _)| place(&header) > place(h))
+                {
                     found = Some((header, batch));
                 }
             }
         }
         Ok(found.map_or(Step::Done(Records::default()), |(_, batch)| one(batch)))
+    }
+
+    /// Runs that have batches which count, for a search.
+    fn runs(&self) -> impl Iterator<Item = &Run> {
+        let first = self.log.run_at(self.want.start(self.log));
+        let runs = self.log.runs.range(first..);
+        runs.take_while(|run| run.base_offset < self.want.end)
     }
 
     /// The run's batches that the log still has and the reader may see; `None` when the block is
@@ -513,7 +533,7 @@ impl LogReader<'_> {
             if header.base_offset >= self.want.end {
                 break;
             }
-            if header.next_offset() > self.log.start {
+            if header.next_offset() > self.want.start(self.log) {
                 batches.push((header, block.slice_ref(entry.body)));
             }
         }
@@ -551,6 +571,11 @@ impl LogReader<'_> {
         let place = self.wal.find(run.block);
         damaged_at(&place.expect("an indexed run is in the WAL"))
     }
+}
+
+/// Whether `run` has a later timestamp than `other`.
+fn is_later(run: &Run, other: &Run) -> bool {
+    run.max_timestamp_ms > other.max_timestamp_ms
 }
 
 fn one(batch: Bytes) -> Step {

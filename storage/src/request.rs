@@ -50,6 +50,8 @@ pub struct TimeRequest {
     pub partition: PartitionId,
     /// What is looked for.
     pub point: TimePoint,
+    /// No batch that ends at or below it.
+    pub from: Offset,
     /// No batch at or above it; at most the durable end.
     pub end: Offset,
 }

@@ -375,7 +375,10 @@ impl Store {
         let want = Want {
             partition: request.partition,
             end: request.end,
-            what: What::Time(request.point),
+            what: What::Time {
+                from: request.from,
+                point: request.point,
+            },
         };
         self.route_read(request.ticket, want)
     }

@@ -27,6 +27,12 @@ impl EpochHistory {
         self.last().0
     }
 
+    /// The epoch of the record at `offset`, or of the first that is remembered if that is later.
+    pub(crate) fn of(&self, offset: Offset) -> LeaderEpoch {
+        let above = self.starts.partition_point(|(_, start)| *start <= offset);
+        self.starts[above.saturating_sub(1)].0
+    }
+
     fn last(&self) -> (LeaderEpoch, Offset) {
         *self.starts.last().expect("a partition has an epoch")
     }
@@ -128,6 +134,16 @@ mod tests {
         assert_eq!(end(3), Some((LeaderEpoch(1), Offset(20))));
         assert_eq!(end(4), Some((LeaderEpoch(4), Offset(30))));
         assert_eq!(end(5), None);
+    }
+
+    #[test]
+    fn a_record_is_of_the_epoch_that_began_last_before_it() {
+        let mut history = history();
+        for (offset, epoch) in [(0, 0), (9, 0), (10, 1), (19, 1), (20, 4), (99, 4)] {
+            assert_eq!(history.of(Offset(offset)), LeaderEpoch(epoch), "{offset}");
+        }
+        history.trim(Offset(12));
+        assert_eq!(history.of(Offset(3)), LeaderEpoch(1));
     }
 
     #[test]

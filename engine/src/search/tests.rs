@@ -98,12 +98,19 @@ fn at(ms: i64) -> RecordQuery {
 #[test]
 fn records_are_found_by_time_in_every_codec() {
     for (codec, batch) in every_codec() {
-        let find = |by| find_record(&Bytes::from(batch.clone()), by);
+        let find = |by| find_record(&Bytes::from(batch.clone()), by, 0);
         let found = |delta, ms| JobResult::FoundRecord(Some((delta, WALL_MS + ms)));
         assert_eq!(find(at(-9)), found(0, 0), "{codec}");
         assert_eq!(find(at(5)), found(1, 30), "{codec}");
         assert_eq!(find(at(31)), JobResult::FoundRecord(None), "{codec}");
         assert_eq!(find(RecordQuery::MaxTimestamp), found(1, 30), "{codec}");
+        let find_after = |by| find_record(&Bytes::from(batch.clone()), by, 2);
+        assert_eq!(find_after(at(-9)), found(2, 10), "{codec}");
+        assert_eq!(
+            find_after(RecordQuery::MaxTimestamp),
+            found(3, 30),
+            "{codec}"
+        );
     }
 }
 
@@ -119,17 +126,21 @@ fn records_are_found_in_any_number_of_compressed_streams() {
     for (codec, compress, skips) in codecs {
         let payload = in_streams(compress, skips, plain.records_alone());
         let batch = plain.clone().attributes(codec).payload(payload).bytes();
-        let find = |by| search(&batch, by, SEARCH_BYTES_MAX).map_err(|error| error.to_string());
+        let find =
+            |by| search(&batch, (by, 0), SEARCH_BYTES_MAX).map_err(|error| error.to_string());
         assert_eq!(find(at(5)), Ok(Some((1, WALL_MS + 30))), "{codec}");
         assert_eq!(find(at(31)), Ok(None), "{codec}");
         // Only the search for something late must see the end.
         for end in BATCH_HEADER_BYTES..batch.len() {
-            let found = search(&batch[..end], at(31), SEARCH_BYTES_MAX);
+            let found = search(&batch[..end], (at(31), 0), SEARCH_BYTES_MAX);
             assert!(!matches!(found, Ok(Some(_))), "{codec} cut at {end}");
         }
         let all_bytes = plain.records_alone().len();
-        assert!(search(&batch, at(31), all_bytes).is_ok(), "{codec}");
-        assert!(search(&batch, at(31), all_bytes - 1).is_err(), "{codec}");
+        assert!(search(&batch, (at(31), 0), all_bytes).is_ok(), "{codec}");
+        assert!(
+            search(&batch, (at(31), 0), all_bytes - 1).is_err(),
+            "{codec}"
+        );
     }
 }
 
@@ -138,13 +149,13 @@ fn no_cut_or_flipped_batch_is_more_than_unreadable() {
     for (codec, batch) in every_codec() {
         for end in BATCH_HEADER_BYTES..batch.len() {
             // Only the search for something late must see the end.
-            let found = search(&batch[..end], at(31), SEARCH_BYTES_MAX);
+            let found = search(&batch[..end], (at(31), 0), SEARCH_BYTES_MAX);
             assert!(!matches!(found, Ok(Some(_))), "{codec} cut at {end}");
         }
         for at_byte in BATCH_HEADER_BYTES..batch.len() {
             let mut bad = batch.clone();
             bad[at_byte] ^= 0xff;
-            let _ = search(&bad, at(31), SEARCH_BYTES_MAX);
+            let _ = search(&bad, (at(31), 0), SEARCH_BYTES_MAX);
         }
     }
 }
@@ -170,10 +181,13 @@ fn what_unpacks_to_too_much_is_given_up() {
             .payload(payload)
             .declare_records(2);
         assert!(
-            search(&bomb.bytes(), at(1), 2 << 20).is_ok(),
+            search(&bomb.bytes(), (at(1), 0), 2 << 20).is_ok(),
             "{codec}: all of it"
         );
-        assert!(search(&bomb.bytes(), at(1), 64 << 10).is_err(), "{codec}");
+        assert!(
+            search(&bomb.bytes(), (at(1), 0), 64 << 10).is_err(),
+            "{codec}"
+        );
     }
 }
 
@@ -192,7 +206,7 @@ fn zstds_highest_levels_are_read_and_no_larger_windows() {
     for (bits, is_read) in [(10, true), (23, true), (25, true), (27, true), (28, false)] {
         let payload = zstd_with_window(bits, plain.records_alone());
         let batch = plain.clone().attributes(4).payload(payload).bytes();
-        let found = search(&batch, at(5), SEARCH_BYTES_MAX);
+        let found = search(&batch, (at(5), 0), SEARCH_BYTES_MAX);
         assert_eq!(found.is_ok(), is_read, "{bits}: {found:?}");
     }
 }
@@ -211,7 +225,7 @@ fn lengths_that_lie_are_refused() {
     for payload in cases {
         let batch = BatchMaker::new(1).payload(payload.to_vec()).bytes();
         assert!(
-            search(&batch, at(1), SEARCH_BYTES_MAX).is_err(),
+            search(&batch, (at(1), 0), SEARCH_BYTES_MAX).is_err(),
             "{payload:?}"
         );
     }

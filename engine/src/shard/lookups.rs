@@ -1,10 +1,11 @@
-//! Finding offsets: the ends at once, by time through the store's index and a look into one batch.
+//! Finding offsets: the ends at once, by time through the store's index and a look into one batch,
+//! or two when records of the first were deleted.
 
 use std::collections::BTreeMap;
 
 use millrace_storage::error::ReadError;
 use millrace_storage::record::BatchHeader;
-use millrace_storage::units::{BootTime, LeaderEpoch, Now, Offset, PartitionId};
+use millrace_storage::units::{BootTime, Now, Offset, PartitionId};
 use millrace_storage::{ReadOutcome, ReadTicket, Records, TimePoint, TimeRequest};
 
 use super::Shard;
@@ -24,14 +25,14 @@ pub(super) struct Lookups {
     begun: (BootTime, usize),
     /// Those that have not begun, by when they came. No more than there are requests: each leaves
     /// with its own.
-    waiting: BTreeMap<u64, (Lookup, Isolation)>,
+    waiting: BTreeMap<u64, Lookup>,
     /// Keys of `waiting`.
     waiting_of: BTreeMap<RequestId, u64>,
     next_waiting: u64,
     /// Waiting for the store to find the batch.
     finding: BTreeMap<ReadTicket, Lookup>,
     /// Waiting for a job to find the record in it.
-    searching: BTreeMap<JobToken, (Lookup, BatchHeader)>,
+    searching: BTreeMap<JobToken, Searching>,
     /// Bytes of the batches that `searching` holds.
     searching_bytes: usize,
     next_job: u64,
@@ -53,7 +54,22 @@ struct Lookup {
     request: RequestId,
     partition: PartitionId,
     by: RecordQuery,
-    leader_epoch: LeaderEpoch,
+    isolation: Isolation,
+    /// Batches that end at or below it were looked into, or deleted.
+    from: Offset,
+    /// The latest of what is left of a batch that lost a later one; `None` but for
+    /// [`RecordQuery::MaxTimestamp`].
+    best: Option<FoundOffset>,
+}
+
+/// A search that a job goes on with.
+#[derive(Debug)]
+struct Searching {
+    lookup: Lookup,
+    /// Of the batch that the job looks into.
+    header: BatchHeader,
+    /// Records at the front of the batch that were deleted.
+    deleted: u32,
 }
 
 impl Lookups {
@@ -67,21 +83,21 @@ impl Lookups {
         self.waiting.len()
     }
 
-    fn wait(&mut self, lookup: Lookup, isolation: Isolation) {
+    fn wait(&mut self, lookup: Lookup) {
         let number = self.next_waiting;
         self.next_waiting += 1;
-        self.waiting.insert(number, (lookup, isolation));
+        self.waiting.insert(number, lookup);
         self.waiting_of.insert(lookup.request, number);
     }
 
-    fn pop_waiting(&mut self) -> Option<(Lookup, Isolation)> {
-        let (_, (lookup, isolation)) = self.waiting.pop_first()?;
+    fn pop_waiting(&mut self) -> Option<Lookup> {
+        let (_, lookup) = self.waiting.pop_first()?;
         self.waiting_of.remove(&lookup.request);
-        Some((lookup, isolation))
+        Some(lookup)
     }
 
     /// The next search to begin, if it may begin now.
-    fn begin(&mut self, now: Now, room: Room) -> Option<(Lookup, Isolation)> {
+    fn begin(&mut self, now: Now, room: Room) -> Option<Lookup> {
         if self.begun.0 != now.boot {
             self.begun = (now.boot, 0);
         }
@@ -128,8 +144,7 @@ impl Shard {
             Ok(partition) => partition,
             Err(refusal) => return self.complete(request, Err(refusal)),
         };
-        let leader_epoch = partition.leader_epoch();
-        let place = |offset| {
+        let place = |offset, leader_epoch| {
             Some(FoundOffset {
                 offset,
                 timestamp_ms: None,
@@ -138,11 +153,13 @@ impl Shard {
         };
         let by = match at {
             OffsetQuery::Earliest => {
-                let found = place(partition.log_start());
+                let start = partition.log_start();
+                let found = place(start, partition.state.epochs.of(start));
                 return self.complete(request, Ok(Outcome::OffsetFound(found)));
             }
             OffsetQuery::Latest => {
-                let found = place(partition.readable_end(isolation));
+                let end = partition.readable_end(isolation);
+                let found = place(end, partition.leader_epoch());
                 return self.complete(request, Ok(Outcome::OffsetFound(found)));
             }
             OffsetQuery::MaxTimestamp => RecordQuery::MaxTimestamp,
@@ -152,19 +169,21 @@ impl Shard {
             request,
             partition: id,
             by,
-            leader_epoch,
+            isolation,
+            from: Offset(0),
+            best: None,
         };
-        self.lookups.wait(lookup, isolation);
+        self.lookups.wait(lookup);
         self.start_searches(now);
     }
 
     /// Begins searches, in the order in which they came, as far as the bounds allow.
     pub(super) fn start_searches(&mut self, now: Now) {
         let room = self.room_for_lookups();
-        while let Some((lookup, isolation)) = self.lookups.begin(now, room) {
+        while let Some(lookup) = self.lookups.begin(now, room) {
             match self.partition(lookup.partition) {
                 Ok(partition) => {
-                    let end = partition.readable_end(isolation);
+                    let end = partition.readable_end(lookup.isolation);
                     self.start_search(now, lookup, end);
                 }
                 Err(refusal) => self.complete(lookup.request, Err(refusal)),
@@ -190,6 +209,7 @@ impl Shard {
                 RecordQuery::AtOrAfter(time_ms) => TimePoint::AtLeast(time_ms),
                 RecordQuery::MaxTimestamp => TimePoint::Max,
             },
+            from: lookup.from,
             end,
         };
         match self.store.find_time(now, request) {
@@ -220,20 +240,37 @@ impl Shard {
             }
         };
         let Some(batch) = batch else {
-            return self.complete(lookup.request, Ok(Outcome::OffsetFound(None)));
+            return self.complete(lookup.request, Ok(Outcome::OffsetFound(lookup.best)));
         };
         let header = BatchHeader::parse(&batch).expect("the store checked it");
+        let start = partition.log_start();
+        if header.next_offset() <= start {
+            return self.search_on(lookup, &header); // It was deleted meanwhile.
+        }
+        let is_no_later = |best: FoundOffset| best.timestamp_ms >= Some(header.max_timestamp_ms);
+        if lookup.best.is_some_and(is_no_later) {
+            return self.complete(lookup.request, Ok(Outcome::OffsetFound(lookup.best)));
+        }
+        let deleted = start.0.saturating_sub(header.base_offset.0);
+        let deleted = u32::try_from(deleted).expect("less than a batch has");
         if header.is_append_time() {
             // Every record has the batch's time.
-            return self.complete(lookup.request, found(lookup, &header, None));
+            let found = found(&header, (deleted, header.max_timestamp_ms));
+            return self.complete(lookup.request, Ok(Outcome::OffsetFound(Some(found))));
         }
         let token = JobToken(self.lookups.next_job);
         self.lookups.next_job += 1;
         self.lookups.searching_bytes += header.batch_bytes;
-        self.lookups.searching.insert(token, (lookup, header));
+        let searching = Searching {
+            lookup,
+            header,
+            deleted,
+        };
+        self.lookups.searching.insert(token, searching);
         let job = Job::FindRecord {
             batch,
             by: lookup.by,
+            first: deleted,
         };
         self.jobs.push_back(JobOp { token, job });
     }
@@ -241,28 +278,48 @@ impl Shard {
     /// Takes the record that a job found.
     pub(super) fn finish_search(&mut self, done: JobDone) {
         let searching = self.lookups.searching.remove(&done.token);
-        let (lookup, header) = searching.expect("a job ends once");
+        let Searching {
+            mut lookup,
+            header,
+            deleted,
+        } = searching.expect("a job ends once");
         self.lookups.searching_bytes -= header.batch_bytes;
-        let outcome = match done.result {
-            JobResult::FoundRecord(record) => found(lookup, &header, record),
-            JobResult::Unreadable(why) => Err(Refusal::Damaged(why)),
+        let record = match done.result {
+            JobResult::FoundRecord(record) => record,
+            JobResult::Unreadable(why) => {
+                return self.complete(lookup.request, Err(Refusal::Damaged(why)));
+            }
         };
-        self.complete(lookup.request, outcome);
+        let is_max = lookup.by == RecordQuery::MaxTimestamp;
+        let is_as_promised = |record: (u32, i64)| !is_max || record.1 >= header.max_timestamp_ms;
+        if deleted > 0 && !record.is_some_and(is_as_promised) {
+            // The record that the header promises was deleted.
+            lookup.best = record
+                .filter(|_| is_max)
+                .map(|record| found(&header, record));
+            return self.search_on(lookup, &header);
+        }
+        // If a whole batch has none that fits, the producer wrote a wrong header, and beginning at
+        // the batch skips nothing.
+        let record = record.unwrap_or((0, header.max_timestamp_ms));
+        let found = Outcome::OffsetFound(Some(found(&header, record)));
+        self.complete(lookup.request, Ok(found));
+    }
+
+    /// Nothing that is left of a batch is the answer: goes on behind it.
+    fn search_on(&mut self, lookup: Lookup, header: &BatchHeader) {
+        self.lookups.wait(Lookup {
+            from: header.next_offset(),
+            ..lookup
+        });
     }
 }
 
-/// The answer: a record of a batch by offset delta and time, or the batch's first. The header
-/// promised a record that fits; if none does, the producer wrote a wrong header, and beginning at
-/// the batch skips nothing.
-fn found(
-    lookup: Lookup,
-    header: &BatchHeader,
-    record: Option<(u32, i64)>,
-) -> Result<Outcome, Refusal> {
-    let (delta, timestamp_ms) = record.unwrap_or((0, header.max_timestamp_ms));
-    Ok(Outcome::OffsetFound(Some(FoundOffset {
+/// A record of a batch, by its offset delta and time.
+fn found(header: &BatchHeader, (delta, timestamp_ms): (u32, i64)) -> FoundOffset {
+    FoundOffset {
         offset: header.base_offset + u64::from(delta),
         timestamp_ms: Some(timestamp_ms),
-        leader_epoch: lookup.leader_epoch,
-    })))
+        leader_epoch: header.leader_epoch,
+    }
 }

@@ -25,7 +25,7 @@ pub(super) struct Look {
 /// A read's aim and how far it came.
 #[derive(Debug)]
 pub(super) struct Goal {
-    /// The log's first offset when the read began.
+    /// Nothing below counts: the log's first offset when the read began, or what was asked for.
     start: Offset,
     /// Nothing below is looked at any more.
     from: Offset,
@@ -58,8 +58,14 @@ impl Goal {
     pub(super) fn new(want: &Want, start: Offset, packs: &Packs) -> Self {
         let (from, aim) = match want.what {
             What::Batches { from, bytes_max } => (from.max(start), Aim::Batches { bytes_max }),
-            What::Time(TimePoint::AtLeast(timestamp_ms)) => (start, Aim::First { timestamp_ms }),
-            What::Time(TimePoint::Max) => {
+            What::Time {
+                point: TimePoint::AtLeast(timestamp_ms),
+                ..
+            } => (start, Aim::First { timestamp_ms }),
+            What::Time {
+                point: TimePoint::Max,
+                ..
+            } => {
                 let (todo, version) = (promising(want, start, packs), packs.version());
                 let best = None;
                 (

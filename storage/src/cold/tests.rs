@@ -256,6 +256,7 @@ fn looking_for_the_latest(beside: bool) -> (World, ReadTicket, DiskOp) {
         ticket: ReadTicket(77),
         partition: A,
         point: TimePoint::Max,
+        from: Offset(0),
         end: Offset(9),
     };
     let outcome = world.store.find_time(world.now(), request);

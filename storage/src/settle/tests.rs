@@ -322,6 +322,7 @@ impl World {
             ticket: ReadTicket(self.ticket),
             partition: log,
             point,
+            from: Offset(0),
             end: Offset(self.logs[&log].end),
         };
         let outcome = self.store.find_time(self.now(), request);

@@ -462,7 +462,7 @@ impl Store {
         let Some(log) = self.logs.get(want.partition) else {
             return self.read_wal(ticket, want);
         };
-        let start = log.start;
+        let start = want.start(log);
         if !is_settled(&want, (start, log.end), &self.packs) {
             return self.read_wal(ticket, want);
         }
@@ -547,9 +547,15 @@ fn is_settled(want: &Want, (start, end): (Offset, Offset), packs: &Packs) -> boo
             // Outside the log the answer is the same everywhere.
             (start..=end).contains(&from) && packs.section_at(want.partition, from).is_some()
         }
-        What::Time(TimePoint::AtLeast(timestamp_ms)) => packs
+        What::Time {
+            point: TimePoint::AtLeast(timestamp_ms),
+            ..
+        } => packs
             .sections(want.partition)
             .any(|(_, section)| section.max_timestamp_ms >= timestamp_ms),
-        What::Time(TimePoint::Max) => packs.section_at(want.partition, start).is_some(),
+        What::Time {
+            point: TimePoint::Max,
+            ..
+        } => packs.section_at(want.partition, start).is_some(),
     }
 }

@@ -391,11 +391,12 @@ fn places_are_found_by_time() {
     let mut disk = SimDisk::new(1);
     let mut store = quiet(&mut disk);
     let end = fill(&mut store, &mut disk);
-    let mut find = |point, end| {
+    let mut find_from = |from, point, end| {
         let request = TimeRequest {
             ticket: ReadTicket(9),
             partition: LOG,
             point,
+            from: Offset(from),
             end: Offset(end),
         };
         let records = match store.find_time(now(0), request) {
@@ -408,6 +409,11 @@ fn places_are_found_by_time() {
         offsets(&records.expect("readable"))
     };
     // The batches' timestamps are their offsets.
+    assert_eq!(find_from(40, TimePoint::AtLeast(33), end), [40]);
+    assert_eq!(find_from(end - 1, TimePoint::Max, end), [end - 1]);
+    assert!(find_from(end, TimePoint::Max, end).is_empty());
+    assert!(find_from(end, TimePoint::AtLeast(0), end).is_empty());
+    let mut find = |point, end| find_from(0, point, end);
     assert_eq!(find(TimePoint::AtLeast(33), end), [33]);
     assert_eq!(find(TimePoint::AtLeast(-1), end), [0]);
     assert!(find(TimePoint::AtLeast(33), 33).is_empty());
@@ -546,6 +552,7 @@ fn an_answer_keeps_no_more_memory_than_its_batches_are_worth() {
             ticket: ReadTicket(9),
             partition: LOG,
             point: TimePoint::Max,
+            from: Offset(0),
             end: Offset(1),
         },
     );

@@ -309,6 +309,52 @@ fn offsets_are_found_at_the_ends_and_by_time() {
 }
 
 #[test]
+fn deleted_records_are_not_found_by_time() {
+    let mut world = World::new(1);
+    let partition = world.create("t", 1)[0];
+    for deltas in [[50, 10, 5], [20, 30, 25], [7, 6, 1]] {
+        let batch = BatchMaker::new(3).deltas(&deltas);
+        assert!(world.append(0, partition, &batch).is_ok());
+    }
+    let find = |world: &mut World, at| {
+        let found = world.find(0, partition, at)?;
+        let timestamp_ms = found.timestamp_ms.expect("found by time");
+        Some((found.offset.0, timestamp_ms - WALL_MS))
+    };
+    let at = |ms| OffsetQuery::AtOrAfter(WALL_MS + ms);
+    let max = OffsetQuery::MaxTimestamp;
+    assert_eq!(find(&mut world, max), Some((0, 50)));
+    assert_eq!(world.delete(0, partition, Some(1)), Ok(1));
+    assert_eq!(find(&mut world, at(0)), Some((1, 10)));
+    assert_eq!(find(&mut world, at(11)), Some((3, 20)), "in the next batch");
+    assert_eq!(find(&mut world, at(31)), None);
+    assert_eq!(find(&mut world, max), Some((4, 30)));
+    assert_eq!(world.delete(0, partition, Some(5)), Ok(5));
+    assert_eq!(
+        find(&mut world, max),
+        Some((5, 25)),
+        "later than all others"
+    );
+    assert_eq!(world.delete(0, partition, Some(8)), Ok(8));
+    assert_eq!(find(&mut world, at(0)), Some((8, 1)));
+    assert_eq!(find(&mut world, at(2)), None);
+    assert_eq!(find(&mut world, max), Some((8, 1)));
+}
+
+#[test]
+fn deleted_records_are_not_found_by_the_logs_own_time() {
+    let mut world = World::new(1);
+    let config = [("message.timestamp.type", "LogAppendTime")];
+    let partition = world.create_with("t", 1, &config)[0];
+    assert!(world.append(0, partition, &BatchMaker::new(4)).is_ok());
+    assert_eq!(world.delete(0, partition, Some(2)), Ok(2));
+    for at in [OffsetQuery::AtOrAfter(0), OffsetQuery::MaxTimestamp] {
+        let found = world.find(0, partition, at).expect("two are left");
+        assert_eq!(found.offset, Offset(2));
+    }
+}
+
+#[test]
 fn a_shortage_is_no_damage() {
     use crate::shard::fetches::refusal_of;
     use millrace_storage::disk::DiskError;

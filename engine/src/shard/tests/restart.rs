@@ -205,6 +205,14 @@ fn an_accepted_loss_jumps_offsets_once_and_raises_the_epoch() {
         .append(0, partition, &BatchMaker::new(1))
         .expect("taken");
     assert_eq!(after.base_offset, from + 1);
+    // What is found goes with the epoch of its own record.
+    let mut epoch_at = |at| {
+        let found = world.find(0, partition, at).expect("there");
+        found.leader_epoch
+    };
+    assert_eq!(epoch_at(OffsetQuery::Earliest), LeaderEpoch(0));
+    assert_eq!(epoch_at(OffsetQuery::AtOrAfter(0)), LeaderEpoch(0));
+    assert_eq!(epoch_at(OffsetQuery::Latest), epoch);
     // A reader that stands before the gap comes across it.
     let behind = world.read(0, partition, held.len() as u64).expect("held");
     assert_eq!(bases(&behind)[0], from.0);
