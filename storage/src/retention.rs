@@ -1,7 +1,8 @@
 //! Which settled data a log may drop: by age and by bytes, whole sections from the oldest on.
 //!
-//! The newest data never goes: a log keeps at least its last section or what the WAL holds of it.
-//! A section without any timestamp is never too old.
+//! What the WAL holds stays until it is settled. A log of which everything is settled and too old
+//! becomes empty: it begins where it ends, and the manifest remembers that with its start. A
+//! section without any timestamp is never too old.
 
 use crate::log_index::LogConfig;
 use crate::units::Offset;
@@ -14,23 +15,20 @@ pub(crate) struct Kept {
     pub(crate) max_timestamp_ms: i64,
 }
 
-/// The log's new first offset, if retention moves it. `sections` ascend; `wal_bytes` follow them,
-/// from `wal_base` on when there are any.
+/// The log's new first offset, if retention moves it. `sections` ascend; `wal_bytes` follow them
+/// from `rest` on, or the log ends there.
 pub(crate) fn new_start(
     config: &LogConfig,
     wall_ms: i64,
     sections: impl Iterator<Item = Kept> + Clone,
-    (wal_bytes, wal_base): (u64, Option<Offset>),
+    (wal_bytes, rest): (u64, Offset),
 ) -> Option<Offset> {
     let settled: u64 = sections.clone().map(|section| section.bytes).sum();
     let mut bytes = settled + wal_bytes;
     let mut start = None;
     let mut sections = sections.peekable();
     while let Some(section) = sections.next() {
-        let next = sections.peek().map(|next| next.base_offset).or(wal_base);
-        let Some(next) = next else {
-            break; // The newest data stays.
-        };
+        let next = sections.peek().map_or(rest, |next| next.base_offset);
         let too_large = config
             .retention_bytes
             .is_some_and(|limit| bytes - section.bytes >= limit);
@@ -80,12 +78,7 @@ mod tests {
         ];
         let start = |limit, wall_ms| {
             let config = limits(Some(limit), None);
-            new_start(
-                &config,
-                wall_ms,
-                sections.iter().copied(),
-                (1, Some(Offset(20))),
-            )
+            new_start(&config, wall_ms, sections.iter().copied(), (1, Offset(20)))
         };
         assert_eq!(start(1000, 1000), None);
         assert_eq!(start(1000, 1100), None, "exactly the limit is not too old");
@@ -103,7 +96,7 @@ mod tests {
         let sections = [section(0, 10, 0), section(5, 10, 0), section(9, 10, 0)];
         let start = |limit| {
             let config = limits(None, Some(limit));
-            new_start(&config, 0, sections.iter().copied(), (5, Some(Offset(20))))
+            new_start(&config, 0, sections.iter().copied(), (5, Offset(20)))
         };
         assert_eq!(start(35), None);
         assert_eq!(start(26), None, "dropping one would leave 25");
@@ -112,16 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_data_stays_however_old_or_large() {
-        let sections = [section(0, 10, 0), section(5, 10, 0)];
-        let config = limits(Some(1), Some(1));
-        let start = new_start(&config, 1_000_000, sections.iter().copied(), (0, None));
-        assert_eq!(start, Some(Offset(5)));
+    fn what_is_all_too_old_goes_up_to_its_end_and_without_timestamps_nothing_is() {
+        let start = |sections: [Kept; 2], config| {
+            let rest = (0, Offset(12));
+            new_start(&config, 1_000_000, sections.iter().copied(), rest)
+        };
+        let old = [section(0, 10, 0), section(5, 10, 0)];
+        assert_eq!(start(old, limits(Some(1), None)), Some(Offset(12)));
         let timeless = [section(0, 10, -1), section(5, 10, -1)];
-        let config = limits(Some(1), None);
-        assert_eq!(
-            new_start(&config, 1_000_000, timeless.iter().copied(), (0, None)),
-            None
-        );
+        assert_eq!(start(timeless, limits(Some(1), None)), None);
+        assert_eq!(start(old, limits(None, Some(1))), Some(Offset(5)));
     }
 }

@@ -351,8 +351,8 @@ impl Store {
             bytes: section.bytes,
             max_timestamp_ms: section.max_timestamp_ms,
         });
-        let wal_base = log.runs.front().map(|run| run.base_offset);
-        let wal = (log.wal_bytes, wal_base);
+        let rest = log.runs.front().map_or(log.end, |run| run.base_offset);
+        let wal = (log.wal_bytes, rest);
         let sections: Vec<Kept> = sections.collect();
         let start = new_start(&log.config, now.wall_ms, sections.iter().copied(), wal);
         if let Some(offset) = start

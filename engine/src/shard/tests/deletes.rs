@@ -160,6 +160,38 @@ fn a_deletion_outlives_settling_and_moves_with_the_partition() {
 }
 
 #[test]
+fn what_is_too_old_is_gone_to_the_last_and_the_offsets_go_on() {
+    let mut world = World::new(2);
+    let config = [("retention.ms", "10000")];
+    for partition in world.create_with("t", 2, &config) {
+        for sequence in 0..5 {
+            let batch = BatchMaker::new(1).producer(9, 0, sequence);
+            assert!(world.append(0, partition, &batch).is_ok());
+        }
+    }
+    let partitions = world.partitions("t");
+    // Long enough for everything to be settled.
+    for _ in 0..100 {
+        world.pass_ms(1_000);
+    }
+    for shards in [2, 1, 3] {
+        world.config.shards = shards;
+        world.power_cut();
+        for partition in &partitions {
+            world.check_range(*partition, 5, 5);
+            assert_eq!(world.bytes_of(*partition), 0);
+        }
+    }
+    for partition in &partitions {
+        let again = world.append(0, *partition, &BatchMaker::new(1).producer(9, 0, 4));
+        assert_eq!(again.map(|known| known.base_offset), Ok(Offset(4)));
+        let next = world.append(0, *partition, &BatchMaker::new(1).producer(9, 0, 5));
+        assert_eq!(next.map(|new| new.base_offset), Ok(Offset(5)));
+        world.check_range(*partition, 5, 6);
+    }
+}
+
+#[test]
 fn what_was_deleted_counts_no_more() {
     let mut world = World::new(2);
     for partition in world.create("t", 2) {

@@ -30,7 +30,7 @@ fn retention_by_bytes_keeps_about_the_limit_and_gives_the_space_back() {
 }
 
 #[test]
-fn retention_by_time_drops_what_is_older_but_never_the_newest() {
+fn retention_by_time_drops_all_that_is_older_and_the_offsets_go_on() {
     let mut world = World::new(6, config());
     let limit = LogConfig {
         retention_ms: Some(10_000),
@@ -40,12 +40,28 @@ fn retention_by_time_drops_what_is_older_but_never_the_newest() {
     world.produce(A, 60, 4000);
     world.produce(B, 60, 4000);
     world.ms += 1_000_000;
+    for _ in 0..2 {
+        world.run();
+        world.ms += 6000;
+    }
     world.run();
-    world.ms += 6000;
-    world.run();
-    let model = &world.logs[&A];
-    assert!(model.start > 0 && model.start < model.end);
+    let end = world.logs[&A].end;
+    assert_eq!(world.logs[&A].start, end);
     assert_eq!(world.logs[&B].start, 0);
+    let check = |world: &mut World| {
+        let log = world.store.log(A).expect("known");
+        assert_eq!(
+            (log.start, log.end, log.bytes),
+            (Offset(end), Offset(end), 0)
+        );
+        world.check(1 << 20);
+    };
+    check(&mut world);
+    world.restart();
+    check(&mut world);
+    assert!(world.store.configure_log(A, limit));
+    world.produce(A, 1, 4000);
+    assert!(world.logs[&A].end > end);
     world.check(1 << 20);
 }
 
