@@ -2,7 +2,9 @@
 //!
 //! The `reserve` is a preallocated file of no content. While there is room it is held; when a
 //! settle pass or a manifest finds none, it is removed so that settling, and with it deletes and
-//! retention, can go on; it is taken again when there is room for it and for some more.
+//! retention, can go on; it is taken again when there is room for it and for some more. Only a file
+//! of the wanted size counts: a process that ends between creating and allocating it leaves an
+//! empty one, and the wanted size is the operator's to change.
 //!
 //! Batches are refused from the low-water mark on, until there is a little more room than that;
 //! and, wherever the mark is, from when a settle pass or a manifest found no room, until the
@@ -18,7 +20,7 @@ use crate::disk::{
     DiskDone, DiskError, DiskOp, DiskOutcome, DiskSpace, DiskToken, DiskTokens, FileName, Listing,
 };
 use crate::error::StorageError;
-use crate::units::{BootTime, Now, ShardId};
+use crate::units::{BootTime, Now, PAGE_BYTES, ShardId};
 
 /// The tag of these tokens.
 pub(crate) const SPACE_TAG: u8 = 36;
@@ -136,15 +138,17 @@ impl Space {
     pub(crate) fn out_of_space(&mut self, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
         if self.reserve == Reserve::Held {
             tracing::warn!(shard = %self.shard, "no room left: giving up the reserve");
-            let token = self.tokens.issue();
-            self.reserve = Reserve::Releasing(token);
-            ops.push_back(DiskOp::Remove {
-                token,
-                file: FileName::Reserve,
-            });
+            self.release(ops);
         }
         self.awaits_reserve = true;
         self.set_full(true)
+    }
+
+    fn release(&mut self, ops: &mut VecDeque<DiskOp>) {
+        let token = self.tokens.issue();
+        self.reserve = Reserve::Releasing(token);
+        let file = FileName::Reserve;
+        ops.push_back(DiskOp::Remove { token, file });
     }
 
     /// Takes a completion.
@@ -157,17 +161,23 @@ impl Space {
             };
         }
         match (self.reserve, &done.result) {
-            (Reserve::Taking(_), Ok(_) | Err(DiskError::AlreadyExists)) => {
+            (Reserve::Taking(_), Ok(_)) => {
                 self.reserve = Reserve::Held;
                 self.awaits_reserve = false;
                 self.set_full(false)
+            }
+            (Reserve::Taking(_), Err(DiskError::AlreadyExists)) => {
+                // It could not be removed before, whole or half made: nobody knows its size.
+                self.release(ops);
+                SpaceNews::Nothing
             }
             (Reserve::Taking(_), Err(_)) => {
                 self.reserve = Reserve::Missing;
                 SpaceNews::Nothing
             }
             (Reserve::Releasing(_), _) => {
-                // Gone, or not there; if it could not be removed, taking it finds it.
+                // Gone, or not there; if it could not be removed, taking it finds it, and it is
+                // tried again.
                 self.reserve = Reserve::Missing;
                 SpaceNews::Room
             }
@@ -178,7 +188,7 @@ impl Space {
     fn judge(&mut self, space: DiskSpace, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
         self.last = Some(space);
         let (low, enough) = self.marks(space);
-        let reserve = self.reserve_bytes_max.min(small_part(space));
+        let reserve = reserve_bytes(self.reserve_bytes_max, space);
         if self.reserve == Reserve::Missing && space.available_bytes >= enough + reserve {
             self.take(reserve, ops);
         }
@@ -194,8 +204,6 @@ impl Space {
     }
 
     fn take(&mut self, bytes: u64, ops: &mut VecDeque<DiskOp>) {
-        let page = crate::units::PAGE_BYTES as u64;
-        let bytes = bytes - bytes % page;
         if bytes == 0 {
             self.reserve = Reserve::Held; // Configured without one.
             self.awaits_reserve = false;
@@ -221,17 +229,26 @@ fn small_part(space: DiskSpace) -> u64 {
     space.total_bytes / SMALL_DISK_PART
 }
 
-/// Makes room for a start on a full disk, out of the reserve. Returns whether one is left.
+/// How large the reserve is to be, in whole pages.
+fn reserve_bytes(reserve_bytes_max: u64, space: DiskSpace) -> u64 {
+    let bytes = reserve_bytes_max.min(small_part(space));
+    bytes - bytes % PAGE_BYTES as u64
+}
+
+/// Makes room for a start on a full disk, out of the reserve, and removes one of another size than
+/// is wanted. Returns whether a whole one is left.
 pub(crate) fn prepare_start(
     disk: &mut StartDisk<'_, '_>,
     config: &StoreConfig,
     listing: &Listing,
 ) -> Result<bool, StorageError> {
-    let mut files = listing.files.iter().map(|(file, _)| *file);
-    if !files.any(|file| file == FileName::Reserve) {
+    let mut files = listing.files.iter();
+    let Some((_, held_bytes)) = files.find(|(file, _)| *file == FileName::Reserve) else {
         return Ok(false);
-    }
-    if disk.space()?.available_bytes >= config.wal_file_bytes + START_SLACK_BYTES {
+    };
+    let space = disk.space()?;
+    let is_whole = *held_bytes == reserve_bytes(config.reserve_bytes, space);
+    if is_whole && space.available_bytes >= config.wal_file_bytes + START_SLACK_BYTES {
         return Ok(true);
     }
     disk.remove_if_there(FileName::Reserve)?;
@@ -241,6 +258,7 @@ pub(crate) fn prepare_start(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::SimDisk;
 
     const MIB: u64 = 1 << 20;
 
@@ -404,5 +422,56 @@ mod tests {
         finish(&mut s, &create, Err(DiskError::NoSpace), &mut ops);
         second(&mut s, &mut at, 500 * MIB, &mut ops);
         assert_eq!(ops.len(), 1);
+    }
+    /// Starts on a disk with plenty of room whose reserve has `bytes`: whether one is left then.
+    fn start_with_reserve(bytes: u64) -> bool {
+        let mut disk = SimDisk::new(1);
+        disk.set_capacity(1000 * MIB);
+        let token = DiskTokens::new(SPACE_TAG).issue();
+        let file = FileName::Reserve;
+        let created = disk.run(ShardId(0), DiskOp::Create { token, file, bytes });
+        assert_eq!(created.result, Ok(DiskOutcome::Done));
+        let left = {
+            let mut blocking = disk.blocking(ShardId(0));
+            let mut start = StartDisk::new(&mut *blocking, ShardId(0));
+            let listing = start.list().expect("listed");
+            prepare_start(&mut start, &config(), &listing).expect("prepared")
+        };
+        assert_eq!(disk.files(ShardId(0)).contains(&file), left);
+        left
+    }
+
+    #[test]
+    fn only_a_reserve_of_the_wanted_size_counts() {
+        assert!(start_with_reserve(20 * MIB));
+        for bytes in [0, 4096, 20 * MIB - 4096, 20 * MIB + 4096, 200 * MIB] {
+            assert!(!start_with_reserve(bytes), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_reserve_that_is_there_unasked_is_made_anew() {
+        let (mut s, mut ops, mut at) = (Space::new(&config(), START, false), VecDeque::new(), 0);
+        s.out_of_space(&mut ops);
+        let exists = Err(DiskError::AlreadyExists);
+        for removed in [
+            Err(DiskError::Io { errno: 5 }),
+            Ok(DiskOutcome::Done),
+            Err(DiskError::NotFound),
+        ] {
+            second(&mut s, &mut at, 500 * MIB, &mut ops);
+            let create = ops.pop_front().expect("taken");
+            let news = finish(&mut s, &create, exists.clone(), &mut ops);
+            assert_eq!(news, SpaceNews::Nothing, "it may be empty");
+            assert!(s.is_full() && !s.has_plenty(0));
+            let remove = ops.pop_front().expect("removed");
+            assert!(matches!(remove, DiskOp::Remove { .. }));
+            finish(&mut s, &remove, removed, &mut ops);
+        }
+        second(&mut s, &mut at, 500 * MIB, &mut ops);
+        let create = ops.pop_front().expect("taken again");
+        let news = finish(&mut s, &create, Ok(DiskOutcome::Done), &mut ops);
+        assert_eq!(news, SpaceNews::Full(false));
+        assert!(s.is_quiet());
     }
 }
