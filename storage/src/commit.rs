@@ -236,9 +236,12 @@ impl Commit {
 
     /// Whether an entry of usual size would be taken now.
     pub(crate) fn has_room(&self, wal: &Wal, reserve: Reserve) -> bool {
-        let buffer_bytes = self.pool.buffer_bytes();
-        self.queue_takes(buffer_bytes)
-            && (wal.room() >= buffer_bytes as u64 || wal.can_roll(reserve))
+        self.queue_takes(self.pool.buffer_bytes()) && self.log_has_room(wal, reserve)
+    }
+
+    /// Whether there is a file to put another group into.
+    pub(crate) fn log_has_room(&self, wal: &Wal, reserve: Reserve) -> bool {
+        wal.room() >= self.pool.buffer_bytes() as u64 || wal.can_roll(reserve)
     }
 
     /// Whether another block of `bytes` may wait for the disk. One always may.

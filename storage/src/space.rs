@@ -1,16 +1,16 @@
 //! Room on the disk: when producers are refused, and the reserve that keeps the rest working.
 //!
-//! The `reserve` is a preallocated file of no content. While there is room it is held; when a
-//! settle pass or a manifest finds none, it is removed so that settling, and with it deletes and
+//! The `reserve` is a preallocated file of no content. While there is room it is held; when
+//! something that must go on finds none, it is removed so that settling, and with it deletes and
 //! retention, can go on; it is taken again when there is room for it and for some more. Only a file
 //! of the wanted size counts: a process that ends between creating and allocating it leaves an
 //! empty one, and the wanted size is the operator's to change.
 //!
 //! Batches are refused from the low-water mark on, until there is a little more room than that;
-//! and, wherever the mark is, from when a settle pass or a manifest found no room, until the
-//! reserve is whole again. A disk without room for the reserve takes batches until then. Entries of
-//! state (acknowledgements, deletes) are taken all the time: they go into WAL files that exist
-//! already.
+//! and, wherever the mark is, from when a settle pass, a manifest or a log file that nothing else
+//! makes up for found no room, until the reserve is whole again. A disk without room for the
+//! reserve takes batches until then. Entries of state (acknowledgements, deletes) are taken all the
+//! time: they go into WAL files that exist already.
 
 use std::collections::VecDeque;
 
@@ -151,12 +151,17 @@ impl Space {
         ops.push_back(DiskOp::Remove { token, file });
     }
 
-    /// Takes a completion.
-    pub(crate) fn handle(&mut self, done: &DiskDone, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
+    /// Takes a completion. The log waits for `wanted` bytes, which count as too little room.
+    pub(crate) fn handle(
+        &mut self,
+        done: &DiskDone,
+        wanted: u64,
+        ops: &mut VecDeque<DiskOp>,
+    ) -> SpaceNews {
         if self.asking == Some(done.token) {
             self.asking = None;
             return match &done.result {
-                Ok(DiskOutcome::Space(space)) => self.judge(*space, ops),
+                Ok(DiskOutcome::Space(space)) => self.judge(*space, wanted, ops),
                 _ => SpaceNews::Nothing,
             };
         }
@@ -185,9 +190,10 @@ impl Space {
         }
     }
 
-    fn judge(&mut self, space: DiskSpace, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
+    fn judge(&mut self, space: DiskSpace, wanted: u64, ops: &mut VecDeque<DiskOp>) -> SpaceNews {
         self.last = Some(space);
         let (low, enough) = self.marks(space);
+        let enough = enough.saturating_add(wanted);
         let reserve = reserve_bytes(self.reserve_bytes_max, space);
         if self.reserve == Reserve::Missing && space.available_bytes >= enough + reserve {
             self.take(reserve, ops);
@@ -310,7 +316,7 @@ mod tests {
             buffer: None,
             result,
         };
-        space.handle(&done, ops)
+        space.handle(&done, 0, ops)
     }
 
     #[test]

@@ -423,8 +423,13 @@ impl Store {
                 self.poison_on(handled);
             }
             SLOTS_TAG => {
+                let found_no_room = done.result == Err(DiskError::NoSpace);
                 let handled = self.wal.slots.handle(now, done, &mut self.ops);
                 self.poison_on(handled);
+                // Producers are to hear that they wait for room on the disk.
+                if found_no_room && self.wanted_room() > 0 {
+                    self.out_of_space();
+                }
             }
             READS_TAG => self.handle_read(done),
             MANIFEST_TAG => {

@@ -3,6 +3,7 @@
 mod ahead;
 mod damage;
 mod retention;
+mod room;
 
 use std::collections::BTreeMap;
 

@@ -366,14 +366,25 @@ impl Store {
 
     pub(super) fn handle_space(&mut self, done: &DiskDone) {
         let is_question = matches!(done.result, Ok(DiskOutcome::Space(_)));
-        let news = self.space.handle(done, &mut self.ops);
+        let wanted = self.wanted_room();
+        let news = self.space.handle(done, wanted, &mut self.ops);
         self.note_space(news);
         if is_question || news != SpaceNews::Nothing {
             self.manifest.retry_rewrite();
         }
     }
 
-    fn out_of_space(&mut self) {
+    /// Bytes that the log waits for: those of a file, where it has none to go on in and nothing
+    /// is closed that a pass could free.
+    pub(super) fn wanted_room(&self) -> u64 {
+        let has_room = self.commit.log_has_room(&self.wal, Reserve::Kept);
+        if has_room || !self.wal.closed().is_empty() {
+            return 0;
+        }
+        self.config.wal_file_bytes
+    }
+
+    pub(super) fn out_of_space(&mut self) {
         let news = self.space.out_of_space(&mut self.ops);
         self.note_space(news);
     }
