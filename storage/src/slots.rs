@@ -229,11 +229,14 @@ impl Slots {
 
     /// When [`Slots::maintain`] has something to do that no completion brings about.
     pub(crate) fn timeout(&self) -> Option<BootTime> {
+        if self.is_stopping {
+            return None;
+        }
         match &self.making {
             Some(Making {
                 step: MakeStep::Rest { until, .. },
                 ..
-            }) if !self.is_stopping => Some(*until),
+            }) => Some(*until),
             Some(_) => None,
             None => self.retry_at,
         }

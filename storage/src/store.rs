@@ -498,7 +498,9 @@ impl Store {
     /// When [`Store::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
-        let background = self.background_timeout();
+        // A clean stop begins nothing that is due, and goes on by completions.
+        let is_closing = self.schedule.closing;
+        let background = (!is_closing).then(|| self.background_timeout()).flatten();
         [self.commit.timeout(), self.wal.slots.timeout(), background]
             .into_iter()
             .flatten()

@@ -1,4 +1,4 @@
-//! A log that finds no room for its next file.
+//! A log that finds no room for its next file, and a stop meanwhile.
 
 use super::*;
 
@@ -54,5 +54,33 @@ fn a_log_without_room_for_its_next_file_refuses_instead_of_waiting() {
         world.check(1 << 20);
         world.restart();
         world.check(1 << 20);
+    }
+}
+
+#[test]
+fn a_clean_stop_is_not_due_while_it_waits_for_the_disk() {
+    for has_room in [true, false] {
+        let mut world = cramped(0);
+        if has_room {
+            world.disk.set_capacity(u64::MAX);
+        }
+        for _ in 0..3 {
+            world.ms += 1000;
+            world.append(A, 100).expect("there is room");
+            world.run();
+        }
+        world.append(A, 100).expect("there is room");
+        for _ in 0..100 {
+            let now = world.now();
+            world.store.close(now);
+            // What it asks of the disk takes its time.
+            while world.store.poll_disk().is_some() {}
+            world.ms += 1000;
+            let now = world.now();
+            world.store.handle_timeout(now);
+            let due = world.store.poll_timeout();
+            assert!(due.is_none_or(|at| at > now.boot), "{due:?} at {now:?}");
+        }
+        assert!(!world.store.is_quiet());
     }
 }
