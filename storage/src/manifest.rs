@@ -70,8 +70,9 @@ pub struct Manifest {
     previous_crc: u32,
     /// Room for edits behind the state that opens a file. Half full asks for a rewrite.
     room_bytes: u64,
-    /// The disk had no space for a rewrite; tried again after [`Manifest::retry_rewrite`].
-    rewrite_blocked: bool,
+    /// Why the next file could not be created: the disk had no space, or the process was short of
+    /// something. Tried again after [`Manifest::retry_rewrite`].
+    rewrite_blocked: Option<DiskError>,
     tokens: DiskTokens,
     next_ticket: u64,
     queued: VecDeque<(EditTicket, Vec<ManifestEdit>)>,
@@ -262,7 +263,7 @@ impl Manifest {
             sequence: 1,
             previous_crc: 0,
             room_bytes,
-            rewrite_blocked: false,
+            rewrite_blocked: None,
             tokens: DiskTokens::new(MANIFEST_TAG),
             next_ticket: 0,
             queued: VecDeque::new(),
@@ -338,8 +339,9 @@ impl Manifest {
             self.done.retain(|done| *done != ticket);
             Ok(())
         } else {
-            // The file is full and the disk has no room for the next one.
-            Err(self.io_error(DiskError::NoSpace))
+            // The file is full, and the next one cannot be had.
+            let error = self.blocked_by().expect("every other failure is returned");
+            Err(self.io_error(error))
         }
     }
 
@@ -364,12 +366,19 @@ impl Manifest {
     /// Whether submissions wait because the disk has no room for the next file.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
-        self.rewrite_blocked && self.in_flight.is_none() && !self.queued.is_empty()
+        self.blocked_by() == Some(DiskError::NoSpace)
     }
 
-    /// There is space again: a rewrite that found none may try once more.
+    /// Why submissions wait for the next file.
+    #[must_use]
+    pub fn blocked_by(&self) -> Option<DiskError> {
+        let is_waiting = self.in_flight.is_none() && !self.queued.is_empty();
+        self.rewrite_blocked.filter(|_| is_waiting)
+    }
+
+    /// There may be again what a rewrite was short of: it may try once more.
     pub fn retry_rewrite(&mut self) {
-        self.rewrite_blocked = false;
+        self.rewrite_blocked = None;
     }
 
     /// The next operation to perform.
@@ -425,7 +434,7 @@ impl Manifest {
         if self.queued.is_empty() {
             return;
         }
-        if self.position >= self.rewrite_from && !self.rewrite_blocked {
+        if self.position >= self.rewrite_from && self.rewrite_blocked.is_none() {
             self.start_rewrite();
             return;
         }
@@ -442,7 +451,7 @@ impl Manifest {
                 end,
                 crc,
             });
-        } else if !self.rewrite_blocked {
+        } else if self.rewrite_blocked.is_none() {
             self.start_rewrite();
         }
     }
@@ -502,8 +511,8 @@ impl Manifest {
             (Stage::RemoveTemporary, Ok(()) | Err(DiskError::NotFound)) => {
                 rewrite.stage = Stage::Create;
             }
-            (Stage::Create, Err(DiskError::NoSpace)) => {
-                self.rewrite_blocked = true;
+            (Stage::Create, Err(error)) if error == DiskError::NoSpace || error.is_shortage() => {
+                self.rewrite_blocked = Some(error);
                 self.step = Step::Idle;
                 return Ok(());
             }

@@ -25,8 +25,8 @@ const FILL_CALM_BYTES: u64 = 128 << 10;
 const FILL_REST_US: u64 = 2_500;
 /// Bytes of one zero-filling write when the log waits for the slot.
 const FILL_BYTES: u64 = 1 << 20;
-/// How long to wait after the disk had no room for another slot.
-const NO_SPACE_RETRY_MS: u64 = 1000;
+/// How long to wait after there was no room for another slot, or too little else to make it.
+const RETRY_MS: u64 = 1000;
 
 /// Every WAL file of the shard and what it is good for.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) struct Slots {
     files_max: u32,
     slots: BTreeMap<u32, Slot>,
     making: Option<Making>,
-    /// Waiting for space until then.
+    /// Waiting until then for what was short: space, or a descriptor.
     retry_at: Option<BootTime>,
     /// The log needs a slot soon.
     is_pressed: bool,
@@ -92,8 +92,16 @@ enum MakeStep {
         buffer: Option<AlignedBuf>,
     },
     Sync,
-    /// The disk had no room: the beginning goes away again.
+    /// Something was short: the beginning goes away again.
     Discard,
+}
+
+impl MakeStep {
+    /// Whether a step that failed so may be taken again later.
+    fn may_wait(&self, error: DiskError) -> bool {
+        let is_unsynced = matches!(self, Self::Create | Self::Fill { .. });
+        error == DiskError::NoSpace || is_unsynced && error.is_shortage()
+    }
 }
 
 impl Slots {
@@ -288,7 +296,8 @@ impl Slots {
         });
     }
 
-    /// Takes a completion. A disk without room is waited for.
+    /// Takes a completion. Room on the disk is waited for, and so is whatever else the process is
+    /// short of, except by a sync: what a failed one left undone is unknown.
     ///
     /// # Errors
     /// Any other failure: what the file holds is unknown, and so is the disk's health.
@@ -310,8 +319,8 @@ impl Slots {
                 self.maintain(now, ops);
                 Ok(())
             }
-            Err(DiskError::NoSpace) => {
-                self.retry_at = Some(now.boot.after_ms(NO_SPACE_RETRY_MS));
+            Err(error) if making.step.may_wait(error) => {
+                self.retry_at = Some(now.boot.after_ms(RETRY_MS));
                 if !matches!(making.step, MakeStep::Create) {
                     self.step(making.slot, MakeStep::Discard, None, ops);
                 }
@@ -460,5 +469,49 @@ mod tests {
         };
         slots.handle(NOW, done, &mut ops).expect("removed");
         assert_eq!(slots.number_for_extra(), 0);
+    }
+    #[test]
+    fn a_slot_that_something_is_short_for_is_made_later() {
+        let emfile = DiskError::Io { errno: 24 };
+        let finish = |slots: &mut Slots, ops: &mut VecDeque<DiskOp>, result| {
+            let op = ops.pop_front().expect("an operation");
+            let (token, buffer) = (op.token(), None);
+            let done = DiskDone {
+                token,
+                buffer,
+                result,
+            };
+            slots.handle(NOW, done, ops)
+        };
+        let done = Ok(DiskOutcome::Done);
+        // The create, the directory's sync, a write, the next one, and the file's sync.
+        for steps in 0..5 {
+            let (mut slots, mut ops) = (Slots::new(2 * FILL_BYTES, 3), VecDeque::new());
+            slots.press(true);
+            slots.maintain(NOW, &mut ops);
+            for _ in 0..steps {
+                finish(&mut slots, &mut ops, done.clone()).expect("made so far");
+            }
+            let is_sync = steps == 1 || steps == 4;
+            let failed = finish(&mut slots, &mut ops, Err(emfile));
+            assert_eq!(
+                failed,
+                if is_sync { Err(emfile) } else { Ok(()) },
+                "{steps}"
+            );
+            if is_sync {
+                continue;
+            }
+            if steps > 0 {
+                assert!(matches!(ops.front(), Some(DiskOp::Remove { .. })));
+                finish(&mut slots, &mut ops, done.clone()).expect("removed");
+            }
+            assert!(ops.is_empty(), "not at once");
+            let at = slots.timeout().expect("tried again");
+            assert!(at > NOW.boot);
+            let later = Now { boot: at, ..NOW };
+            slots.maintain(later, &mut ops);
+            assert!(matches!(ops.front(), Some(DiskOp::Create { .. })));
+        }
     }
 }

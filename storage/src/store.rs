@@ -557,11 +557,11 @@ impl Store {
     /// Whether everything appended is durable and sealed and no operation is on its way. A
     /// poisoned store never is.
     ///
-    /// A clean stop does not wait for room on the disk: a manifest that finds none keeps what it
-    /// says, as after a crash, and the next start finds the rest out again.
+    /// A clean stop does not wait for room on the disk, nor for a descriptor: a manifest that finds
+    /// none keeps what it says, as after a crash, and the next start finds the rest out again.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        let is_stuck = self.schedule.closing && self.manifest.is_out_of_space();
+        let is_stuck = self.schedule.closing && self.manifest.blocked_by().is_some();
         self.commit.is_quiet()
             && self.ops.is_empty()
             && self.reads.is_quiet()

@@ -270,29 +270,27 @@ fn every_failed_operation_leaves_a_manifest_that_opens() {
 }
 
 #[test]
-fn no_space_for_a_rewrite_waits_until_there_is() {
-    let mut disk = MemoryDisk::default();
-    let mut manifest = disk.create();
-    manifest.rewrite_from = 0;
-    // Operation 0 of the rewrite removes a temporary, operation 1 creates one.
-    disk.fail = Some((disk.operations + 1, DiskError::NoSpace));
-    disk.commit(&mut manifest, vec![settled(1)]);
-    assert_eq!(manifest.number, 1, "the old file had room left");
-    manifest.position = manifest.file_bytes;
-    let full = manifest.commit_blocking(&mut |op| disk.run(op), vec![settled(2)]);
-    assert!(matches!(
-        full,
-        Err(StorageError::Io {
-            error: DiskError::NoSpace,
-            ..
-        })
-    ));
-    manifest.retry_rewrite();
-    manifest
-        .drive(&mut |op| disk.run(op))
-        .expect("space is back");
-    assert_eq!(manifest.number, 2);
-    assert_eq!(manifest.state().settled_lsn, Lsn(8192));
+fn a_rewrite_that_something_is_short_for_waits() {
+    let emfile = DiskError::Io { errno: 24 };
+    for error in [DiskError::NoSpace, emfile] {
+        let mut disk = MemoryDisk::default();
+        let mut manifest = disk.create();
+        manifest.rewrite_from = 0;
+        // Operation 0 of the rewrite removes a temporary, operation 1 creates one.
+        disk.fail = Some((disk.operations + 1, error));
+        disk.commit(&mut manifest, vec![settled(1)]);
+        assert_eq!(manifest.number, 1, "the old file had room left");
+        manifest.position = manifest.file_bytes;
+        let full = manifest.commit_blocking(&mut |op| disk.run(op), vec![settled(2)]);
+        assert!(matches!(full, Err(StorageError::Io { error: told, .. }) if told == error));
+        assert_eq!(manifest.blocked_by(), Some(error));
+        let is_full = error == DiskError::NoSpace;
+        assert_eq!(manifest.is_out_of_space(), is_full, "no reserve helps else");
+        manifest.retry_rewrite();
+        manifest.drive(&mut |op| disk.run(op)).expect("it is back");
+        assert_eq!(manifest.number, 2);
+        assert_eq!(manifest.state().settled_lsn, Lsn(8192));
+    }
 }
 
 #[test]

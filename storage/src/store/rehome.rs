@@ -30,7 +30,7 @@ use crate::units::{FilePosition, Now, PackId, PartitionId, ShardId};
 
 /// Failed passes after which settling everything is given up.
 const FAILED_PASSES_MAX: u64 = 8;
-/// Turns in a row without room for the manifest after which settling everything is given up: more
+/// Turns in a row without the next manifest after which settling everything is given up: more
 /// than it takes to give up the reserve.
 const FULL_TURNS_MAX: u32 = 64;
 /// How far the clock is taken forward when nothing is left to do now.
@@ -87,24 +87,24 @@ impl Store {
                 idle_steps = 0;
             }
             // Nobody deletes anything meanwhile: what does not fit now never will.
-            let is_full = self.manifest.is_out_of_space();
-            full_turns = if is_full { full_turns + 1 } else { 0 };
-            if full_turns > FULL_TURNS_MAX {
-                return Err(self.no_space("the next manifest"));
+            let blocked = self.manifest.blocked_by();
+            full_turns = blocked.map_or(0, |_| full_turns + 1);
+            if let Some(error) = blocked.filter(|_| full_turns > FULL_TURNS_MAX) {
+                return Err(self.missing("the next manifest", error));
             }
             if idle_steps > IDLE_STEPS_MAX {
-                return Err(self.no_space("the next log file"));
+                return Err(self.missing("the next log file", DiskError::NoSpace));
             }
         }
         self.drive(now, disk);
         self.check_alive()
     }
 
-    fn no_space(&self, file: &str) -> StorageError {
+    fn missing(&self, file: &str, error: DiskError) -> StorageError {
         StorageError::Io {
             shard: self.config.shard,
             file: file.to_owned(),
-            error: DiskError::NoSpace,
+            error,
         }
     }
 
