@@ -118,6 +118,63 @@ fn a_short_write_is_never_done() {
     std::mem::forget(directory); // The inner process removed it.
 }
 
+/// Descriptors of this process on packs under `directory`.
+fn packs_open(directory: &Scratch) -> usize {
+    let links = fs::read_dir("/proc/self/fd").expect("a process sees its descriptors");
+    let files = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+    let is_pack = |path: &PathBuf| path.to_string_lossy().contains("/pack-");
+    files
+        .filter(|path| path.starts_with(&directory.0) && is_pack(path))
+        .count()
+}
+
+/// Reads of more files than may be open at once wait for each other, and for nobody else; a log
+/// that takes all descriptors leaves one.
+#[test]
+fn a_crowd_of_reads_keeps_to_its_descriptors() {
+    const PACKS: u64 = 40;
+    const OPEN_MAX: usize = 6;
+    for (logs, packs_max) in [(0, 6), (2, 4), (8, 1)] {
+        let directory = Scratch::new(&format!("crowd-{logs}"));
+        let mut ring = OnRing::new(directory.shards(OPEN_MAX));
+        let mut session = Session::new(&mut ring, SHARD);
+        for log in 0..logs {
+            let file = FileName::Wal(log);
+            assert_eq!(session.create(file, 1), DONE);
+        }
+        for pack in 0..PACKS {
+            let file = FileName::Pack(PackId(pack));
+            assert_eq!(session.create(file, 1), DONE);
+        }
+        drop(session);
+        let disk = &mut ring.disks[usize::from(SHARD.0)];
+        for token in 0..2 * PACKS {
+            let read = DiskOp::Read {
+                token: DiskToken(token),
+                file: FileName::Pack(PackId(token % PACKS)),
+                position: FilePosition(0),
+                buffer: AlignedBuf::zeroed(PAGE_BYTES),
+            };
+            disk.submit(&mut ring.ring, read);
+        }
+        let (mut completions, mut answered) = (Vec::new(), 0);
+        while answered < 2 * PACKS {
+            ring.ring.submit_and_wait(Duration::from_secs(10));
+            let open = packs_open(&directory);
+            assert!(open <= packs_max, "{open} beside {logs} log files");
+            ring.ring.reap(&mut completions);
+            for completion in completions.drain(..) {
+                disk.handle(&mut ring.ring, completion);
+            }
+            while let Some(done) = disk.poll_done() {
+                assert_eq!(done.result, DONE);
+                answered += 1;
+            }
+        }
+        assert_eq!(disk.in_flight(), 0);
+    }
+}
+
 fn short_writes_are_told(directory: &Scratch, file: FileName) {
     let [_, mut files] = directory.shards(2);
     let mut ring = OnRing::new(directory.shards(2));

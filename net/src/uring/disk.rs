@@ -3,6 +3,9 @@
 //! A request holds everything that the kernel may touch (buffer, descriptor, names) until its last
 //! completion. Creating, opening, renaming, linking, unlinking and punching run on the kernel's
 //! worker threads; listing and asking for space are answered at once, from memory in practice.
+//!
+//! No more files are open at once than [`Files`] may keep: an operation on one more waits until
+//! another file is idle, so that a crowd of readers takes no descriptor of those who write.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
@@ -27,8 +30,13 @@ pub struct Disk {
     in_flight: InFlight<Request>,
     /// Writes among them that are durable when they end: commits.
     commits: usize,
-    /// Files being opened, with the operations that wait for them.
+    /// Files that are not open yet, with the operations that wait for them.
     opening: HashMap<FileName, Vec<DiskOp>>,
+    /// Those of them that wait for another file to be idle, first come first served. Invariant: if
+    /// there is any, the kernel has an operation whose completion looks again.
+    to_open: VecDeque<FileName>,
+    /// Descriptors that the kernel is about to give us.
+    opens: usize,
     /// Finished, not yet polled.
     done: VecDeque<DiskDone>,
 }
@@ -104,6 +112,8 @@ impl Disk {
             in_flight: InFlight::default(),
             commits: 0,
             opening: HashMap::new(),
+            to_open: VecDeque::new(),
+            opens: 0,
             done: VecDeque::new(),
         }
     }
@@ -234,18 +244,42 @@ impl Disk {
         let name = files::c_name(file);
         let entry = self.open_entry(&name, files::CREATE_FLAGS);
         let work = Work::Create { token, file, bytes };
+        self.opens += 1;
         self.submit_one(ring, entry, work, Kept::Name(name));
     }
 
-    /// Parks `op` until `file` is open.
+    /// Parks `op` until `file` is open. A log file is opened at once: commits wait for nobody.
     fn open_for(&mut self, ring: &mut Ring, file: FileName, op: DiskOp) {
         let waiting = self.opening.entry(file).or_default();
         waiting.push(op);
-        if waiting.len() == 1 {
-            let name = files::c_name(file);
-            let entry = self.open_entry(&name, 0);
-            self.submit_one(ring, entry, Work::Open(file), Kept::Name(name));
+        if waiting.len() > 1 {
+            return;
         }
+        if matches!(file, FileName::Wal(_)) {
+            return self.open(ring, file);
+        }
+        self.to_open.push_back(file);
+        // Behind others there is no room: none has come since they found none.
+        if self.to_open.len() == 1 {
+            self.open_waiting(ring);
+        }
+    }
+
+    /// Opens what waits for it, as far as there is room.
+    fn open_waiting(&mut self, ring: &mut Ring) {
+        while let Some(file) = self.to_open.front().copied()
+            && self.files.makes_room(self.opens)
+        {
+            self.to_open.pop_front();
+            self.open(ring, file);
+        }
+    }
+
+    fn open(&mut self, ring: &mut Ring, file: FileName) {
+        let name = files::c_name(file);
+        let entry = self.open_entry(&name, 0);
+        self.opens += 1;
+        self.submit_one(ring, entry, Work::Open(file), Kept::Name(name));
     }
 
     fn open_entry(&self, name: &CString, flags: i32) -> Entry {
@@ -307,17 +341,27 @@ impl Disk {
                 Progress::Resume => self.push_transfer(ring, index, life),
                 Progress::Finished => self.handle_transferred(index, life),
             }
-            return;
+        } else {
+            let Request { work, kept } = self.in_flight.remove(index, life);
+            drop(kept);
+            self.handle_work(ring, work, completion.outcome());
         }
-        let Request { work, kept } = self.in_flight.remove(index, life);
-        drop(kept);
-        let outcome = completion.outcome();
+        self.open_waiting(ring);
+    }
+
+    fn handle_work(&mut self, ring: &mut Ring, work: Work, outcome: Result<u32, i32>) {
         match work {
-            Work::Open(file) => self.handle_opened(ring, file, outcome),
-            Work::Create { token, file, bytes } => match outcome {
-                Ok(raw) => self.allocate(ring, token, (file, bytes), owned(raw)),
-                Err(errno) => self.finish(token, None, Err(sys::disk_error(errno))),
-            },
+            Work::Open(file) => {
+                self.opens -= 1;
+                self.handle_opened(ring, file, outcome);
+            }
+            Work::Create { token, file, bytes } => {
+                self.opens -= 1;
+                match outcome {
+                    Ok(raw) => self.allocate(ring, token, (file, bytes), owned(raw)),
+                    Err(errno) => self.finish(token, None, Err(sys::disk_error(errno))),
+                }
+            }
             Work::Allocate { token, file } => {
                 if outcome.is_err() {
                     self.files.uncreate(file);

@@ -249,17 +249,29 @@ impl Files {
         descriptor
     }
 
-    /// Closes the least recently used file that no operation uses. Once a driver has them, WAL
-    /// files stay: the next commit must not wait for an open. Whether there was one.
+    /// Whether another file may be opened beside so many that are being opened: closes an idle one
+    /// if it must. While not, one is going to be idle: a completion is on its way.
+    pub(super) fn makes_room(&mut self, opening: usize) -> bool {
+        while self.open.len() + opening >= self.open_max() {
+            if !self.close_idle() {
+                // Where all is taken by what stays open, waiting would bring nothing.
+                return opening == 0 && self.open.keys().all(|name| self.stays(*name));
+            }
+        }
+        true
+    }
+
+    /// Once a driver has them, WAL files stay open: the next commit must not wait for an open.
+    fn stays(&self, name: FileName) -> bool {
+        matches!(name, FileName::Wal(_)) && self.start_open_max.is_none()
+    }
+
+    /// Closes the least recently used file that no operation uses. Whether there was one.
     fn close_idle(&mut self) -> bool {
-        let is_start = self.start_open_max.is_some();
         let idle = self
             .open
             .iter()
-            .filter(|(name, open)| {
-                let stays = matches!(name, FileName::Wal(_)) && !is_start;
-                !stays && Arc::strong_count(&open.descriptor) == 1
-            })
+            .filter(|(name, open)| !self.stays(**name) && Arc::strong_count(&open.descriptor) == 1)
             .min_by_key(|(_, open)| open.last_use)
             .map(|(name, _)| *name);
         idle.is_some_and(|name| self.open.remove(&name).is_some())
