@@ -18,7 +18,9 @@ use millrace_engine::catalog::{Catalog, CatalogEpoch, PartitionHome};
 use millrace_engine::command::Command;
 use millrace_engine::event::{Appended, Fetched, FetchedPartition, FoundOffset, Outcome};
 use millrace_net::kafka::{KafkaConfig, Session, fuzz};
-use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node, ProtocolSession};
+use millrace_net::session::{
+    ClusterView, CommandSink, ConnectionAddresses, Node, ProtocolSession, Refused,
+};
 use millrace_storage::units::{BootTime, LeaderEpoch, Now, Offset, PartitionId, ShardId};
 use uuid::Uuid;
 
@@ -104,7 +106,7 @@ impl CommandSink for Void {
         true
     }
 
-    fn note_refusal(&mut self, _now: Now) -> Option<u64> {
+    fn note_refusal(&mut self, _now: Now, _what: Refused) -> Option<u64> {
         None
     }
 

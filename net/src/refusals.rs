@@ -1,8 +1,10 @@
-//! Says in the log which limit something is refused by, and not every time.
+//! Says in the log what is refused, and not every time.
 
 use millrace_storage::units::{BootTime, Now};
 
-/// Refusals of one limit.
+use crate::session::Refused;
+
+/// Refusals of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     /// Since the last line.
@@ -26,9 +28,32 @@ impl Refusals {
     }
 }
 
+/// What sessions refuse, by kind.
+#[derive(Debug, Default)]
+pub(crate) struct RequestRefusals([Refusals; Refused::COUNT]);
+
+impl RequestRefusals {
+    /// As [`Refusals::note`], of that kind.
+    pub(crate) fn note(&mut self, now: Now, what: Refused) -> Option<u64> {
+        self.0[what as usize].note(now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_kind_keeps_another_out_of_the_log() {
+        let mut refusals = RequestRefusals::default();
+        let now = Now {
+            boot: BootTime(5),
+            wall_ms: 0,
+        };
+        assert_eq!(refusals.note(now, Refused::Creation), Some(1));
+        assert_eq!(refusals.note(now, Refused::Creation), None);
+        assert_eq!(refusals.note(now, Refused::Placement), Some(1));
+    }
 
     #[test]
     fn the_first_is_told_at_once_and_the_others_by_their_number() {

@@ -205,12 +205,30 @@ pub trait CommandSink {
     /// be long.
     fn accepts_questions(&self) -> bool;
 
-    /// Notes that a limit kept something from being done that a client asked for. How many times of
-    /// late, if it is time for a line in the log.
-    fn note_refusal(&mut self, now: Now) -> Option<u64>;
+    /// Notes that a client was refused something that whoever runs the broker should hear of. How
+    /// many times of late, if it is time for a line in the log.
+    fn note_refusal(&mut self, now: Now, what: Refused) -> Option<u64>;
 
     /// Partitions that sessions of this shard may yet remember, all together.
     fn remembered_partitions_left(&self) -> usize;
+}
+
+/// What a client was refused. Each has lines of its own in the log, and none is silent for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A topic that was only asked for, past the limit of those.
+    Creation,
+    /// To write in transactions.
+    Transactions,
+    /// A setting, or a value of it.
+    Setting,
+    /// More replicas than there are, or a place that is none.
+    Placement,
+}
+
+impl Refused {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::Placement as usize + 1;
 }
 
 /// A connection's two ends.

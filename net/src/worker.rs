@@ -23,7 +23,7 @@ use crate::connection::{Connection, ConnectionLimits, SendBuffers, Surroundings}
 use crate::control::{ControlAnswer, ControlAsk, ControlCommand, ControlReply, ControlRequest};
 use crate::io::{IoDone, IoOp, ListenerId};
 use crate::kafka::{self, KafkaConfig};
-use crate::refusals::Refusals;
+use crate::refusals::{Refusals, RequestRefusals};
 use crate::session::{ClusterView, ConnectionAddresses, Gate, Session};
 use crate::stages::Stages;
 use crate::window::Budget;
@@ -102,8 +102,8 @@ pub struct Worker {
     by_address: HashMap<IpAddr, usize>,
     /// Connections that are refused by a limit.
     refusals: Refusals,
-    /// What sessions refuse by a limit.
-    requests_refused: Refusals,
+    /// What sessions refuse.
+    requests_refused: RequestRefusals,
     budget: Budget,
     buffers: SendBuffers,
     /// Slots whose connection may have something to do, each once.
@@ -192,7 +192,7 @@ impl Worker {
             connections: 0,
             by_address: HashMap::new(),
             refusals: Refusals::default(),
-            requests_refused: Refusals::default(),
+            requests_refused: RequestRefusals::default(),
             dirty: Vec::new(),
             blocked: Blocked::default(),
             starved: BTreeSet::new(),

@@ -6,7 +6,7 @@ use millrace_engine::catalog::Catalog;
 use millrace_engine::command::Command;
 
 use super::*;
-use crate::session::{ClusterView, Taken};
+use crate::session::{ClusterView, Refused, Taken};
 
 /// A protocol of lines: `^LENGTH:` then as many bytes is one request, answered by its length; `!`
 /// breaks the protocol, `#` is answered only by `release`, `.` by nothing at all: only so many of
@@ -158,7 +158,7 @@ impl CommandSink for NoCommands {
         true
     }
 
-    fn note_refusal(&mut self, _now: Now) -> Option<u64> {
+    fn note_refusal(&mut self, _now: Now, _what: Refused) -> Option<u64> {
         unreachable!("lines are refused nothing")
     }
 

@@ -5,8 +5,8 @@ use millrace_engine::catalog::Catalog;
 use millrace_engine::command::{Command, ConnectionId, RequestId};
 use millrace_storage::units::Now;
 
-use crate::refusals::Refusals;
-use crate::session::{ClusterView, CommandSink, ConnectionAddresses};
+use crate::refusals::RequestRefusals;
+use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Refused};
 
 /// A session's way to the shard.
 pub(super) struct Sink<'a> {
@@ -16,7 +16,7 @@ pub(super) struct Sink<'a> {
     pub(super) addresses: ConnectionAddresses,
     pub(super) remembered_partitions_left: usize,
     /// Told to clients of all connections.
-    pub(super) refusals: &'a mut Refusals,
+    pub(super) refusals: &'a mut RequestRefusals,
 }
 
 impl Sink<'_> {
@@ -60,8 +60,8 @@ impl CommandSink for Sink<'_> {
         self.shard.accepts_questions()
     }
 
-    fn note_refusal(&mut self, now: Now) -> Option<u64> {
-        self.refusals.note(now)
+    fn note_refusal(&mut self, now: Now, what: Refused) -> Option<u64> {
+        self.refusals.note(now, what)
     }
 
     fn remembered_partitions_left(&self) -> usize {

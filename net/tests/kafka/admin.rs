@@ -26,7 +26,7 @@ use millrace_engine::catalog::change::Operation;
 use millrace_engine::catalog::config::TopicOverrides;
 use millrace_engine::catalog::settings::SettingType;
 use millrace_net::kafka::{BrokerSetting, BrokerValue, KafkaConfig};
-use millrace_net::session::ProtocolSession;
+use millrace_net::session::{ProtocolSession, Refused};
 use uuid::Uuid;
 
 use crate::broker::Broker;
@@ -191,7 +191,9 @@ fn creation_by_asking_obeys_the_request_the_switch_and_the_limit() {
             .with_topics(topics)
             .with_allow_auto_topic_creation(allow);
         let codes = codes(&connection.ask(9, &request));
-        (codes, connection.broker.refusals)
+        let refusals = connection.broker.refusals;
+        assert!(refusals.iter().all(|what| *what == Refused::Creation));
+        (codes, refusals.len())
     };
     assert_eq!(ask(KafkaConfig::default(), true), (vec![0, 0, 0], 0));
     assert_eq!(ask(KafkaConfig::default(), false), (vec![3, 3, 0], 0));
@@ -274,6 +276,9 @@ fn topics_are_created_or_refused_one_by_one() {
         let answers = response.topics.iter();
         let codes: Vec<i16> = answers.map(|topic| topic.error_code).collect();
         assert_eq!(codes, [0, 0, 36, 38, 37, 37, 17, 40]);
+        // Clients show little more than the code: the log tells why.
+        let told = [Refused::Placement, Refused::Setting];
+        assert_eq!(connection.broker.refusals, told);
         assert_eq!(response.topics[0].error_message, None);
         assert!(response.topics[3].error_message.is_some());
         let created = &response.topics[0];
@@ -460,6 +465,7 @@ fn settings_are_altered_and_described() {
         let answers = response.responses.iter();
         let codes: Vec<i16> = answers.map(|answer| answer.error_code).collect();
         assert_eq!(codes, [0, 3, 40, 42, 42, 42, 40, 0, 42, 0]);
+        assert_eq!(connection.broker.refusals, [Refused::Setting; 2]);
         assert_eq!(response.responses[0].error_message, None);
         let topic = connection.broker.catalog.topic("a").expect("there");
         assert_eq!(topic.overrides.get("retention.ms"), Some("5000"));
@@ -504,6 +510,7 @@ fn the_old_way_to_alter_settings_replaces_them_all() {
         let answers = response.responses.iter();
         let codes: Vec<i16> = answers.map(|answer| answer.error_code).collect();
         assert_eq!(codes, [0, 3, 40, 42, 42, 40, 42]);
+        assert_eq!(connection.broker.refusals, [Refused::Setting; 2]);
         let own = |connection: &Connection| -> Vec<(&str, String)> {
             let topic = connection.broker.catalog.topic("a").expect("there");
             let own = topic.overrides.iter();

@@ -17,7 +17,7 @@ use millrace_engine::event::{
     ProducerListing, Refusal,
 };
 use millrace_engine::group::{GroupAnswer, GroupAsk, GroupListing, GroupRefusal, GroupRequest};
-use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
+use millrace_net::session::{ClusterView, CommandSink, ConnectionAddresses, Node, Refused};
 use millrace_storage::disk::DiskSpace;
 use millrace_storage::record::{Batch, stamp};
 use millrace_storage::units::{BootTime, LeaderEpoch, Now, Offset, PartitionId, ShardId};
@@ -34,8 +34,8 @@ pub(crate) struct Broker {
     pub(crate) accepts_appends: bool,
     pub(crate) accepts_questions: bool,
     pub(crate) remembered_partitions_left: usize,
-    /// How many times a limit was named.
-    pub(crate) refusals: usize,
+    /// What was told to whoever runs the broker.
+    pub(crate) refusals: Vec<Refused>,
     /// Every append is refused with this.
     pub(crate) refuse_appends: Option<Refusal>,
     /// Outcomes not delivered yet.
@@ -84,7 +84,7 @@ impl Broker {
             accepts_appends: true,
             accepts_questions: true,
             remembered_partitions_left: usize::MAX,
-            refusals: 0,
+            refusals: Vec::new(),
             refuse_appends: None,
             outcomes: VecDeque::new(),
             seen: Vec::new(),
@@ -488,8 +488,8 @@ impl CommandSink for Broker {
         self.accepts_questions
     }
 
-    fn note_refusal(&mut self, _now: Now) -> Option<u64> {
-        self.refusals += 1;
+    fn note_refusal(&mut self, _now: Now, what: Refused) -> Option<u64> {
+        self.refusals.push(what);
         None
     }
 

@@ -8,6 +8,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::Decodable;
 use millrace_engine::catalog::change::Operation;
 use millrace_engine::group::GROUP_SLOTS;
+use millrace_net::session::Refused;
 use millrace_storage::units::ShardId;
 
 use crate::broker::Broker;
@@ -165,6 +166,8 @@ fn transactions_and_share_groups_have_no_coordinator_for_good() {
                 assert_eq!(response.node_id.0, -1);
             }
         }
+        // Clients show the code, which speaks of rights: the log tells why.
+        assert_eq!(connection.broker.refusals, [Refused::Transactions]);
     }
 }
 
@@ -219,6 +222,7 @@ fn producer_ids_are_handed_out_without_a_transaction_only() {
             assert_eq!((response.error_code, response.producer_id.0), (code, -1));
         }
         assert_eq!(connection.broker.seen, ["allocate producer id"]);
+        assert_eq!(connection.broker.refusals, [Refused::Transactions]);
     }
 }
 

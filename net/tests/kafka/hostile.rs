@@ -18,7 +18,8 @@ use millrace_engine::command::Command;
 use millrace_engine::event::Refusal;
 use millrace_net::kafka::{KafkaConfig, Session};
 use millrace_net::session::{
-    ClusterView, CommandSink, ConnectionAddresses, ProtocolSession, ProtocolViolation, Taken,
+    ClusterView, CommandSink, ConnectionAddresses, ProtocolSession, ProtocolViolation, Refused,
+    Taken,
 };
 use millrace_storage::units::Now;
 
@@ -73,7 +74,7 @@ impl CommandSink for Wall {
         true
     }
 
-    fn note_refusal(&mut self, _now: Now) -> Option<u64> {
+    fn note_refusal(&mut self, _now: Now, _what: Refused) -> Option<u64> {
         None
     }
 

@@ -154,7 +154,7 @@ fn submit(
     let reply_to = ReplyTo::new(call.config, request);
     let pending = Pending { reply_to, items };
     if topics.is_empty() {
-        return pending.finish().map(Handled::Reply);
+        return pending.finish(call).map(Handled::Reply);
     }
     let alter = CatalogRequest::AlterTopicConfigs {
         topics,
@@ -176,7 +176,9 @@ impl Pending {
         self.items.take(outcome);
     }
 
-    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
+    pub(super) fn finish(self, call: &mut Call<'_>) -> Result<Reply, ProtocolViolation> {
+        self.items
+            .log_refused(call, "a change of", |resource| resource.name.as_str());
         let results = self.items.into_results().map(|(resource, result)| {
             let failure = result.err();
             (resource, failure.unwrap_or(Failure::bare(ErrorCode::None)))

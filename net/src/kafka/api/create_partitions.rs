@@ -25,7 +25,7 @@ pub(super) fn handle(
     let reply_to = ReplyTo::new(call.config, request);
     let pending = Pending { reply_to, items };
     if topics.is_empty() {
-        return pending.finish().map(Handled::Reply);
+        return pending.finish(call).map(Handled::Reply);
     }
     let create = CatalogRequest::CreatePartitions {
         topics,
@@ -81,7 +81,8 @@ impl Pending {
         self.items.take(outcome);
     }
 
-    pub(super) fn finish(self) -> Result<Reply, ProtocolViolation> {
+    pub(super) fn finish(self, call: &mut Call<'_>) -> Result<Reply, ProtocolViolation> {
+        self.items.log_refused(call, "topic", |name| name.as_str());
         let results = self.items.into_results().map(|(name, result)| {
             let described = CreatePartitionsTopicResult::default().with_name(name);
             match result {

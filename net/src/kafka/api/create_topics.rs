@@ -155,7 +155,8 @@ impl Pending {
         self.items.take(outcome);
     }
 
-    pub(super) fn finish(self, call: &Call<'_>) -> Result<Reply, ProtocolViolation> {
+    pub(super) fn finish(self, call: &mut Call<'_>) -> Result<Reply, ProtocolViolation> {
+        self.items.log_refused(call, "topic", |name| name.as_str());
         let version = self.reply_to.version;
         let mut left = self.reply_to.bytes_max / 2;
         let topics = self.items.into_results().map(|(name, result)| {

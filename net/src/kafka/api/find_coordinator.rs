@@ -9,11 +9,11 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Call, Handled, ReplyTo, decode, text};
+use super::{Call, Handled, NO_TRANSACTIONS, ReplyTo, decode, text};
 use crate::kafka::cluster;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
-use crate::session::{CommandSink, ProtocolViolation};
+use crate::session::{CommandSink, ProtocolViolation, Refused};
 
 /// First version that asks for several keys at once.
 const VERSION_KEYS_MIN: i16 = 4;
@@ -28,6 +28,15 @@ pub(super) fn handle(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: FindCoordinatorRequest = decode(call, request)?;
+    if body.key_type == KEY_TRANSACTION {
+        let key = body.coordinator_keys.first().unwrap_or(&body.key);
+        call.log_refusal(
+            Refused::Transactions,
+            "transactional id",
+            key,
+            NO_TRANSACTIONS,
+        );
+    }
     let mut response = FindCoordinatorResponse::default();
     if request.version >= VERSION_KEYS_MIN {
         let keys = body.coordinator_keys.into_iter();
@@ -80,7 +89,7 @@ fn judge(key_type: i8) -> Result<(), Failure> {
         KEY_GROUP => return Ok(()),
         KEY_TRANSACTION => Failure::new(
             ErrorCode::TransactionalIdAuthorizationFailed,
-            "transactions are not built into this broker",
+            NO_TRANSACTIONS,
         ),
         KEY_SHARE => Failure::new(
             ErrorCode::UnsupportedVersion,

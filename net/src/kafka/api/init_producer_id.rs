@@ -7,10 +7,10 @@ use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, Pr
 use millrace_engine::command::Command;
 use millrace_engine::event::{Outcome, Refusal};
 
-use super::{Call, Handled, Reply, ReplyTo, Work, decode};
+use super::{Call, Handled, NO_TRANSACTIONS, Reply, ReplyTo, Work, decode};
 use crate::kafka::errors::{ErrorCode, producer_id_error_code};
 use crate::kafka::frame::Request;
-use crate::session::ProtocolViolation;
+use crate::session::{ProtocolViolation, Refused};
 
 pub(super) fn handle(
     call: &mut Call<'_>,
@@ -28,6 +28,12 @@ pub(super) fn handle(
     pending.result = Some(Err(if transactional_id.is_empty() {
         ErrorCode::InvalidRequest
     } else {
+        call.log_refusal(
+            Refused::Transactions,
+            "transactional id",
+            &transactional_id,
+            NO_TRANSACTIONS,
+        );
         ErrorCode::TransactionalIdAuthorizationFailed
     }));
     pending.finish().map(Handled::Reply)

@@ -20,7 +20,7 @@ use super::{Call, Handled, Reply, ReplyTo, Work, decode, text, topic_name};
 use crate::kafka::cluster;
 use crate::kafka::errors::{ErrorCode, error_code};
 use crate::kafka::frame::Request;
-use crate::session::{ClusterView, CommandSink, ProtocolViolation};
+use crate::session::{ClusterView, CommandSink, ProtocolViolation, Refused};
 
 /// First version in which topics may be asked for by id.
 const VERSION_IDS_MIN: i16 = 12;
@@ -109,7 +109,7 @@ fn missing(call: &mut Call<'_>, asked: &[Asked]) -> Vec<String> {
     }
     names.sort_unstable();
     if names.len() > room {
-        if let Some(count) = call.sink.note_refusal(call.now) {
+        if let Some(count) = call.sink.note_refusal(call.now, Refused::Creation) {
             tracing::warn!(
                 "not creating {} topics that were asked for: topics.auto_create_max = {max}; \
                  {count} such requests of late",

@@ -61,7 +61,7 @@ use super::frame::Request;
 use super::versions::Api;
 use super::walker;
 use super::wire::{DecodeError, Reader, Writer};
-use crate::session::{CommandSink, ProtocolViolation};
+use crate::session::{CommandSink, ProtocolViolation, Refused};
 
 /// What one request may use.
 pub(crate) struct Call<'a> {
@@ -110,6 +110,16 @@ impl<'a> Call<'a> {
         self.span = position + 1;
         self.submitted += 1;
         self.sink.submit(self.now, self.first + position, command);
+    }
+
+    /// Says in the log what a client was refused, and not every time: clients show the code of a
+    /// refusal, and few of them its words.
+    fn log_refusal(&mut self, what: Refused, whom: &str, name: &str, why: &str) {
+        if let Some(count) = self.sink.note_refusal(self.now, what) {
+            let peer = self.sink.addresses().peer;
+            let name = &name[..name.floor_char_boundary(LOGGED_NAME_BYTES_MAX)];
+            tracing::info!("{peer}: {whom} {name:?} is refused: {why}; {count} of late");
+        }
     }
 
     pub(crate) fn submitted(&self) -> Submitted {
@@ -222,8 +232,8 @@ impl Work {
             Self::Metadata(pending) => pending.finish(call),
             Self::CreateTopics(pending) => pending.finish(call),
             Self::DeleteTopics(pending) => pending.finish(),
-            Self::CreatePartitions(pending) => pending.finish(),
-            Self::AlterConfigs(pending) => pending.finish(),
+            Self::CreatePartitions(pending) => pending.finish(call),
+            Self::AlterConfigs(pending) => pending.finish(call),
             Self::InitProducerId(pending) => pending.finish(),
             Self::OffsetForLeaderEpoch(pending) => pending.finish(),
             Self::OffsetCommit(pending) => pending.finish(),
@@ -467,6 +477,12 @@ impl ReplyTo {
     }
 }
 
+/// Why transactions are refused.
+const NO_TRANSACTIONS: &str = "transactions are not built into this broker";
+
+/// Bytes of a client's name for something that a line of the log repeats.
+const LOGGED_NAME_BYTES_MAX: usize = 256;
+
 /// Bytes of a response's length, correlation id and header tags.
 const HEADER_BYTES_MAX: usize = 9;
 
@@ -514,8 +530,8 @@ fn walk<'r>(call: &Call<'_>, request: &Request<'r>) -> Result<Reader<'r>, Protoc
 /// order of the client's request.
 #[derive(Debug)]
 struct Items<Item> {
-    items: Vec<(Item, Option<Failure>)>,
-    answers: Vec<Result<CatalogAnswer, Refusal>>,
+    /// With what became of it; `None`: asked, and not answered.
+    items: Vec<(Item, Option<Result<CatalogAnswer, Failure>>)>,
 }
 
 impl<Item> Items<Item> {
@@ -529,44 +545,55 @@ impl<Item> Items<Item> {
                 asked.push(wanted);
                 (item, None)
             }
-            Err(failure) => (item, Some(failure)),
+            Err(failure) => (item, Some(Err(failure))),
         });
-        let items = Self::new(items.collect());
-        (items, asked)
+        let items = items.collect();
+        (Self { items }, asked)
     }
 
     fn new(items: Vec<(Item, Option<Failure>)>) -> Self {
+        let items = items.into_iter();
+        let items = items.map(|(item, failure)| (item, failure.map(Err)));
         Self {
-            items,
-            answers: Vec::new(),
+            items: items.collect(),
         }
     }
 
     /// Takes the answers: one for each item that was asked, in their order.
     fn take(&mut self, outcome: Result<Outcome, Refusal>) {
-        let asked = self.items.iter().filter(|(_, failure)| failure.is_none());
-        let asked = asked.count();
-        self.answers = match outcome {
+        let asked = self.items.iter_mut().filter(|(_, result)| result.is_none());
+        let asked: Vec<_> = asked.map(|(_, result)| result).collect();
+        let answers = match outcome {
             Ok(Outcome::CatalogWritten(answers)) => answers,
             Ok(other) => panic!("a catalog write ended with {other:?}"),
-            Err(refusal) => vec![Err(refusal); asked],
+            Err(refusal) => vec![Err(refusal); asked.len()],
         };
-        assert_eq!(self.answers.len(), asked, "one answer an item");
+        assert_eq!(answers.len(), asked.len(), "one answer an item");
+        for (result, answer) in asked.into_iter().zip(answers) {
+            *result = Some(answer.map_err(Failure::from));
+        }
+    }
+
+    /// Says in the log which settings and places are refused.
+    fn log_refused(&self, call: &mut Call<'_>, whom: &str, name: impl Fn(&Item) -> &str) {
+        for (item, result) in &self.items {
+            let Some(Err(failure)) = result else { continue };
+            let what = match failure.code {
+                ErrorCode::InvalidConfig => Refused::Setting,
+                ErrorCode::InvalidReplicaAssignment | ErrorCode::InvalidReplicationFactor => {
+                    Refused::Placement
+                }
+                _ => continue,
+            };
+            let why = failure.message.as_deref().unwrap_or_default();
+            call.log_refusal(what, whom, name(item), why);
+        }
     }
 
     /// Each item with what became of it.
     fn into_results(self) -> impl Iterator<Item = (Item, Result<CatalogAnswer, Failure>)> {
-        let mut answers = self.answers.into_iter();
-        self.items.into_iter().map(move |(item, failure)| {
-            let result = match failure {
-                Some(failure) => Err(failure),
-                None => {
-                    let answer = answers.next().expect("counted when taken");
-                    answer.map_err(Failure::from)
-                }
-            };
-            (item, result)
-        })
+        let items = self.items.into_iter();
+        items.map(|(item, result)| (item, result.expect("answered when taken")))
     }
 }
 
