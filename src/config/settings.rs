@@ -147,7 +147,8 @@ settings! {
         fetch_bytes_max: u64 = 55 * MIB, MIB..=GIB;
         /// Longest wait of a fetch, milliseconds, whatever the client asks for.
         fetch_wait_ms_max: u64 = 60_000, 0..=3_600_000;
-        /// Take any replication factor as 1 instead of refusing what one broker cannot do.
+        /// Take any replication factor and any `min.insync.replicas` as 1, instead of refusing what
+        /// one broker cannot do.
         replication_factor_clamp: bool = false;
     }
 

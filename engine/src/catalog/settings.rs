@@ -33,6 +33,8 @@ pub struct Setting {
 #[derive(Debug)]
 pub(crate) enum Rule {
     Boolean,
+    /// `false` alone; `true` is a real value of Kafka's and gets this reason.
+    Never(&'static str),
     /// 32-bit number from `min` to `max`; beyond `max` the reason `above` is given.
     Int {
         min: i64,
@@ -69,7 +71,7 @@ impl Setting {
     #[must_use]
     pub fn kind(&self) -> SettingType {
         match self.rule {
-            Rule::Boolean => SettingType::Boolean,
+            Rule::Boolean | Rule::Never(_) => SettingType::Boolean,
             Rule::Int { .. } => SettingType::Int,
             Rule::Long { .. } => SettingType::Long,
             Rule::Ratio => SettingType::Double,
@@ -86,8 +88,11 @@ impl Setting {
         let text = text.trim();
         let refuse = |why: &str| Err(format!("{} = {text:?}: {why}", self.name));
         match &self.rule {
-            Rule::Boolean => match text.to_ascii_lowercase().as_str() {
-                word @ ("true" | "false") => Ok(word.to_owned()),
+            Rule::Boolean | Rule::Never(_) => match text.to_ascii_lowercase().as_str() {
+                word @ ("true" | "false") => match &self.rule {
+                    Rule::Never(why) if word == "true" => refuse(why),
+                    _ => Ok(word.to_owned()),
+                },
                 _ => refuse("expected true or false"),
             },
             Rule::Int { min, max, above } => match text.parse::<i32>().map(i64::from) {
@@ -142,12 +147,13 @@ fn choose(
 const NO_RECOMPRESSION: &str =
     "batches are kept as their producers compressed them; the only value served is \"producer\"";
 const NO_COMPACTION: &str = "compaction is not built: the only policy served is \"delete\"";
+const NO_TIERS: &str = "tiered storage is not built: the only value served is \"false\"";
 const ONE_BROKER: &str = "this broker is the only replica: the only value served is 1";
 const INT_MAX: i64 = i32::MAX as i64;
 const NOT_32_BIT: &str = "expected a 32-bit number";
 
 /// Sorted by name.
-pub static SETTINGS: [Setting; 23] = [
+pub static SETTINGS: [Setting; 24] = [
     Setting {
         name: "cleanup.policy",
         default: "delete",
@@ -232,6 +238,12 @@ pub static SETTINGS: [Setting; 23] = [
         },
     },
     kept("preallocate", "false", Rule::Boolean),
+    Setting {
+        name: "remote.storage.enable",
+        default: "false",
+        doc: "Whether old records move to another storage. All are kept here.",
+        rule: Rule::Never(NO_TIERS),
+    },
     Setting {
         name: "retention.bytes",
         default: "-1",
@@ -319,5 +331,9 @@ mod tests {
         assert!(why("cleanup.policy", "delete,compact").contains("compaction is not built"));
         assert!(why("compression.type", "zstd").contains("producer"));
         assert!(why("min.insync.replicas", "2").contains("only replica"));
+        assert!(why("remote.storage.enable", "TRUE").contains("tiered storage is not built"));
+        assert!(why("remote.storage.enable", "no").contains("expected true or false"));
+        let setting = Setting::find("remote.storage.enable").expect("known");
+        assert_eq!(setting.check("False").as_deref(), Ok("false"), "as it is");
     }
 }

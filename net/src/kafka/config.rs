@@ -36,7 +36,8 @@ pub struct KafkaConfig {
     pub auto_create_topics: bool,
     /// Topics in all past which nothing is created by asking for it.
     pub auto_create_topics_max: usize,
-    /// Take any replication factor as 1 instead of refusing what one broker cannot do.
+    /// Take any replication factor and any `min.insync.replicas` as 1, instead of refusing what
+    /// one broker cannot do.
     pub replication_factor_clamp: bool,
     /// The one directory with everything in it, as an absolute path.
     pub data_directory: String,

@@ -318,6 +318,48 @@ fn a_replication_factor_can_be_clamped_by_choice() {
     assert_eq!(response.topics[0].replication_factor, 1);
 }
 
+/// Whoever asks for three replicas asks that two be in sync.
+#[test]
+fn replicas_in_sync_are_clamped_with_the_replication_factor() {
+    const NAME: &str = "min.insync.replicas";
+    let ask = |replication_factor_clamp: bool, value: &'static str| {
+        let config = KafkaConfig {
+            replication_factor_clamp,
+            ..KafkaConfig::default()
+        };
+        let mut broker = Broker::new();
+        broker.add_topic("there", 1);
+        let mut connection = Connection::with_config(broker, config);
+        let setting = CreatableTopicConfig::default()
+            .with_name(text(NAME))
+            .with_value(Some(text(value)));
+        let topics = vec![creatable("made", 1, -1).with_configs(vec![setting])];
+        let request = CreateTopicsRequest::default().with_topics(topics);
+        let made = connection.ask(7, &request).topics[0].error_code;
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text("there"))
+            .with_configs(vec![alteration(NAME, 0, Some(value))]);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        let changed = connection.ask(1, &request).responses[0].error_code;
+        let setting = alter_configs_request::AlterableConfig::default()
+            .with_name(text(NAME))
+            .with_value(Some(text(value)));
+        let resource = alter_configs_request::AlterConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text("there"))
+            .with_configs(vec![setting]);
+        let request = AlterConfigsRequest::default().with_resources(vec![resource]);
+        let replaced = connection.ask(2, &request).responses[0].error_code;
+        let topic = connection.broker.catalog.topic("there").expect("there");
+        let kept = topic.overrides.get(NAME).map(ToOwned::to_owned);
+        ([made, changed, replaced], kept)
+    };
+    assert_eq!(ask(true, "2"), ([0, 0, 0], Some("1".to_owned())));
+    assert_eq!(ask(true, "0"), ([40, 40, 40], None));
+    assert_eq!(ask(false, "2"), ([40, 40, 40], None));
+}
+
 #[test]
 fn an_assignment_by_hand_is_taken_where_it_is_what_comes_about_anyway() {
     let at = |index: i32, nodes: &[i32]| {

@@ -15,8 +15,10 @@ use millrace_engine::command::{CatalogRequest, Command, ConfigAlteration, Config
 use millrace_engine::event::{Outcome, Refusal};
 
 use super::{
-    Call, Handled, Items, RESOURCE_BROKER, RESOURCE_TOPIC, Reply, ReplyTo, Work, decode, text,
+    Call, Handled, Items, RESOURCE_BROKER, RESOURCE_TOPIC, Reply, ReplyTo, Work, clamped, decode,
+    text,
 };
+use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::kafka::versions::Api;
@@ -34,22 +36,25 @@ pub(super) fn replace(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: AlterConfigsRequest = decode(call, request)?;
+    let config = call.config;
     let judged = body.resources.into_iter().map(|asked| {
         let resource = Resource::new(asked.resource_type, asked.resource_name);
-        let names = asked.configs.iter().map(|config| &config.name);
+        let names = asked.configs.iter().map(|setting| &setting.name);
         let checked = resource.check(names);
-        let changes = checked.and_then(|()| Ok(vec![replacement(&asked.configs)?]));
+        let changes = checked.and_then(|()| Ok(vec![replacement(config, &asked.configs)?]));
         (resource, changes)
     });
     submit(call, request, judged, body.validate_only)
 }
 
 fn replacement(
+    config: &KafkaConfig,
     configs: &[alter_configs_request::AlterableConfig],
 ) -> Result<ConfigChange, Failure> {
-    let settings = configs.iter().map(|config| {
-        let value = some_value(&config.name, config.value.as_ref())?;
-        Ok((config.name.as_str(), Some(value.as_str())))
+    let settings = configs.iter().map(|setting| {
+        let value = some_value(&setting.name, setting.value.as_ref())?;
+        let value = clamped(config, &setting.name, value);
+        Ok((setting.name.as_str(), Some(value)))
     });
     let settings: Vec<_> = settings.collect::<Result<_, Failure>>()?;
     Ok(ConfigChange::ReplaceAll(TopicOverrides::parse(settings)?))
@@ -61,24 +66,28 @@ pub(super) fn change(
     request: &Request<'_>,
 ) -> Result<Handled, ProtocolViolation> {
     let body: IncrementalAlterConfigsRequest = decode(call, request)?;
+    let config = call.config;
     let judged = body.resources.into_iter().map(|asked| {
         let resource = Resource::new(asked.resource_type, asked.resource_name);
-        let names = asked.configs.iter().map(|config| &config.name);
+        let names = asked.configs.iter().map(|setting| &setting.name);
         let checked = resource.check(names);
-        let changes = checked.and_then(|()| asked.configs.iter().map(single_change).collect());
+        let changes = asked.configs.iter();
+        let changes = changes.map(|setting| single_change(config, setting));
+        let changes = checked.and_then(|()| changes.collect());
         (resource, changes)
     });
     submit(call, request, judged, body.validate_only)
 }
 
 fn single_change(
-    config: &incremental_alter_configs_request::AlterableConfig,
+    config: &KafkaConfig,
+    setting: &incremental_alter_configs_request::AlterableConfig,
 ) -> Result<ConfigChange, Failure> {
-    let name = config.name.to_string();
-    let value = || some_value(&config.name, config.value.as_ref()).map(ToString::to_string);
-    Ok(match config.config_operation {
+    let name = setting.name.to_string();
+    let value = || some_value(&setting.name, setting.value.as_ref()).map(ToString::to_string);
+    Ok(match setting.config_operation {
         SET => {
-            let value = value()?;
+            let value = clamped(config, &name, &value()?).to_owned();
             ConfigChange::Set { name, value }
         }
         RESET => ConfigChange::Reset { name },

@@ -10,7 +10,7 @@ use millrace_engine::catalog::config::describe;
 use millrace_engine::command::{CatalogRequest, Command, NewTopic};
 use millrace_engine::event::{CatalogAnswer, Outcome, Refusal};
 
-use super::{Call, Handled, Items, Reply, ReplyTo, Work, decode, source_code, text};
+use super::{Call, Handled, Items, Reply, ReplyTo, Work, clamped, decode, source_code, text};
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
@@ -89,7 +89,8 @@ fn judge(
     };
     let settings = asked.configs.into_iter();
     let settings = settings.map(|setting| {
-        let value = setting.value.map(|value| value.to_string());
+        let value = setting.value;
+        let value = value.map(|value| clamped(config, &setting.name, &value).to_owned());
         (setting.name.to_string(), value)
     });
     Ok(NewTopic {

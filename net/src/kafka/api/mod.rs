@@ -597,6 +597,16 @@ impl<Item> Items<Item> {
     }
 }
 
+/// A setting's value as the catalog shall judge it. Whoever asks for more replicas than there are
+/// asks that several be in sync: where one is taken for all, it is here too.
+fn clamped<'a>(config: &KafkaConfig, name: &str, value: &'a str) -> &'a str {
+    let is_clamped = config.replication_factor_clamp && name == "min.insync.replicas";
+    match value.trim().parse::<i32>() {
+        Ok(1..) if is_clamped => "1",
+        _ => value,
+    }
+}
+
 /// Kafka's numbers of what settings belong to.
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;

@@ -2,7 +2,7 @@
 
 /// Setting of a topic and of the broker, sorted. Where one of Kafka's has several names, as
 /// `log.retention.ms` and `log.retention.hours`, the one with the same unit.
-const NAMES: [(&str, &str); 23] = [
+const NAMES: [(&str, &str); 24] = [
     ("cleanup.policy", "log.cleanup.policy"),
     ("compression.type", "compression.type"),
     ("delete.retention.ms", "log.cleaner.delete.retention.ms"),
@@ -28,6 +28,8 @@ const NAMES: [(&str, &str); 23] = [
     ("min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"),
     ("min.insync.replicas", "min.insync.replicas"),
     ("preallocate", "log.preallocate"),
+    // Kafka's brokers have no setting behind this one.
+    ("remote.storage.enable", "remote.storage.enable"),
     ("retention.bytes", "log.retention.bytes"),
     ("retention.ms", "log.retention.ms"),
     ("segment.bytes", "log.segment.bytes"),
