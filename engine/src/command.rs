@@ -163,8 +163,8 @@ pub enum CatalogRequest {
     },
     /// Adds partitions to topics.
     CreatePartitions {
-        /// Topic name and the total of partitions it shall have.
-        topics: Vec<(String, u32)>,
+        /// The topics.
+        topics: Vec<Growth>,
         /// Judge only.
         validate_only: bool,
     },
@@ -184,8 +184,21 @@ pub struct NewTopic {
     pub name: String,
     /// Count; `None` for the broker's default.
     pub partitions: Option<u32>,
+    /// Homes of the partitions by index, one for each; empty: the broker chooses.
+    pub homes: Vec<ShardId>,
     /// Settings that differ from the broker's, unparsed name and value.
     pub config: Vec<(String, Option<String>)>,
+}
+
+/// More partitions for a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// The topic.
+    pub topic: String,
+    /// Partitions that it shall have in all.
+    pub total: u32,
+    /// Homes of the new ones by index, one for each; empty: the broker chooses.
+    pub homes: Vec<ShardId>,
 }
 
 /// How a client names a topic.

@@ -246,6 +246,9 @@ pub enum Refusal {
     /// A partition count that is not allowed.
     #[error("{0}")]
     InvalidPartitions(String),
+    /// Homes for new partitions that cannot be had.
+    #[error("{0}")]
+    InvalidPlacement(String),
     /// A setting that does not exist or a value out of its range.
     #[error("{0}")]
     InvalidConfig(String),

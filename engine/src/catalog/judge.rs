@@ -14,7 +14,7 @@ use super::change::Operation;
 use super::config::TopicOverrides;
 use super::names::{check_topic_name, collision_key};
 use super::{Catalog, PartitionHome, Topic};
-use crate::command::{CatalogRequest, ConfigAlteration, NewTopic, TopicRef};
+use crate::command::{CatalogRequest, ConfigAlteration, Growth, NewTopic, TopicRef};
 use crate::event::{CatalogAnswer, Refusal};
 use crate::limits::EngineConfig;
 use crate::placement::homes_for_new;
@@ -61,9 +61,9 @@ pub(crate) fn judge(
             topics,
             validate_only,
         } => {
-            let twice = named_twice(topics.iter().map(|(name, _)| name.as_str()));
-            for (name, total) in topics {
-                answers.push(refuse_twice(&twice, name).and_then(|()| judge.grow(name, *total)));
+            let twice = named_twice(topics.iter().map(|growth| growth.topic.as_str()));
+            for growth in topics {
+                answers.push(refuse_twice(&twice, &growth.topic).and_then(|()| judge.grow(growth)));
             }
             *validate_only
         }
@@ -144,7 +144,7 @@ impl<'a> Judge<'a> {
             });
         }
         let count = topic.partitions.unwrap_or(self.config.default_partitions);
-        let partitions = self.place(count)?;
+        let partitions = self.place(count, &topic.homes)?;
         let id = self.new_topic_id(random);
         let name: Arc<str> = Arc::from(topic.name.as_str());
         self.topics += 1;
@@ -180,7 +180,8 @@ impl<'a> Judge<'a> {
         Ok(answer(topic, topic.overrides.clone(), 0))
     }
 
-    fn grow(&mut self, name: &str, total: u32) -> Result<CatalogAnswer, Refusal> {
+    fn grow(&mut self, growth: &Growth) -> Result<CatalogAnswer, Refusal> {
+        let (name, total) = (growth.topic.as_str(), growth.total);
         let topic = self.catalog.topic(name).ok_or(Refusal::UnknownTopic)?;
         let now = partitions_of(topic);
         if total <= now {
@@ -188,7 +189,7 @@ impl<'a> Judge<'a> {
                 "topic {name} has {now} partitions already; {total} is not more"
             )));
         }
-        let partitions = self.place(total - now)?;
+        let partitions = self.place(total - now, &growth.homes)?;
         self.operations.push(Operation::PartitionsAdded {
             id: topic.id,
             partitions,
@@ -219,8 +220,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Ids and homes for `count` new partitions.
-    fn place(&mut self, count: u32) -> Result<Vec<PartitionHome>, Refusal> {
+    /// Ids and homes for `count` new partitions; the homes are `chosen` if any is.
+    fn place(&mut self, count: u32, chosen: &[ShardId]) -> Result<Vec<PartitionHome>, Refusal> {
         if count == 0 {
             let why = "a topic has at least one partition".to_owned();
             return Err(Refusal::InvalidPartitions(why));
@@ -235,7 +236,11 @@ impl<'a> Judge<'a> {
                 max: u64::from(max),
             });
         };
-        let homes = homes_for_new(&self.held, self.shards, count);
+        self.check_homes(count, chosen)?;
+        let homes = match chosen {
+            [] => homes_for_new(&self.held, self.shards, count),
+            chosen => chosen.to_vec(),
+        };
         let placed: Vec<PartitionHome> = (self.next_partition..id_end)
             .zip(homes)
             .map(|(id, home)| PartitionHome {
@@ -250,6 +255,21 @@ impl<'a> Judge<'a> {
         self.partitions += count as usize;
         self.next_partition = id_end;
         Ok(placed)
+    }
+
+    fn check_homes(&self, count: u32, chosen: &[ShardId]) -> Result<(), Refusal> {
+        let gone = chosen.iter().find(|home| home.0 >= self.shards);
+        let why = if let Some(gone) = gone {
+            format!("there is no shard {}", gone.0)
+        } else if !chosen.is_empty() && chosen.len() != count as usize {
+            format!(
+                "{count} new partitions need as many homes, not {}",
+                chosen.len()
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::InvalidPlacement(why))
     }
 
     /// A random UUID (version 4) that no topic has.
@@ -356,6 +376,7 @@ mod tests {
                 .map(|(name, partitions)| NewTopic {
                     name: (*name).to_owned(),
                     partitions: *partitions,
+                    homes: Vec::new(),
                     config: Vec::new(),
                 })
                 .collect(),
@@ -482,14 +503,49 @@ mod tests {
         assert_ne!(again.id, id);
     }
 
+    /// Lets topic `a` grow.
+    fn grow_at(total: u32, homes: &[u16]) -> CatalogRequest {
+        let growth = Growth {
+            topic: "a".to_owned(),
+            total,
+            homes: homes.iter().copied().map(ShardId).collect(),
+        };
+        CatalogRequest::CreatePartitions {
+            topics: vec![growth],
+            validate_only: false,
+        }
+    }
+
+    #[test]
+    fn homes_are_those_that_were_chosen_if_they_exist() {
+        let mut bench = Bench::new();
+        let create_at = |homes: &[u16]| {
+            let mut request = create(&[("a", Some(2))]);
+            if let CatalogRequest::CreateTopics { topics, .. } = &mut request {
+                topics[0].homes = homes.iter().copied().map(ShardId).collect();
+            }
+            request
+        };
+        for homes in [&[0, 2][..], &[1], &[1, 1, 1]] {
+            let refused = bench.run(&create_at(homes));
+            assert!(matches!(refused[0], Err(Refusal::InvalidPlacement(_))));
+        }
+        assert!(bench.run(&create_at(&[1, 1]))[0].is_ok());
+        let refused = bench.run(&grow_at(4, &[1]));
+        assert!(matches!(refused[0], Err(Refusal::InvalidPlacement(_))));
+        assert!(bench.run(&grow_at(4, &[1, 0]))[0].is_ok());
+        // What was chosen counts when the broker chooses again.
+        assert!(bench.run(&grow_at(6, &[]))[0].is_ok());
+        let topic = bench.catalog.topic("a").expect("created");
+        let homes: Vec<u16> = topic.partitions.iter().map(|one| one.home.0).collect();
+        assert_eq!(homes, [1, 1, 1, 0, 0, 0]);
+    }
+
     #[test]
     fn partitions_grow_and_settings_change() {
         let mut bench = Bench::new();
         bench.run(&create(&[("a", Some(2))]));
-        let grow = |total| CatalogRequest::CreatePartitions {
-            topics: vec![("a".to_owned(), total)],
-            validate_only: false,
-        };
+        let grow = |total| grow_at(total, &[]);
         assert!(matches!(
             bench.run(&grow(2))[0],
             Err(Refusal::InvalidPartitions(_))

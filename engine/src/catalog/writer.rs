@@ -213,6 +213,7 @@ mod tests {
         let topics = vec![NewTopic {
             name: name.to_owned(),
             partitions: None,
+            homes: Vec::new(),
             config: Vec::new(),
         }];
         let validate_only = false;

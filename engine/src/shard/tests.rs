@@ -208,6 +208,7 @@ impl World {
         let topic = NewTopic {
             name: name.to_owned(),
             partitions: Some(partitions),
+            homes: Vec::new(),
             config: config
                 .map(|(name, value)| ((*name).to_owned(), Some((*value).to_owned())))
                 .collect(),

@@ -4,7 +4,7 @@ use kafka_protocol::messages::BrokerId;
 use millrace_engine::catalog::PartitionHome;
 use millrace_storage::units::ShardId;
 
-use crate::kafka::errors::ErrorCode;
+use crate::kafka::errors::{ErrorCode, Failure};
 use crate::session::{ClusterView, CommandSink, ConnectionAddresses, Node};
 
 /// The node that is the controller: the catalog's writer is its shard.
@@ -58,6 +58,30 @@ pub(super) fn led(cluster: &ClusterView, partition: &PartitionHome) -> Led {
 pub(super) fn node_of(cluster: &ClusterView, home: ShardId) -> Option<&Node> {
     let mut nodes = cluster.nodes.iter();
     nodes.find(|node| node.shard.is_none_or(|shard| shard == home))
+}
+
+/// Homes of partitions that a client places by hand, each on the nodes that it names: one, since
+/// there are no replicas. None where the one node fronts every shard: the broker chooses then.
+pub(super) fn homes_by_hand<'a>(
+    cluster: &ClusterView,
+    places: impl Iterator<Item = &'a [BrokerId]>,
+) -> Result<Vec<ShardId>, Failure> {
+    let mut homes = Vec::new();
+    for nodes in places {
+        let words = match nodes {
+            [id] => match cluster.nodes.iter().find(|node| node.id == id.0) {
+                Some(node) => {
+                    homes.extend(node.shard);
+                    continue;
+                }
+                None => format!("there is no node {}", id.0),
+            },
+            [] => "a partition is placed on a node".to_owned(),
+            _ => "a partition has one replica here: place it on one node".to_owned(),
+        };
+        return Err(Failure::new(ErrorCode::InvalidReplicaAssignment, words));
+    }
+    Ok(homes)
 }
 
 /// All nodes, as id, host and port.

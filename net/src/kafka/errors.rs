@@ -136,6 +136,7 @@ pub(crate) fn error_code(refusal: &Refusal) -> ErrorCode {
         Refusal::TopicExists(_) => ErrorCode::TopicAlreadyExists,
         Refusal::InvalidTopicName(_) => ErrorCode::InvalidTopic,
         Refusal::InvalidPartitions(_) => ErrorCode::InvalidPartitions,
+        Refusal::InvalidPlacement(_) => ErrorCode::InvalidReplicaAssignment,
         Refusal::InvalidConfig(_) => ErrorCode::InvalidConfig,
         Refusal::Duplicate(_) => ErrorCode::InvalidRequest,
         Refusal::LimitReached { .. } => ErrorCode::PolicyViolation,

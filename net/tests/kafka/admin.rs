@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use kafka_protocol::messages::alter_configs_request;
-use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_partitions_request::{
+    CreatePartitionsAssignment, CreatePartitionsTopic,
+};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
@@ -361,7 +363,7 @@ fn replicas_in_sync_are_clamped_with_the_replication_factor() {
 }
 
 #[test]
-fn an_assignment_by_hand_is_taken_where_it_is_what_comes_about_anyway() {
+fn partitions_are_placed_by_hand_on_one_node_each() {
     let at = |index: i32, nodes: &[i32]| {
         CreatableReplicaAssignment::default()
             .with_partition_index(index)
@@ -370,17 +372,58 @@ fn an_assignment_by_hand_is_taken_where_it_is_what_comes_about_anyway() {
     let ask = |broker: Broker, assignments: Vec<CreatableReplicaAssignment>| {
         let topic = creatable("a", -1, -1).with_assignments(assignments);
         let request = CreateTopicsRequest::default().with_topics(vec![topic]);
-        let response = Connection::new(broker).ask(7, &request);
-        (
-            response.topics[0].error_code,
-            response.topics[0].num_partitions,
-        )
+        let mut connection = Connection::new(broker);
+        let response = connection.ask(7, &request);
+        let code = response.topics[0].error_code;
+        (code, homes(&connection.broker, "a"))
     };
-    assert_eq!(ask(Broker::new(), vec![at(1, &[1]), at(0, &[1])]), (0, 2));
-    assert_eq!(ask(Broker::new(), vec![at(0, &[1]), at(2, &[1])]).0, 39);
-    assert_eq!(ask(Broker::new(), vec![at(0, &[2])]).0, 39);
-    assert_eq!(ask(Broker::new(), vec![at(0, &[1, 2])]).0, 39);
-    assert_eq!(ask(Broker::with_two_nodes(), vec![at(0, &[1])]).0, 39);
+    let nowhere = || (39, vec![]);
+    // One node fronts every shard: which one it is, is for the broker to say.
+    let chosen = vec![at(1, &[1]), at(0, &[1])];
+    assert_eq!(ask(Broker::new(), chosen), (0, vec![0, 1]));
+    assert_eq!(ask(Broker::new(), vec![at(0, &[2])]), nowhere());
+    let chosen = vec![at(1, &[1]), at(0, &[2]), at(2, &[2])];
+    assert_eq!(ask(Broker::with_two_nodes(), chosen), (0, vec![1, 0, 1]));
+    for broker in [Broker::new, Broker::with_two_nodes] {
+        assert_eq!(ask(broker(), vec![at(0, &[1]), at(2, &[1])]), nowhere());
+        assert_eq!(ask(broker(), vec![at(0, &[3])]), nowhere());
+        assert_eq!(ask(broker(), vec![at(0, &[1, 2])]), nowhere());
+        assert_eq!(ask(broker(), vec![at(0, &[])]), nowhere());
+    }
+}
+
+#[test]
+fn new_partitions_are_placed_by_hand_too() {
+    let grow = |count, nodes: &[&[i32]]| {
+        let places = nodes.iter().map(|nodes| {
+            let ids = nodes.iter().copied().map(BrokerId);
+            CreatePartitionsAssignment::default().with_broker_ids(ids.collect())
+        });
+        CreatePartitionsTopic::default()
+            .with_name(topic("a"))
+            .with_count(count)
+            .with_assignments(Some(places.collect()))
+    };
+    let mut broker = Broker::with_two_nodes();
+    broker.add_topic("a", 2);
+    let mut connection = Connection::new(broker);
+    let mut ask = |growth| {
+        let request = CreatePartitionsRequest::default().with_topics(vec![growth]);
+        let response = connection.ask(3, &request);
+        let code = response.results[0].error_code;
+        (code, homes(&connection.broker, "a"))
+    };
+    for refused in [grow(4, &[&[1]]), grow(3, &[&[1, 2]]), grow(3, &[&[3]])] {
+        assert_eq!(ask(refused), (39, vec![0, 1]));
+    }
+    assert_eq!(ask(grow(4, &[&[2], &[1]])), (0, vec![0, 1, 1, 0]));
+}
+
+/// Homes of a topic's partitions; none, if it is not there.
+fn homes(broker: &Broker, name: &str) -> Vec<u16> {
+    let topic = broker.catalog.topic(name);
+    let partitions = topic.into_iter().flat_map(|topic| &topic.partitions);
+    partitions.map(|partition| partition.home.0).collect()
 }
 
 #[test]

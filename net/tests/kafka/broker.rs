@@ -10,7 +10,7 @@ use millrace_engine::catalog::config::TopicOverrides;
 use millrace_engine::catalog::names::check_topic_name;
 use millrace_engine::catalog::{Catalog, CatalogEpoch, PartitionHome, Topic};
 use millrace_engine::command::{
-    CatalogRequest, Command, FetchPartition, FetchRequest, OffsetQuery, TopicRef,
+    CatalogRequest, Command, FetchPartition, FetchRequest, Growth, OffsetQuery, TopicRef,
 };
 use millrace_engine::event::{
     Appended, CatalogAnswer, Fetched, FetchedPartition, FoundOffset, LogSizes, Outcome,
@@ -117,8 +117,13 @@ impl Broker {
 
     /// Adds a topic whose partitions alternate between the shards 0 and 1.
     pub(crate) fn add_topic(&mut self, name: &str, partitions: u32) -> Uuid {
+        self.add_topic_at(name, partitions, &[])
+    }
+
+    /// Adds a topic whose partitions are at those homes, if any is named.
+    fn add_topic_at(&mut self, name: &str, partitions: u32, homes: &[ShardId]) -> Uuid {
         let id = Uuid::from_u128(FIRST_TOPIC_NUMBER + u128::from(self.next_partition));
-        let partitions = (0..partitions).map(|_| self.next_home()).collect();
+        let partitions = self.next_homes(partitions, homes);
         self.apply(vec![Operation::TopicCreated {
             id,
             name: Arc::from(name),
@@ -140,6 +145,14 @@ impl Broker {
             operations: used,
         };
         self.catalog.apply(&change).expect("a change that fits");
+    }
+
+    fn next_homes(&mut self, partitions: u32, homes: &[ShardId]) -> Vec<PartitionHome> {
+        let mut placed: Vec<PartitionHome> = (0..partitions).map(|_| self.next_home()).collect();
+        for (partition, home) in placed.iter_mut().zip(homes) {
+            partition.home = *home;
+        }
+        placed
     }
 
     fn next_home(&mut self) -> PartitionHome {
@@ -301,7 +314,7 @@ impl Broker {
                     let partitions = topic.partitions.unwrap_or(3);
                     let mut id = Uuid::nil();
                     if !validate_only {
-                        id = self.add_topic(&topic.name, partitions);
+                        id = self.add_topic_at(&topic.name, partitions, &topic.homes);
                         let overrides = overrides.clone();
                         self.apply(vec![Operation::TopicConfigured { id, overrides }]);
                     }
@@ -327,7 +340,7 @@ impl Broker {
                 .collect(),
             CatalogRequest::CreatePartitions { topics, .. } => topics
                 .into_iter()
-                .map(|(name, count)| self.grow(&name, count))
+                .map(|growth| self.grow(&growth))
                 .collect(),
             CatalogRequest::AlterTopicConfigs { topics, .. } => topics
                 .into_iter()
@@ -343,7 +356,8 @@ impl Broker {
         }
     }
 
-    fn grow(&mut self, name: &str, count: u32) -> Result<CatalogAnswer, Refusal> {
+    fn grow(&mut self, growth: &Growth) -> Result<CatalogAnswer, Refusal> {
+        let (name, count) = (growth.topic.as_str(), growth.total);
         let topic = self
             .catalog
             .topic(name)
@@ -354,7 +368,7 @@ impl Broker {
             let why = format!("{name} has {has} partitions already");
             return Err(Refusal::InvalidPartitions(why));
         }
-        let partitions = (has..count).map(|_| self.next_home()).collect();
+        let partitions = self.next_homes(count - has, &growth.homes);
         let id = topic.id;
         self.apply(vec![Operation::PartitionsAdded { id, partitions }]);
         Ok(answer(&topic))

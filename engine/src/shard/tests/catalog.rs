@@ -10,6 +10,7 @@ fn create_request(name: &str) -> CatalogRequest {
         topics: vec![NewTopic {
             name: name.to_owned(),
             partitions: None,
+            homes: Vec::new(),
             config: Vec::new(),
         }],
         validate_only: false,

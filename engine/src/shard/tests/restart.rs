@@ -107,6 +107,7 @@ impl World {
         let topic = NewTopic {
             name: name.to_owned(),
             partitions: Some(partitions),
+            homes: Vec::new(),
             config: Vec::new(),
         };
         let request = CatalogRequest::CreateTopics {

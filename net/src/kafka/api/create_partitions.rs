@@ -3,10 +3,11 @@
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse, TopicName};
-use millrace_engine::command::{CatalogRequest, Command};
+use millrace_engine::command::{CatalogRequest, Command, Growth};
 use millrace_engine::event::{Outcome, Refusal};
 
 use super::{Call, Handled, Items, Reply, ReplyTo, Work, decode, text};
+use crate::kafka::cluster;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
 use crate::session::{CommandSink, ProtocolViolation};
@@ -18,7 +19,6 @@ pub(super) fn handle(
     let body: CreatePartitionsRequest = decode(call, request)?;
     let judged = body.topics.into_iter().map(|asked| {
         let judged = judge(call.sink, &asked);
-        let judged = judged.map(|count| (asked.name.to_string(), count));
         (asked.name, judged)
     });
     let (items, topics) = Items::judged(judged);
@@ -35,38 +35,32 @@ pub(super) fn handle(
     Ok(Handled::Wait(Work::CreatePartitions(pending)))
 }
 
-/// The total of partitions asked for, if the placement can be had.
-fn judge(sink: &dyn CommandSink, asked: &CreatePartitionsTopic) -> Result<u32, Failure> {
-    let count = u32::try_from(asked.count).map_err(|_| {
+/// What is asked for, if the placement can be had.
+fn judge(sink: &dyn CommandSink, asked: &CreatePartitionsTopic) -> Result<Growth, Failure> {
+    let total = u32::try_from(asked.count).map_err(|_| {
         let words = format!("{} partitions cannot be had", asked.count);
         Failure::new(ErrorCode::InvalidPartitions, words)
     })?;
+    let mut growth = Growth {
+        topic: asked.name.to_string(),
+        total,
+        homes: Vec::new(),
+    };
     let Some(assignments) = &asked.assignments else {
-        return Ok(count);
+        return Ok(growth);
     };
-    let fail = |words: &str| Failure::new(ErrorCode::InvalidReplicaAssignment, words);
-    let [node] = sink.cluster().nodes.as_slice() else {
-        return Err(fail(
-            "partitions are placed by the broker; leave the assignment out",
-        ));
-    };
-    if assignments
-        .iter()
-        .any(|place| place.broker_ids != [node.id])
-    {
-        return Err(fail(
-            "every partition has the one replica on the one node that there is",
-        ));
-    }
+    let nodes = assignments.iter().map(|place| place.broker_ids.as_slice());
+    growth.homes = cluster::homes_by_hand(sink.cluster(), nodes)?;
     let has = sink
         .catalog()
         .topic(&asked.name)
         .map(|topic| topic.partitions.len());
-    let added = u64::from(count).checked_sub(has.unwrap_or(0) as u64);
+    let added = u64::from(total).checked_sub(has.unwrap_or(0) as u64);
     if has.is_some() && added != Some(assignments.len() as u64) {
-        return Err(fail("the assignment must name every new partition"));
+        let words = "the assignment must name every new partition";
+        return Err(Failure::new(ErrorCode::InvalidReplicaAssignment, words));
     }
-    Ok(count)
+    Ok(growth)
 }
 
 /// A request whose partitions are being created.

@@ -9,8 +9,10 @@ use kafka_protocol::protocol::Encodable;
 use millrace_engine::catalog::config::describe;
 use millrace_engine::command::{CatalogRequest, Command, NewTopic};
 use millrace_engine::event::{CatalogAnswer, Outcome, Refusal};
+use millrace_storage::units::ShardId;
 
 use super::{Call, Handled, Items, Reply, ReplyTo, Work, clamped, decode, source_code, text};
+use crate::kafka::cluster;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::errors::{ErrorCode, Failure};
 use crate::kafka::frame::Request;
@@ -70,22 +72,12 @@ fn judge(
         );
         return Err(Failure::new(ErrorCode::InvalidTopic, words));
     }
-    let partitions = if asked.assignments.is_empty() {
+    let (partitions, homes) = if asked.assignments.is_empty() {
         check_replication(config, asked.replication_factor)?;
-        match asked.num_partitions {
-            DEFAULT => None,
-            count => Some(
-                u32::try_from(count)
-                    .ok()
-                    .filter(|count| *count > 0)
-                    .ok_or_else(|| {
-                        let words = format!("{count} partitions cannot be created");
-                        Failure::new(ErrorCode::InvalidPartitions, words)
-                    })?,
-            ),
-        }
+        (counted_partitions(asked.num_partitions)?, Vec::new())
     } else {
-        Some(assigned_partitions(sink, &asked)?)
+        let (count, homes) = assigned_partitions(sink, &asked)?;
+        (Some(count), homes)
     };
     let settings = asked.configs.into_iter();
     let settings = settings.map(|setting| {
@@ -96,8 +88,21 @@ fn judge(
     Ok(NewTopic {
         name: asked.name.to_string(),
         partitions,
+        homes,
         config: settings.collect(),
     })
+}
+
+/// `None`: the broker's default.
+fn counted_partitions(count: i32) -> Result<Option<u32>, Failure> {
+    match u32::try_from(count) {
+        _ if count == DEFAULT => Ok(None),
+        Ok(count @ 1..) => Ok(Some(count)),
+        _ => {
+            let words = format!("{count} partitions cannot be created");
+            Err(Failure::new(ErrorCode::InvalidPartitions, words))
+        }
+    }
 }
 
 fn check_replication(config: &KafkaConfig, factor: i16) -> Result<(), Failure> {
@@ -109,39 +114,27 @@ fn check_replication(config: &KafkaConfig, factor: i16) -> Result<(), Failure> {
     Err(Failure::new(ErrorCode::InvalidReplicationFactor, words))
 }
 
-/// A client may place partitions by hand. With one node every right placement is the one that
-/// comes about anyway; with several the broker places them by its own rule.
-fn assigned_partitions(sink: &dyn CommandSink, asked: &CreatableTopic) -> Result<u32, Failure> {
+/// A client may place partitions by hand. Returns how many there are, and their homes.
+fn assigned_partitions(
+    sink: &dyn CommandSink,
+    asked: &CreatableTopic,
+) -> Result<(u32, Vec<ShardId>), Failure> {
     let fail = |words: &str| Failure::new(ErrorCode::InvalidReplicaAssignment, words);
     let has_counts = asked.num_partitions != DEFAULT;
     if has_counts || i32::from(asked.replication_factor) != DEFAULT {
         let words = "an assignment goes with -1 partitions and replication factor -1";
         return Err(Failure::new(ErrorCode::InvalidRequest, words));
     }
-    let [node] = sink.cluster().nodes.as_slice() else {
-        return Err(fail(
-            "partitions are placed by the broker; name a count instead",
-        ));
-    };
-    if asked
-        .assignments
-        .iter()
-        .any(|place| place.broker_ids != [node.id])
-    {
-        return Err(fail(
-            "every partition has the one replica on the one node that there is",
-        ));
-    }
-    let mut indexes: Vec<i32> = asked
-        .assignments
-        .iter()
-        .map(|at| at.partition_index)
-        .collect();
-    indexes.sort_unstable();
-    if !indexes.iter().copied().eq((0..).take(indexes.len())) {
+    let mut places: Vec<_> = asked.assignments.iter().collect();
+    places.sort_unstable_by_key(|place| place.partition_index);
+    let indexes = places.iter().map(|place| place.partition_index);
+    if !indexes.eq((0..).take(places.len())) {
         return Err(fail("partitions are numbered from 0 without gaps"));
     }
-    u32::try_from(indexes.len()).map_err(|_| fail("too many partitions"))
+    let nodes = places.iter().map(|place| place.broker_ids.as_slice());
+    let homes = cluster::homes_by_hand(sink.cluster(), nodes)?;
+    let count = u32::try_from(places.len()).map_err(|_| fail("too many partitions"))?;
+    Ok((count, homes))
 }
 
 /// A request whose topics are being created.

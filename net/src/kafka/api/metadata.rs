@@ -78,6 +78,7 @@ pub(super) fn handle(
     let topics = pending.creating.iter().map(|name| NewTopic {
         name: name.clone(),
         partitions: None,
+        homes: Vec::new(),
         config: Vec::new(),
     });
     let create = CatalogRequest::CreateTopics {
