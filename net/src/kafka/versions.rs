@@ -1,8 +1,10 @@
 //! The APIs served, their versions, and what their requests look like.
 //!
 //! The versions are those of one release of Kafka, [`RELEASE`], so that clients that guess the
-//! broker's release from this table guess one that exists. Produce is advertised from 0, as Kafka
-//! does: librdkafka before 2.11.1 looks for Produce 0 before it compresses.
+//! broker's release from a few of them, as kafka-python does, guess one that exists. Those that ask
+//! for every API of a release, as franz-go's `kversion` does, guess one that is far too old: what
+//! is not served is not advertised. Produce is advertised from 0, as Kafka does: librdkafka before
+//! 2.11.1 looks for Produce 0 before it compresses.
 
 mod admin;
 
