@@ -9,6 +9,8 @@
 //!    that, so it must not outlive them.
 //! 4. One manifest edit moves `settled_lsn`, the chain's start, the packs and the snapshot
 //!    together. Before it the WAL file counts, after it the packs do; never both, never neither.
+//!    The start of each log that keeps a batch out of the packs is in it too: the entry that moved
+//!    the start may not be durable yet.
 //! 5. Only then is the WAL file's slot free, as soon as no read holds it.
 //!
 //! While the log runs out of files, the file after the pass's own is read beside 2 to 4: read and

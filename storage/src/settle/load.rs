@@ -71,7 +71,8 @@ pub(super) struct Load {
     /// Buffers for the next reads.
     spare: Vec<AlignedBuf>,
     pub(super) live: BTreeMap<PartitionId, LiveRuns>,
-    /// Logs whose start an entry of the file moved.
+    /// Logs whose start an entry of the file moved, or lies above some of what the file has: it is
+    /// not settled, and the entry that says why may not be durable yet.
     pub(super) starts_moved: BTreeSet<PartitionId>,
 }
 
@@ -362,6 +363,8 @@ impl Load {
                         let live = self.live.entry(partition);
                         let live = live.or_insert_with(|| LiveRuns::of(log));
                         live.push(run, entry.body.len());
+                    } else {
+                        self.starts_moved.insert(partition);
                     }
                 }
                 EntryKind::LogStart => {

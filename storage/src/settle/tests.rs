@@ -2,6 +2,7 @@
 
 mod ahead;
 mod damage;
+mod deletes;
 mod retention;
 mod room;
 
