@@ -81,6 +81,17 @@ pub struct Manifest {
     done: VecDeque<EditTicket>,
 }
 
+/// A manifest as it was read. A start judges by it what else it finds; only if it goes on is the
+/// manifest secured, and may the disk be changed by what it says.
+#[derive(Debug)]
+pub struct ReadManifest {
+    manifest: Manifest,
+    /// The file's.
+    bytes: Vec<u8>,
+    /// Numbers of the manifests that a rewrite left behind.
+    older: Vec<u64>,
+}
+
 /// Reads a manifest's bytes and writes nothing: for an offline reader. Gives the state, and where a
 /// copy of something is damaged whose twin is good.
 pub(crate) fn read(
@@ -199,30 +210,20 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Opens the current manifest of `listing`, `None` when it names none.
+    /// Reads the current manifest of `listing` and changes nothing; `None` when it names none.
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] for damage that may hide committed edits, [`StorageError::Io`].
-    pub fn open(
+    pub fn read(
         disk: &mut BlockingDisk<'_>,
         shard: ShardId,
         listing: &Listing,
         room_bytes: u64,
-    ) -> Result<Option<Self>, StorageError> {
+    ) -> Result<Option<ReadManifest>, StorageError> {
         let mut found = numbered(listing);
         let Some((number, file_bytes)) = found.pop() else {
             return Ok(None);
         };
-        let older: Vec<u64> = found.into_iter().map(|(number, _)| number).collect();
-        Self::open_current(disk, (shard, room_bytes), (number, file_bytes), &older).map(Some)
-    }
-
-    fn open_current(
-        disk: &mut BlockingDisk<'_>,
-        (shard, room_bytes): (ShardId, u64),
-        (number, file_bytes): (u64, u64),
-        older: &[u64],
-    ) -> Result<Self, StorageError> {
         let file = FileName::Manifest(number);
         let mut tokens = DiskTokens::new(MANIFEST_TAG);
         let bytes = read_whole(disk, &mut tokens, shard, file, file_bytes)?;
@@ -244,12 +245,11 @@ impl Manifest {
         if replayed.copy_damaged {
             tracing::warn!(%shard, %file, "one of two copies is damaged; writing a new manifest");
         }
-        manifest.secure(disk, &bytes)?;
-        for number in older {
-            let (token, file) = (manifest.tokens.issue(), FileName::Manifest(*number));
-            manifest.expect_done(disk(DiskOp::Remove { token, file }))?;
-        }
-        Ok(manifest)
+        Ok(Some(ReadManifest {
+            manifest,
+            bytes,
+            older: found.into_iter().map(|(number, _)| number).collect(),
+        }))
     }
 
     fn new(shard: ShardId, state: ManifestState, room_bytes: u64) -> Self {
@@ -273,7 +273,7 @@ impl Manifest {
         }
     }
 
-    /// Makes sure of what was just read before anything is built on it. A run can be readable
+    /// Makes sure of what was read before anything is built on it. A run can be readable
     /// and not durable: the process died, or its sync failed, between the two. A second sync
     /// proves nothing after a failed one, so everything is written anew, into the next file; or,
     /// on a disk without room for it, over itself, where a torn write changes nothing.
@@ -560,6 +560,28 @@ impl Manifest {
             file: FileName::Manifest(self.number).to_string(),
             error,
         }
+    }
+}
+
+impl ReadManifest {
+    /// What it says; perhaps not durable yet.
+    #[must_use]
+    pub fn state(&self) -> &ManifestState {
+        &self.manifest.state
+    }
+
+    /// Makes durable what it says, and removes the manifests before it.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] when the disk fails.
+    pub fn secure(self, disk: &mut BlockingDisk<'_>) -> Result<Manifest, StorageError> {
+        let mut manifest = self.manifest;
+        manifest.secure(disk, &self.bytes)?;
+        for number in self.older {
+            let (token, file) = (manifest.tokens.issue(), FileName::Manifest(number));
+            manifest.expect_done(disk(DiskOp::Remove { token, file }))?;
+        }
+        Ok(manifest)
     }
 }
 

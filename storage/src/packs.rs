@@ -10,7 +10,7 @@ mod open;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
-pub(crate) use open::{decode_directory, open, read_directory};
+pub(crate) use open::{decode_directory, open, read_directory, remove_uncommitted};
 
 use crate::disk::FileName;
 use crate::manifest::{EditTicket, ManifestEdit, PackEntry};

@@ -4,10 +4,12 @@
 //! 2. [`chain`] follows the blocks to the live end, telling the engine what they hold.
 //! 3. [`judge`] tells whether that end is a torn tail or damage. Damage refuses: nothing was
 //!    changed on disk so far.
-//! 4. [`takeover`] decides where a new life goes on, and [`repersist`] copies the tail above the
+//! 4. The manifest is made sure of, and what it does not name is removed: a pass that was cut short
+//!    may have left the only whole copy of a damaged log file there.
+//! 5. [`takeover`] decides where a new life goes on, and [`repersist`] copies the tail above the
 //!    last surely durable point into it and commits that. Only now may anyone be told what the tail
 //!    holds, and only now do appends go on.
-//! 5. The manifest forgets files that the new life replaced whole, and their slots are free.
+//! 6. The manifest forgets files that the new life replaced whole, and their slots are free.
 //!
 //! A crash in between changes nothing that a second run would judge differently.
 
@@ -31,7 +33,7 @@ use crate::config::{LossRange, StoreConfig};
 use crate::disk::{BlockingDisk, FileName, Listing, WriteSync};
 use crate::error::StorageError;
 use crate::log_index::LogIndex;
-use crate::manifest::{ChainStart, Manifest};
+use crate::manifest::{ChainStart, Manifest, ReadManifest};
 use crate::packs::{self, Packs};
 use crate::request::Replayed;
 use crate::slots::Slots;
@@ -73,9 +75,8 @@ pub(crate) fn open(
 ) -> Result<Opened, StorageError> {
     let mut disk = StartDisk::new(disk, config.shard);
     let listing = disk.list()?;
-    let has_reserve = space::prepare_start(&mut disk, config, &listing)?;
     let mut survey = Survey::take(&mut disk, config.shard, &listing, seeding(config))?;
-    match Manifest::open(
+    match Manifest::read(
         disk.inner(),
         config.shard,
         &listing,
@@ -89,13 +90,14 @@ pub(crate) fn open(
                 seeding: seeding(config),
                 listing,
                 survey,
-                has_reserve,
+                has_reserve: false,
             };
             recovery.run(&mut disk, manifest, replay)
         }
         None => {
             survey.believe_all();
             refuse_unless_new(config, &mut disk, &listing, &survey)?;
+            space::prepare_start(&mut disk, config, &listing)?;
             begin(config, &mut disk, &listing)
         }
     }
@@ -179,6 +181,7 @@ struct Recovery<'a> {
     seeding: Seeding,
     listing: Listing,
     survey: Survey,
+    /// Known once room for the start is made.
     has_reserve: bool,
 }
 
@@ -186,7 +189,7 @@ impl Recovery<'_> {
     fn run(
         &mut self,
         disk: &mut StartDisk<'_, '_>,
-        mut manifest: Manifest,
+        manifest: ReadManifest,
         tell: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<Opened, StorageError> {
         let state = manifest.state();
@@ -196,7 +199,7 @@ impl Recovery<'_> {
         for (partition, start) in &state.log_starts {
             logs.entry(*partition).expect_start(*start);
         }
-        let packs = packs::open(disk, self.config.shard, &manifest, &self.listing)?;
+        let packs = packs::open(disk, self.config.shard, state, &self.listing)?;
         packs.enter_ends(&mut logs);
         if let Some((as_of, bytes)) = packs.read_snapshot(disk)? {
             tell(Replayed::Snapshot {
@@ -214,6 +217,10 @@ impl Recovery<'_> {
         }
         let content_end = replay.content_end();
         logs.apply_starts();
+        // Nothing refuses any more.
+        self.has_reserve = space::prepare_start(disk, self.config, &self.listing)?;
+        let mut manifest = manifest.secure(disk.inner())?;
+        packs::remove_uncommitted(disk, manifest.state(), &self.listing)?;
         let (header, bytes) = self.new_life(disk, &plan, chain_start)?;
         let tail = Tail {
             files: &plan.files,

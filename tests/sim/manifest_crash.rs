@@ -152,5 +152,6 @@ fn open(disk: &mut BlockingDisk<'_>) -> Result<Option<Manifest>, StorageError> {
             });
         }
     };
-    Manifest::open(disk, SHARD, &listing, ROOM_BYTES)
+    let found = Manifest::read(disk, SHARD, &listing, ROOM_BYTES)?;
+    found.map(|found| found.secure(disk)).transpose()
 }

@@ -86,7 +86,9 @@ impl MemoryDisk {
 
     fn open(&mut self) -> Result<Option<Manifest>, StorageError> {
         let listing = self.listing();
-        Manifest::open(&mut |op| self.run(op), SHARD, &listing, 1 << 20)
+        let found = Manifest::read(&mut |op| self.run(op), SHARD, &listing, 1 << 20)?;
+        let secure = |found: ReadManifest| found.secure(&mut |op| self.run(op));
+        found.map(secure).transpose()
     }
 
     fn create(&mut self) -> Manifest {

@@ -1,4 +1,5 @@
-//! Reads the packs' directories while a store opens, and clears away what was never committed.
+//! Reads the packs' directories while a store opens; and, once it is sure that it does, clears away
+//! what was never committed.
 
 use super::{Packs, SectionRef};
 use crate::blocking::StartDisk;
@@ -6,7 +7,7 @@ use crate::buf::AlignedBuf;
 use crate::disk::{FileName, Listing};
 use crate::error::StorageError;
 use crate::log_index::LogIndex;
-use crate::manifest::{Manifest, ManifestState, PackEntry};
+use crate::manifest::{ManifestState, PackEntry};
 use crate::record::checksum;
 use crate::section::{Directory, SectionKind};
 use crate::units::{FilePosition, Lsn, Offset, PAGE_BYTES, PackId, ShardId, page_ceil};
@@ -14,8 +15,8 @@ use crate::units::{FilePosition, Lsn, Offset, PAGE_BYTES, PackId, ShardId, page_
 /// A directory is never larger: that would be two million sections.
 const FOOTER_BYTES_MAX: u32 = 256 << 20;
 
-/// Opens every pack that the manifest names and removes every other one, and all temporaries:
-/// they were never committed, or are dropped. Foreign files are reported and stay.
+/// Opens every pack that the manifest names and changes nothing on disk. Foreign files are
+/// reported.
 ///
 /// # Errors
 /// [`StorageError::Corrupt`] names a pack that is missing or whose directory is damaged twice,
@@ -23,10 +24,9 @@ const FOOTER_BYTES_MAX: u32 = 256 << 20;
 pub(crate) fn open(
     disk: &mut StartDisk<'_, '_>,
     shard: ShardId,
-    manifest: &Manifest,
+    state: &ManifestState,
     listing: &Listing,
 ) -> Result<Packs, StorageError> {
-    let state = manifest.state();
     let mut packs = Packs::new(shard, state.next_pack);
     for (id, entry) in &state.packs {
         let listed = listing.files.iter().find(|(file, _)| *file == entry.file);
@@ -59,7 +59,10 @@ pub(crate) fn open(
         }
         packs.snapshot = Some(at);
     }
-    remove_uncommitted(disk, shard, state, listing, &mut packs)?;
+    for name in &listing.foreign {
+        tracing::warn!(%shard, name, "a file that is not ours lies in the shard's directory");
+    }
+    packs.count_on_from(listing);
     Ok(packs)
 }
 
@@ -138,25 +141,23 @@ pub(crate) fn decode_directory(bytes: &[u8], entry: &PackEntry) -> Result<Direct
 /// what no manifest names; counting on from it would end with names that are none.
 const STRAY_MAX: u64 = 1 << 48;
 
-fn remove_uncommitted(
+/// Removes every pack that the manifest does not name, and all temporaries: they were never
+/// committed, or are dropped. Only a manifest that is secured says so for certain, and only a start
+/// that does not refuse needs no second copy of what they hold.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub(crate) fn remove_uncommitted(
     disk: &mut StartDisk<'_, '_>,
-    shard: ShardId,
     state: &ManifestState,
     listing: &Listing,
-    packs: &mut Packs,
 ) -> Result<(), StorageError> {
-    for name in &listing.foreign {
-        tracing::warn!(%shard, name, "a file that is not ours lies in the shard's directory");
-    }
     for (file, _) in &listing.files {
         let is_stray = match file {
             FileName::Pack(id) | FileName::Segment(id) => {
-                if id.0 < STRAY_MAX {
-                    packs.next_pack = packs.next_pack.max(PackId(id.0 + 1));
-                }
                 state.packs.get(id).is_none_or(|entry| entry.file != *file)
             }
-            // The manifest's own one is gone already: opening has renamed it.
+            // The manifest's own one is gone already: securing it has renamed it.
             FileName::Temporary(_) => true,
             _ => false,
         };
@@ -168,6 +169,17 @@ fn remove_uncommitted(
 }
 
 impl Packs {
+    /// New files get ids above those of all that are there.
+    fn count_on_from(&mut self, listing: &Listing) {
+        for (file, _) in &listing.files {
+            if let FileName::Pack(id) | FileName::Segment(id) = file
+                && id.0 < STRAY_MAX
+            {
+                self.next_pack = self.next_pack.max(PackId(id.0 + 1));
+            }
+        }
+    }
+
     /// Makes every log with settled data known, up to where that ends.
     pub(crate) fn enter_ends(&self, logs: &mut LogIndex) {
         for partition in self.logs_after(None) {

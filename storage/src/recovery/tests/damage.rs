@@ -3,9 +3,9 @@
 use super::*;
 use crate::block::{BLOCK_HEADER_BYTES, BlockHeader, FIRST_BLOCK, FileHeader, Seeding};
 use crate::config::LossRange;
-use crate::disk::FileName;
+use crate::disk::{DiskOp, DiskToken, FileName};
 use crate::error::StorageError;
-use crate::units::{FilePosition, Generation, LifeId, PAGE_BYTES};
+use crate::units::{FilePosition, Generation, LifeId, PAGE_BYTES, PackId};
 
 /// A machine whose log holds `groups` acknowledged groups and is sealed.
 fn sealed(groups: u64) -> (Machine, Model) {
@@ -306,6 +306,34 @@ fn a_refusal_changes_nothing_and_its_own_range_gets_past_it() {
     assert_eq!(found.expect("opens").losses, [lost], "told again");
     let mut store = machine.open(&mut model).expect("opens");
     machine.read_all(&mut store, &model);
+}
+
+#[test]
+fn a_refusal_leaves_every_file_as_it_is() {
+    let (mut machine, _) = sealed(5);
+    // A pass over the log had written its pack when the power went.
+    let token = DiskToken(1);
+    let file = FileName::Pack(PackId(99));
+    for op in [
+        DiskOp::Create {
+            token,
+            file,
+            bytes: 2 * PAGE_BYTES as u64,
+        },
+        DiskOp::SyncDirectory { token },
+    ] {
+        let done = machine.disk.run(SHARD, op);
+        assert!(done.result.is_ok());
+    }
+    flip(&mut machine.disk, FILE, PAGE_BYTES + 200, 3);
+    let (disk, refused) = start(&machine.disk, &small());
+    assert!(matches!(refused, Err(StorageError::Quarantine { .. })));
+    let files = machine.disk.files(SHARD);
+    assert_eq!(disk.files(SHARD), files);
+    for file in files {
+        let before = machine.disk.contents(SHARD, file);
+        assert_eq!(disk.contents(SHARD, file), before, "{file}");
+    }
 }
 
 #[test]
