@@ -84,6 +84,15 @@ impl Overlay {
             .collect()
     }
 
+    /// Length of the log's files, as far as there are any but the first one, which may be shorter.
+    pub(super) fn wal_file_bytes(&self) -> Option<u64> {
+        let shards = self.0.borrow();
+        let files = shards.values().flat_map(|found| &found.files);
+        let later = files.filter(|(file, _)| matches!(file, FileName::Wal(1..)));
+        let bytes = later.map(|(_, layered)| layered.bytes);
+        bytes.filter(|bytes| bytes.is_multiple_of(PAGE)).max()
+    }
+
     fn perform(&self, shard: ShardId, op: DiskOp) -> DiskDone {
         let token = op.token();
         let (result, buffer) = match op {

@@ -15,6 +15,9 @@ use millrace_storage::units::{BrokerId, Now, PartitionId, ShardId};
 
 use super::overlay::Overlay;
 
+/// A shorter file of the log was cut: a store makes none.
+const FILE_BYTES_MIN: u64 = 64 << 10;
+
 /// Opens every shard and describes what a broker would serve. The broker is `owner`, if the data
 /// directory says so.
 pub(super) fn rehearse(
@@ -27,7 +30,7 @@ pub(super) fn rehearse(
         // As many as there are directories: nothing is handed over to other homes.
         shards: last.0.saturating_add(1),
         engine: EngineConfig::default(),
-        store: StoreConfig::default(),
+        store: store_config(overlay),
         owner,
         accept_loss: Vec::new(),
         seed: 0,
@@ -43,6 +46,21 @@ pub(super) fn rehearse(
     let held: BTreeMap<PartitionId, PartitionReport> =
         held.map(|report| (report.partition, report)).collect();
     Ok(describe(&opened[0], &held))
+}
+
+/// Files of the length that the broker makes: how much a lost one may have held is told by that.
+fn store_config(overlay: &Overlay) -> StoreConfig {
+    let usual = StoreConfig::default();
+    let made = overlay
+        .wal_file_bytes()
+        .filter(|made| *made >= FILE_BYTES_MIN);
+    let wal_file_bytes = made.unwrap_or(usual.wal_file_bytes);
+    let largest = usize::try_from(wal_file_bytes / 4).unwrap_or(usize::MAX);
+    StoreConfig {
+        wal_file_bytes,
+        batch_bytes_max: usual.batch_bytes_max.min(largest),
+        ..usual
+    }
 }
 
 fn partitions(now: Now, shard: &mut Shard) -> Vec<PartitionReport> {

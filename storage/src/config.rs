@@ -160,7 +160,7 @@ impl CommitBackend {
 pub struct LossRange {
     /// First lost address.
     pub from: Lsn,
-    /// End of what was acknowledged, exclusive.
+    /// End of what may have been acknowledged, exclusive.
     pub to: Lsn,
 }
 

@@ -19,7 +19,7 @@ pub enum StorageError {
         shard: ShardId,
         /// First damaged address.
         from: Lsn,
-        /// End of what was acknowledged, exclusive.
+        /// End of what may have been acknowledged, exclusive.
         to: Lsn,
         /// Where the damage begins.
         file: FileName,

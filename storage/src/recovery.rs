@@ -193,7 +193,7 @@ impl Recovery<'_> {
         tell: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<Opened, StorageError> {
         let state = manifest.state();
-        let settled = state.settled_lsn;
+        let (settled, known) = (state.settled_lsn, state.durable_lsn());
         let chain_start = state.chain_start;
         let mut logs = LogIndex::default();
         for (partition, start) in &state.log_starts {
@@ -208,8 +208,8 @@ impl Recovery<'_> {
             });
         }
         let mut replay = Replay::new(self.config.shard, settled, &mut logs, tell);
-        let plan = match self.start(disk, chain_start, settled)? {
-            Ok(start) => self.follow(disk, start, settled, &mut replay)?,
+        let plan = match self.start(disk, chain_start, (settled, known))? {
+            Ok(start) => self.follow(disk, start, (settled, known), &mut replay)?,
             Err(lost) => Plan::without_chain(lost, chain_start.life),
         };
         if let Some(LossRange { from, to }) = plan.loss {
@@ -246,18 +246,19 @@ impl Recovery<'_> {
         })
     }
 
-    /// Follows the chain from `start` and decides where the new life takes over from it.
+    /// Follows the chain from `start` and decides where the new life takes over from it. All below
+    /// `known` was durable.
     fn follow(
         &self,
         disk: &mut StartDisk<'_, '_>,
         start: FileHeader,
-        settled: Lsn,
+        (settled, known): (Lsn, Lsn),
         replay: &mut Replay<'_>,
     ) -> Result<Plan, StorageError> {
         let from = (start, settled, self.seeding);
         let chain = Chain::follow(disk, &self.survey, from, &mut |visit| replay.visit(visit))?;
         let testimony = judge::hear(disk, &self.survey, &chain, self.seeding)?;
-        let loss = self.judge(disk, &chain, testimony.durable.max(settled))?;
+        let loss = self.judge(disk, &chain, &testimony, known)?;
         self.take_over(chain, settled, loss, testimony.life)
     }
 }

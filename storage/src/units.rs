@@ -39,6 +39,14 @@ pub struct BrokerId(pub u128);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
+impl Lsn {
+    /// This address rounded up to whole pages.
+    #[must_use]
+    pub const fn page_ceil(self) -> Self {
+        Self(self.0.next_multiple_of(PAGE_BYTES as u64))
+    }
+}
+
 impl Add<u64> for Lsn {
     type Output = Self;
     fn add(self, bytes: u64) -> Self {

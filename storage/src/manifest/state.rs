@@ -80,7 +80,8 @@ pub enum ManifestEdit {
         packs: Vec<(PackId, PackEntry)>,
         /// A newer snapshot, in one of `packs`; `None` keeps the present one.
         snapshot: Option<SnapshotRef>,
-        /// Log starts that the settled part of the log had moved.
+        /// Log starts that the settled part of the log had moved, or that kept some of it out of
+        /// `packs`.
         log_starts: Vec<(PartitionId, Offset)>,
     },
     /// Sections are dead: from now on their bytes may go.
@@ -123,6 +124,14 @@ pub enum ManifestEdit {
 }
 
 impl ManifestState {
+    /// The log was durable up to here, whatever its blocks say: a pass waits for that before it
+    /// commits a snapshot. The end of a block lies there or above.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        let as_of = self.snapshot.map_or(Lsn(0), |snapshot| snapshot.as_of);
+        self.settled_lsn.max(as_of.page_ceil())
+    }
+
     /// The state of a store that has settled nothing yet.
     #[must_use]
     pub fn new(chain_start: ChainStart) -> Self {

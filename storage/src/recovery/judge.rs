@@ -9,8 +9,10 @@
 //! Witnesses are blocks of the live end's own life behind the end, and blocks of later lives: a
 //! roll whose header or predecessor did not survive. What looks like a block within what a client
 //! sent is none: see [`super::survey`]. A live end whose file is shorter than its
-//! header says has lost its witnesses: all that had room there counts as acknowledged. Earlier
-//! lives off the chain were abandoned by an earlier recovery and say nothing about this end.
+//! header says has lost its witnesses: all that had room there counts as acknowledged. The manifest
+//! is one as well: the log was durable up to the end of what is settled, and up to where the
+//! snapshot has its effect. Earlier lives off the chain were abandoned by an earlier recovery and
+//! say nothing about this end.
 
 use std::collections::{BTreeMap, BTreeSet};
 

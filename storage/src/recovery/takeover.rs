@@ -4,15 +4,16 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::chain::{Chain, ChainFile};
+use super::judge::Testimony;
 use super::{Recovery, judge, make_slot, repersist, start_at};
-use crate::block::{ChainPoint, FileHeader};
+use crate::block::{ChainPoint, FIRST_BLOCK, FileHeader};
 use crate::blocking::StartDisk;
 use crate::config::{LossRange, SeededBug};
 use crate::disk::{DiskError, FileName};
 use crate::error::{Intact, StorageError};
 use crate::manifest::{ChainStart, Manifest, ManifestEdit};
 use crate::slots::Slots;
-use crate::units::{FilePosition, LifeId, Lsn, PAGE_BYTES};
+use crate::units::{FilePosition, LifeId, Lsn};
 use crate::wal::Generations;
 
 /// A last file with no more than this in it is copied whole, so that a shard that is restarted
@@ -71,12 +72,12 @@ impl Recovery<'_> {
     /// The header of the file that the manifest names.
     ///
     /// It was durable before it was named, so if it is not whole now, that is damage. The range at
-    /// stake is all that was not settled, as far as the blocks behind the header testify.
+    /// stake is all that was not settled.
     pub(super) fn start(
         &self,
         disk: &mut StartDisk<'_, '_>,
         named: ChainStart,
-        settled: Lsn,
+        (settled, known): (Lsn, Lsn),
     ) -> Result<Result<FileHeader, LossRange>, StorageError> {
         let file = self.survey.slots.get(&named.slot);
         let header = file.and_then(|file| file.header);
@@ -85,8 +86,7 @@ impl Recovery<'_> {
         }
         let later = (self.config.shard, named.life.0);
         let blocks = judge::hear_lives(disk, &self.survey, later, self.seeding)?;
-        let least = settled + PAGE_BYTES as u64;
-        let to = blocks.durable.max(blocks.end).max(least);
+        let to = self.loss_end(settled, &blocks, known);
         let lost = LossRange { from: settled, to };
         let at = (FileName::Wal(named.slot), FilePosition(0));
         let found = "no header of the life that the manifest names";
@@ -98,18 +98,21 @@ impl Recovery<'_> {
     }
 
     /// What the operator accepted to lose at the live end of `chain`; `None` when the end is torn
-    /// in the ordinary way.
+    /// in the ordinary way. All below `known` was durable.
     pub(super) fn judge(
         &self,
         disk: &mut StartDisk<'_, '_>,
         chain: &Chain,
-        durable: Lsn,
+        testimony: &Testimony,
+        known: Lsn,
     ) -> Result<Option<LossRange>, StorageError> {
         let from = chain.end_lsn();
+        let durable = testimony.durable.max(known);
         if durable <= from || self.config.bug(SeededBug::TruncateBelowDurable) {
             return Ok(None);
         }
-        let lost = LossRange { from, to: durable };
+        let to = self.loss_end(from, testimony, known);
+        let lost = LossRange { from, to };
         if !self.is_accepted(lost) {
             let live = &chain.last().header;
             let lives = (live.shard, live.life.0);
@@ -118,6 +121,19 @@ impl Recovery<'_> {
             return Err(self.refusal(lost, at, chain.found, intact));
         }
         Ok(Some(lost))
+    }
+
+    /// Where a loss that begins at `from` ends: behind the last block that tells of it. Where the
+    /// blocks do not reach what is `known` to have been durable, those that did are lost with the
+    /// rest, and with them any that followed: all counts that a file has room for.
+    fn loss_end(&self, from: Lsn, blocks: &Testimony, known: Lsn) -> Lsn {
+        let told = blocks.durable.max(blocks.end);
+        if told > from && told >= known {
+            return told;
+        }
+        let files = self.survey.slots.values().map(|file| file.bytes);
+        let file_bytes = files.fold(self.config.wal_file_bytes, u64::max);
+        (known.max(from) + (file_bytes - FIRST_BLOCK.0)).page_ceil()
     }
 
     /// Whether the operator named exactly this range.

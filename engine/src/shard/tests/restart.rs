@@ -3,6 +3,7 @@
 use millrace_storage::LossRange;
 use millrace_storage::disk::FileName;
 use millrace_storage::error::StorageError;
+use millrace_storage::manifest;
 use millrace_storage::units::{LeaderEpoch, Lsn};
 
 use super::*;
@@ -283,6 +284,52 @@ fn a_loss_accepted_by_a_start_that_did_not_get_to_its_end_is_not_forgotten() {
 }
 
 #[test]
+fn a_lost_log_file_counts_as_far_as_the_snapshot_knows_of_it() {
+    let mut world = World::new(2);
+    let shard = ShardId(1);
+    let partitions = world.create("t", 2);
+    let homed: Vec<PartitionId> = world.shards[1].catalog().homed(shard).collect();
+    let partition = partitions.into_iter().find(|id| homed.contains(id));
+    let partition = partition.expect("each shard has one");
+    let mut acknowledged = 0;
+    while world.oldest_log_file(shard).1 == Lsn(0) {
+        let appended = world.append(0, partition, &large(5, acknowledged));
+        appended.expect("taken");
+        acknowledged += 1;
+        world.pass_ms(20);
+    }
+    world.disk = world.disk.after_power_cut(Survival::Nothing, 3);
+    let (current, settled) = world.oldest_log_file(shard);
+    world.disk.lose(shard, current);
+    let (from, to) = match world.try_start() {
+        Err(refusal) => refused_range(refusal),
+        Ok(()) => panic!("damage refuses the start"),
+    };
+    assert_eq!(from, settled);
+    world.config.accept_loss = vec![(shard, LossRange { from, to })];
+    world.start();
+    world.config.accept_loss.clear();
+
+    let given_out = Offset(u64::from(acknowledged.unsigned_abs()));
+    let next = world.append(0, partition, &BatchMaker::new(1));
+    let next = next.expect("taken").base_offset;
+    assert!(next >= given_out, "{next} was given out: {given_out} were");
+    let mut fetch = world.wanted(&[(partition, next.0)], 0);
+    fetch.partitions[0].leader_epoch = Some(LeaderEpoch(0));
+    let current = LeaderEpoch(1);
+    assert_eq!(
+        world.fetch(0, fetch)[0].result.as_ref().err(),
+        Some(&Refusal::FencedLeaderEpoch { current })
+    );
+    // What is acknowledged from now on is found by the next start.
+    let batch = BatchMaker::new(1).producer(77, 0, 0);
+    let first = world.append(0, partition, &batch).expect("taken");
+    world.power_cut();
+    let again = world.append(0, partition, &batch).expect("known");
+    assert_eq!(again.base_offset, first.base_offset);
+}
+
+#[test]
 fn what_a_loss_took_can_be_deleted_as_well() {
     let mut world = World::new(1);
     let partition = world.create("t", 1)[0];
@@ -372,6 +419,20 @@ impl World {
             }
         }
         panic!("no block of the log was acknowledged");
+    }
+
+    /// The log file that the manifest of `shard` names, and where what is settled ends.
+    fn oldest_log_file(&self, shard: ShardId) -> (FileName, Lsn) {
+        let files = self.disk.files(shard).into_iter();
+        let numbers = files.filter_map(|file| match file {
+            FileName::Manifest(number) => Some(number),
+            _ => None,
+        });
+        let number = numbers.max().expect("a store has a manifest");
+        let bytes = self.disk.contents(shard, FileName::Manifest(number));
+        let bytes = bytes.expect("listed");
+        let state = manifest::read_state(shard, number, &bytes).expect("whole");
+        (FileName::Wal(state.chain_start.slot), state.settled_lsn)
     }
 
     /// Base offsets of what a partition holds up to the first gap.

@@ -273,9 +273,10 @@ fn a_refusal_changes_nothing_and_its_own_range_gets_past_it() {
         panic!("{refused:?}");
     };
     let page = PAGE_BYTES as u64;
-    assert_eq!((intact.blocks, intact.bytes), (2, 2 * page));
+    // Two groups and the seal.
+    assert_eq!((intact.blocks, intact.bytes), (3, 3 * page));
     assert_eq!(intact.partitions, [LOG]);
-    assert_eq!((from, to), (Lsn(page), Lsn(4 * page)));
+    assert_eq!((from, to), (Lsn(page), Lsn(5 * page)));
     assert_eq!(start(&disk, &small()).1, refused, "refused for ever");
 
     let other = LossRange { from, to: Lsn(1) };
