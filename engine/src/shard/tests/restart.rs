@@ -207,17 +207,24 @@ fn an_accepted_loss_jumps_offsets_once_and_raises_the_epoch() {
         .append(0, partition, &BatchMaker::new(1))
         .expect("taken");
     assert_eq!(after.base_offset, from + 1);
-    // What is found goes with the epoch of its own record.
-    let mut epoch_at = |at| {
-        let found = world.find(0, partition, at).expect("there");
-        found.leader_epoch
-    };
-    assert_eq!(epoch_at(OffsetQuery::Earliest), LeaderEpoch(0));
-    assert_eq!(epoch_at(OffsetQuery::AtOrAfter(0)), LeaderEpoch(0));
-    assert_eq!(epoch_at(OffsetQuery::Latest), epoch);
+    world.check_epochs(partition, (LeaderEpoch(0), epoch));
     // A reader that stands before the gap comes across it.
     let behind = world.read(0, partition, held.len() as u64).expect("held");
     assert_eq!(bases(&behind)[0], from.0);
+}
+
+impl World {
+    /// What is found goes with the epoch of its own record.
+    fn check_epochs(&mut self, partition: PartitionId, (first, last): (LeaderEpoch, LeaderEpoch)) {
+        for (at, epoch) in [
+            (OffsetQuery::Earliest, first),
+            (OffsetQuery::AtOrAfter(0), first),
+            (OffsetQuery::Latest, last),
+        ] {
+            let found = self.find(0, partition, at).expect("there");
+            assert_eq!(found.leader_epoch, epoch, "{at:?}");
+        }
+    }
 }
 
 #[test]
