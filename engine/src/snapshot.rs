@@ -159,7 +159,7 @@ impl Recovered {
             // The store itself keeps the starts of logs; the rest is in the snapshot.
             Replayed::Batch { .. } | Replayed::State { .. } | Replayed::LogStart { .. } => Ok(()),
             Replayed::LossAccepted { from, to } => {
-                // A snapshot taken since then lies above `to`, as what a start writes of the loss.
+                // A snapshot taken since then lies above `to`: a start has written of it by then.
                 if to >= self.as_of {
                     self.lost_bytes += to - from;
                 }

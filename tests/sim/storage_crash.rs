@@ -13,6 +13,10 @@ use crate::setup::Setup;
 
 /// I/Os of one run, about.
 const IOS_MAX: u64 = 90;
+/// Rows of starts that end early in each case.
+const ROWS: u64 = 12;
+/// The last I/Os of a start.
+const LAST_IOS: u64 = 8;
 /// Random subsets tried at each I/O.
 const RANDOM_CUTS: u64 = 4;
 /// Commit writes in flight of which every subset is tried.
@@ -38,6 +42,13 @@ fn a_power_cut_after_any_io_loses_nothing_acknowledged() {
 fn a_power_cut_during_recovery_loses_nothing_acknowledged() {
     each_seed("cuts in recovery", 60, |seed| {
         cut_recovery_at_every_io(&Setup::draw(seed))
+    });
+}
+
+#[test]
+fn starts_that_end_early_in_a_row_lose_nothing_acknowledged() {
+    each_seed("early ends", 40, |seed| {
+        end_starts_early(&Setup::draw(seed))
     });
 }
 
@@ -208,6 +219,49 @@ fn cut_recovery_at_every_io(setup: &Setup) -> Checked<()> {
         }
     }
     Ok(())
+}
+
+/// Runs a while, stops, and lets several starts in a row end before they are through.
+fn end_starts_early(setup: &Setup) -> Checked<()> {
+    let mut dice = setup.dice(Stream::Schedule);
+    let mut machine = setup.first_machine()?;
+    machine.run_ios(setup, dice.between(5, IOS_MAX))?;
+    for _ in 0..ROWS {
+        let mut disk = machine.disk.after_power_cut(Survival::Prefix, dice.bits());
+        for _ in 0..dice.between(2, 4) {
+            disk = end_start_early(setup, disk, &machine, &mut dice)?;
+        }
+        judge_and_go_on(setup, disk, &machine, Survival::Random)?;
+    }
+    Ok(())
+}
+
+/// A start on `disk` that is stopped at some I/O, and what that leaves.
+fn end_start_early(
+    setup: &Setup,
+    mut disk: SimDisk,
+    before: &Machine,
+    dice: &mut Dice,
+) -> Checked<SimDisk> {
+    let trial = disk.after_kill(dice.bits());
+    let begun = trial.ops_started();
+    let through = restart(setup, trial, before.oracle.clone(), before.now)?;
+    let ops = through.disk.ops_started() - begun;
+    // The new life begins, and the manifest names it, among the last ones.
+    let left = match dice.one_in(2) {
+        true => dice.between(1, ops.min(LAST_IOS)),
+        false => dice.between(1, ops),
+    };
+    disk.power_off_at(disk.ops_started() + ops - left);
+    let stopped = match setup.start(disk, before.oracle.clone(), before.now)? {
+        Ok(machine) => machine.disk,
+        Err((stopped, error)) if !stopped.is_off() => return Err(refused(&stopped, &error)),
+        Err((stopped, _)) => stopped,
+    };
+    Ok(match dice.one_in(2) {
+        true => stopped.after_kill(dice.bits()),
+        false => stopped.after_power_cut(Survival::Random, dice.bits()),
+    })
 }
 
 /// Crash, recover, write, crash, recover, write, crash: each time with every subset of the groups

@@ -2,6 +2,8 @@
 //! that lies while the log runs. The machine refuses to start, or it has every message; never a
 //! shorter log.
 
+use std::collections::BTreeMap;
+
 use millrace_storage::disk::FileName;
 use millrace_storage::error::{ReadError, StorageError};
 use millrace_storage::testing::{
@@ -181,14 +183,25 @@ fn is_data(file: FileName) -> bool {
     !matches!(file, FileName::Reserve | FileName::Temporary(_))
 }
 
+/// Every file with its bytes.
+fn contents(disk: &SimDisk) -> BTreeMap<FileName, Option<Vec<u8>>> {
+    let files = disk.files(SHARD).into_iter();
+    files
+        .map(|file| (file, disk.contents(SHARD, file)))
+        .collect()
+}
+
 fn judge_damaged(
     setup: &Setup,
     before: &Machine,
     disk: SimDisk,
     damaged: &mut Damaged,
 ) -> Checked<()> {
+    let files = contents(&disk);
     match setup.start(disk, before.oracle.clone(), before.now)? {
-        Err((_, StorageError::Quarantine { .. } | StorageError::Corrupt { .. })) => {
+        Err((disk, error @ (StorageError::Quarantine { .. } | StorageError::Corrupt { .. }))) => {
+            let is_untouched = contents(&disk) == files;
+            ensure!(is_untouched, "files were changed by a refusal: {error}");
             damaged.refused += 1;
         }
         Err((_, error)) => return Err(Failure(format!("refused for another reason: {error}"))),
