@@ -221,6 +221,7 @@ impl Recovery<'_> {
         self.has_reserve = space::prepare_start(disk, self.config, &self.listing)?;
         let mut manifest = manifest.secure(disk.inner())?;
         packs::remove_uncommitted(disk, manifest.state(), &self.listing)?;
+        self.secure_chain(disk, &plan)?;
         let (header, bytes) = self.new_life(disk, &plan, chain_start)?;
         let tail = Tail {
             files: &plan.files,

@@ -9,7 +9,9 @@
 //! 3. The header is written and synced: the commit point. It names the point where the copy
 //!    begins; from now on the old tail is never looked at again.
 //!
-//! A crash before 3 leaves the old chain as it was, and the next recovery does the same again.
+//! A crash before 3 leaves the old chain as it was, and the next recovery does the same again. For
+//! that the old chain's files are synced before 1: the header of its last life may be of a start
+//! whose write never returned, and 2 overwrites what only that life made superfluous.
 
 use super::chain::ChainFile;
 use super::reader::FileReader;

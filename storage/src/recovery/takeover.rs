@@ -227,6 +227,23 @@ impl Recovery<'_> {
         }
     }
 
+    /// Makes the chain's files durable as they were read.
+    ///
+    /// The header of the last life may be there only by luck: an earlier start wrote it and ended
+    /// before the disk had said so. Without that life what it replaced is still needed, and the new
+    /// life may be about to take that very file.
+    pub(super) fn secure_chain(
+        &self,
+        disk: &mut StartDisk<'_, '_>,
+        plan: &Plan,
+    ) -> Result<(), StorageError> {
+        if self.config.bug(SeededBug::ServeWithoutRepersist) {
+            return Ok(());
+        }
+        let mut slots = plan.files.iter().map(|file| file.header.slot);
+        slots.try_for_each(|slot| disk.sync(FileName::Wal(slot)))
+    }
+
     /// The header of the new life, for a slot that is ready to take it, and that file's bytes.
     ///
     /// The file that the manifest `named` stays as it is, even when another life replaced it whole:
