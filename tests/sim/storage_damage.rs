@@ -183,10 +183,11 @@ fn is_data(file: FileName) -> bool {
     !matches!(file, FileName::Reserve | FileName::Temporary(_))
 }
 
-/// Every file with its bytes.
+/// Every file of data with its bytes.
 fn contents(disk: &SimDisk) -> BTreeMap<FileName, Option<Vec<u8>>> {
     let files = disk.files(SHARD).into_iter();
     files
+        .filter(|file| is_data(*file))
         .map(|file| (file, disk.contents(SHARD, file)))
         .collect()
 }
