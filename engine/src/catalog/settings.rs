@@ -88,11 +88,9 @@ impl Setting {
         let text = text.trim();
         let refuse = |why: &str| Err(format!("{} = {text:?}: {why}", self.name));
         match &self.rule {
+            Rule::Never(why) if text.eq_ignore_ascii_case("true") => refuse(why),
             Rule::Boolean | Rule::Never(_) => match text.to_ascii_lowercase().as_str() {
-                word @ ("true" | "false") => match &self.rule {
-                    Rule::Never(why) if word == "true" => refuse(why),
-                    _ => Ok(word.to_owned()),
-                },
+                word @ ("true" | "false") => Ok(word.to_owned()),
                 _ => refuse("expected true or false"),
             },
             Rule::Int { min, max, above } => match text.parse::<i32>().map(i64::from) {
